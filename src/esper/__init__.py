@@ -1,0 +1,1 @@
+"""esper-lite: a neural network that grows while it trains."""

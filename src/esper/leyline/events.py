@@ -1,0 +1,300 @@
+"""Telemetry as typed records: one frozen dataclass per event, plain data only.
+
+Records hold numbers as fractions, stages and ids by name. The sink adds run id, attempt, rank, sequence
+number and wall-clock time; an event never reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import final
+
+
+@final
+class EventClass(Enum):
+    """How a backend may treat an event when it must choose."""
+
+    SAMPLE = "sample"
+    """A point of a curve; may be dropped oldest-first under pressure, and is counted then."""
+    LIFECYCLE = "lifecycle"
+    """Stage changes, decisions, rollbacks, checkpoints: written before the call returns, never dropped."""
+    RUN = "run"
+    """Start and end of a run; never dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events; `epoch` counts decision intervals finished when it happened."""
+
+    epoch: int
+    instance: int = 0
+    """Which host run of a fleet."""
+
+    @property
+    def kind(self) -> str:
+        """Stable name in files, e.g. "StageChanged"."""
+        return type(self).__name__
+
+    @property
+    def event_class(self) -> EventClass:
+        """LIFECYCLE unless the record is listed as a sample or a run event."""
+        return _CLASSES.get(self.kind, EventClass.LIFECYCLE)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """First event of a run (or of a resumed attempt)."""
+
+    task: str
+    policy: str
+    seed: int
+    horizon_epochs: int
+    host_params: int
+    slots: tuple[str, ...]
+    is_resumed: bool = False
+    rewinds_to_seq: int | None = None
+    """On resume: records with a greater sequence number of earlier attempts are superseded."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """Last event of a run."""
+
+    reason: str
+    """"horizon", "interrupted", "governor"."""
+    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    total_params: int = 0
+    flops: Mapping[str, int] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochCompleted(Event):
+    """One decision interval in numbers."""
+
+    train_loss: float
+    validation_loss: float
+    metric: float
+    raw_metrics: Mapping[str, float]
+    learning_rate: float
+    host_gradient_norm: float
+    total_params: int
+    flops: Mapping[str, int]
+    """Cumulative by kind."""
+    num_skipped_batches: int = 0
+    seconds: float = 0.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotMeasured(Event):
+    """One live slot at the end of an interval."""
+
+    slot: str
+    seed_id: str
+    stage: str
+    alpha: float
+    contribution: float | None
+    contribution_error: float | None
+    shadow_gain: float | None
+    credit: float | None
+    gradient_ratio: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionMade(Event):
+    """A policy's decision and its fate."""
+
+    op: str
+    slot: str | None
+    blueprint: str | None
+    reason: str
+    confidence: float
+    refusal: str | None = None
+    value: float | None = None
+    probabilities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageChanged(Event):
+    """A slot moved along the transition table."""
+
+    slot: str
+    seed_id: str | None
+    old: str
+    new: str
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedGerminated(Event):
+    """A seed was built in a slot."""
+
+    slot: str
+    seed_id: str
+    blueprint: str
+    blend: str
+    num_params: int
+    flops_per_item: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedFossilized(Event):
+    """A seed was kept for good."""
+
+    slot: str
+    seed_id: str
+    blueprint: str
+    num_params: int
+    age_epochs: int
+    contribution: float | None
+    contribution_error: float | None
+    credit: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedCulled(Event):
+    """A seed was removed."""
+
+    slot: str
+    seed_id: str
+    blueprint: str
+    num_params: int
+    age_epochs: int
+    reason: str
+    """"policy", "horizon", "rollback", ..."""
+    contribution: float | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateEvaluated(Event):
+    """A gate was asked by a real transition attempt."""
+
+    slot: str
+    seed_id: str
+    gate: str
+    """"G0" ... "G5"."""
+    is_passed: bool
+    passed: tuple[str, ...]
+    failed: tuple[str, ...]
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphaRetargeted(Event):
+    """A seed's alpha got a new target."""
+
+    slot: str
+    seed_id: str
+    alpha: float
+    target: float
+    tempo_epochs: int
+    curve: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack(Event):
+    """The governor put the last known good state back."""
+
+    verdict: str
+    reason: str
+    restored_epoch: int
+    blamed_slot: str | None
+    rollback_count: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSkipped(Event):
+    """A non-finite gradient or loss kept a group from being updated."""
+
+    group: str
+    """"host" or a slot id."""
+    num_batches: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint is durable."""
+
+    name: str
+    """"e<epoch>-b<batch>"."""
+    num_bytes: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFailed(Event):
+    """Saving failed; the earlier checkpoint stays and training goes on."""
+
+    name: str
+    error: str
+    num_failures: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendFailed(Event):
+    """A telemetry backend raised; it is switched off and its losses are counted."""
+
+    backend: str
+    error: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsDropped(Event):
+    """Samples dropped because a queue was full, since the last such record."""
+
+    num_dropped: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """A warning for a person: a setting without effect, a fallback that was taken."""
+
+    text: str
+
+
+_CLASSES = {
+    "EpochCompleted": EventClass.SAMPLE,
+    "SlotMeasured": EventClass.SAMPLE,
+    "RunStarted": EventClass.RUN,
+    "RunFinished": EventClass.RUN,
+}
+
+EVENT_TYPES: tuple[type[Event], ...] = (
+    RunStarted,
+    RunFinished,
+    EpochCompleted,
+    SlotMeasured,
+    DecisionMade,
+    StageChanged,
+    SeedGerminated,
+    SeedFossilized,
+    SeedCulled,
+    GateEvaluated,
+    AlphaRetargeted,
+    RolledBack,
+    UpdateSkipped,
+    CheckpointSaved,
+    CheckpointFailed,
+    BackendFailed,
+    EventsDropped,
+    Notice,
+)
+"""Every event type; the codec and the documentation are generated from it."""
