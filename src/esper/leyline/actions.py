@@ -84,7 +84,7 @@ class Action:
     curve: AlphaCurve = AlphaCurve.LINEAR
     """GERMINATE (the later ramp), SET_ALPHA and CULL (the ramp it starts)."""
     tempo_epochs: int = 3
-    """Length of the ramp in decision intervals, >= 1: at GERMINATE for the later blend, else for this ramp."""
+    """Length of the ramp in decision intervals, >= 1; at GERMINATE that of the later blend."""
     alpha_target: float = 1.0
     """Where the ramp ends, in (0, 1]: GERMINATE and SET_ALPHA."""
 

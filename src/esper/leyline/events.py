@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import final
 
 
@@ -270,12 +271,14 @@ class Notice(Event):
     text: str
 
 
-_CLASSES = {
-    "EpochCompleted": EventClass.SAMPLE,
-    "SlotMeasured": EventClass.SAMPLE,
-    "RunStarted": EventClass.RUN,
-    "RunFinished": EventClass.RUN,
-}
+_CLASSES: Mapping[str, EventClass] = MappingProxyType(
+    {
+        "EpochCompleted": EventClass.SAMPLE,
+        "SlotMeasured": EventClass.SAMPLE,
+        "RunStarted": EventClass.RUN,
+        "RunFinished": EventClass.RUN,
+    }
+)
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     RunStarted,

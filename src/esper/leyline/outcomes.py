@@ -21,7 +21,7 @@ class MetricSpec:
     """"accuracy", "loss", "perplexity", ..."""
     is_higher_better: bool
     scale: float
-    """A difference of this size is large for this task, in metric units (> 0); it makes features scale-free."""
+    """A difference that is large for this task, in metric units (> 0); it makes features scale-free."""
 
     def __post_init__(self) -> None:
         """Check the scale.
@@ -106,6 +106,7 @@ class EpochOutcome:
     """Host learning rate at the last batch."""
     num_train_items: int = 0
     num_validation_items: int = 0
+    num_batches: int = 0
     num_skipped_batches: int = 0
     slots: Mapping[str, SlotOutcome] = field(default_factory=dict)
     flops: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+# One command each: `make run` shows the system at work, `make test` checks it, `make help` lists the rest.
+# Needs Python 3.11 and make, nothing else; everything is installed into .venv.
+
+BOOTSTRAP_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+FAST := not slow and not full_data and not gpu and not dist
+# Two test workers with one thread each: torch's own threads would fight over the same cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+COVERED := src/esper/leyline/*,src/esper/kasmina/*,src/esper/tolaria/*,src/esper/tamiyo/*
+
+ifdef ESPER_DATA
+EVERYTHING := not gpu
+else
+EVERYTHING := not gpu and not full_data
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup check style test test-all coverage docs generate benchmarks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(BOOTSTRAP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "esper-lite needs Python 3.11 or newer")'
+	$(BOOTSTRAP_PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: the exact pin takes the CPU build, a range would take one with gigabytes of CUDA.
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) "$$(head -n 1 constraints.txt)"
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) "$$(head -n 1 constraints.txt)"
+	$(PIP) -c constraints.txt -e '.[dev,docs]'
+	@touch $(RUN_STAMP) $@
+
+run: $(RUN_STAMP) ## install what a run needs and grow a network on real data
+	$(BIN)/esper demo
+
+setup: $(DEV_STAMP) ## install everything a developer needs
+
+check: $(DEV_STAMP) ## format, lint, types, import contracts, architecture tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(TEST) -m 'not gpu' --no-cov tests/architecture
+
+style: $(DEV_STAMP) ## fix what a tool can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(DEV_STAMP) ## the fast tests
+	$(TEST) -m '$(FAST)' --no-cov
+
+test-all: $(DEV_STAMP) coverage docs ## every test but gpu (full data sets only with ESPER_DATA), coverage floor, docs
+
+coverage: $(DEV_STAMP)
+	@test -n "$(ESPER_DATA)" || echo "ESPER_DATA is not set: tests marked full_data are left out"
+	$(TEST) -m '$(EVERYTHING)' --cov --cov-report=
+	$(BIN)/coverage report --skip-covered --include='$(COVERED)' --fail-under=90
+
+docs: $(DEV_STAMP) ## build the documentation into site/, warnings are errors
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python scripts/site_requests.py site
+
+generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config and lifecycle pages, frozen flags
+	$(BIN)/python scripts/readme_tree.py
+	$(BIN)/python scripts/config_reference.py
+	$(BIN)/python scripts/lifecycle_page.py
+	$(BIN)/python scripts/cli_flags.py --update
+
+benchmarks: $(DEV_STAMP) ## run every script of benchmarks/; each prints one table and writes one JSON
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove build and cache folders; the environment and the runs stay
+	rm -rf site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

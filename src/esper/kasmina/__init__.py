@@ -1,0 +1,72 @@
+"""The plant: hosts, slots, seeds and their lifecycle. Mechanism only: it decides nothing and prints nothing."""
+
+from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, compute_curve
+from esper.kasmina.blueprints.contract import ContractReport, check_blueprint, require_contract
+from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
+from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
+from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
+from esper.kasmina.cost import count_flops, count_trainable, describe
+from esper.kasmina.gates import GateResult, QualityGates
+from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
+from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
+from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
+from esper.kasmina.incubation import (
+    Incubation,
+    NormWithStatistics,
+    apply_seed_gradient,
+    compute_residual_target,
+    norms_with_statistics,
+    untouched_rng,
+    untouched_statistics,
+)
+from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
+from esper.kasmina.model import MorphogeneticModel, find_incubating
+from esper.kasmina.seed_state import SeedState
+from esper.kasmina.seeded_build import build_seeded
+from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+
+__all__ = [
+    "INCUBATION_NAMES",
+    "NORMAL_PLAN",
+    "AlphaRamp",
+    "Birth",
+    "BlueprintRegistry",
+    "BlueprintSpec",
+    "CNNHost",
+    "CNNHostConfig",
+    "Clock",
+    "ContractReport",
+    "ForwardPlan",
+    "GateConfig",
+    "GateResult",
+    "HostProtocol",
+    "Incubation",
+    "InjectionPoint",
+    "Lifecycle",
+    "LifecycleConfig",
+    "MLPHost",
+    "MLPHostConfig",
+    "MorphogeneticModel",
+    "NormWithStatistics",
+    "QualityGates",
+    "Seed",
+    "SeedSlot",
+    "SeedState",
+    "SegmentedHost",
+    "SlotSpec",
+    "apply_blend",
+    "apply_seed_gradient",
+    "build_seeded",
+    "builtin_registry",
+    "check_blueprint",
+    "compute_curve",
+    "compute_residual_target",
+    "count_flops",
+    "count_trainable",
+    "describe",
+    "find_incubating",
+    "norms_with_statistics",
+    "require_contract",
+    "untouched_rng",
+    "untouched_statistics",
+]

@@ -1,0 +1,84 @@
+"""A grown network leaves as a plain graph module: torch operators and torch layers, nothing of this package.
+
+The host and its fossils are traced together (`torch.fx`), so the result holds no class of ours, no hook and
+no slot; its code is readable, and it can be handed to `torch.export`. Dormant and cooling slots leave no
+trace. A seed that is still in flight is refused, or left out when the caller says so.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from esper.kasmina.model import MorphogeneticModel
+from esper.kasmina.slot import ForwardPlan
+from esper.leyline import ExportError, SeedStage
+
+MAX_DIFFERENCE = 1e-5
+"""Largest absolute difference between the grown network and its export on the sample (float32, eval)."""
+
+
+def export_model(
+    model: MorphogeneticModel, sample: Tensor, *, allow_unfinished: bool = False
+) -> fx.GraphModule:
+    """Return the grown network as a plain graph module in eval mode, checked on a sample.
+
+    Args:
+        model: Any mode; left as it is.
+        sample: A batch [B, ...] on the model's device, B >= 1.
+        allow_unfinished: Leave out seeds that are still in flight instead of refusing.
+
+    Raises:
+        ExportError: If a seed is in flight and may not be left out, the forward cannot be traced, or the
+            export differs from the network by more than `MAX_DIFFERENCE`.
+    """
+    live = [slot.state for slot in model.each_slot() if slot.state.stage.is_live]
+    if live and not allow_unfinished:
+        names = ", ".join(f"{state.slot} ({state.stage.value})" for state in live)
+        raise ExportError(
+            f"seeds are still in flight: {names}; fossilise or cull them, or allow unfinished seeds to be "
+            "left out (--allow-unfinished)"
+        )
+    plain = copy.deepcopy(model).eval()
+    for slot in plain.each_slot():
+        slot.forget_records()
+        if slot.state.stage is not SeedStage.FOSSILIZED:
+            slot.seed = None
+    with plain.planned(ForwardPlan(is_exporting=True)):
+        exported = _trace(plain)
+    _check_equal(plain, exported, sample)
+    return exported
+
+
+def _trace(model: MorphogeneticModel) -> fx.GraphModule:
+    try:
+        graph = _PlainTracer().trace(model)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ExportError(
+            f"the host's forward cannot be traced: {error}; declare segments without data-dependent branches"
+        ) from error
+    traced = fx.GraphModule(model, graph, class_name="GrownNetwork")
+    for parameter in traced.parameters():
+        parameter.grad = None
+    return traced.eval()
+
+
+class _PlainTracer(fx.Tracer):
+    """Traces through every class but torch's own layers, so that only those remain."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        del module_qualified_name
+        return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+
+
+def _check_equal(model: MorphogeneticModel, exported: fx.GraphModule, sample: Tensor) -> None:
+    with torch.no_grad():
+        expected = model(sample)
+        got = exported(sample)
+    difference = float((expected - got).abs().max())
+    if not difference <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"the export differs from the network by {difference:.2e} on the sample; at most {MAX_DIFFERENCE:g}"
+        )

@@ -1,0 +1,1 @@
+"""Hosts: networks that declare where they can grow."""

@@ -1,0 +1,45 @@
+"""How a host says where it can grow, and how a host whose forward is a chain lets its tail run alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+from torch import nn
+
+from esper.leyline import Layout
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InjectionPoint:
+    """A growth point: the output of one module.
+
+    Example:
+        InjectionPoint(slot_id="block1", path="block1", layout=Layout.MAP_2D, num_channels=8)
+    """
+
+    slot_id: str
+    path: str
+    """Dotted module path whose output is the slot's feature; called exactly once per forward."""
+    layout: Layout
+    num_channels: int
+
+
+@runtime_checkable
+class HostProtocol(Protocol):
+    """A module that declares its growth points; the declaration wins over any search by name."""
+
+    def injection_points(self) -> tuple[InjectionPoint, ...]:
+        """Return the growth points, in any order."""
+
+
+@runtime_checkable
+class SegmentedHost(HostProtocol, Protocol):
+    """A host whose forward is exactly the composition of its segments, in order.
+
+    Each growth point's path is the name of a segment, so the tail after a slot can be run by itself.
+    """
+
+    def segments(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Return (module path, module) in forward order."""

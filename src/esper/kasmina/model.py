@@ -1,0 +1,399 @@
+"""A host with its slots beside it, as one module that trains, grows, forgets and is measured.
+
+```
+MorphogeneticModel
+  host    untouched: its state-dict keys stay, its forward is its own
+  slots   ModuleDict of SeedSlot, connected by bound-method hooks
+```
+It applies actions through the lifecycle and knows nothing about who decided them, about losses or
+optimisers. What it changed is returned as events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.attach import attach_hooks, probe_slots
+from esper.kasmina.blending import build_seed
+from esper.kasmina.blueprints.registry import BlueprintRegistry
+from esper.kasmina.blueprints.spec import SlotSpec
+from esper.kasmina.config import LifecycleConfig
+from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.gates import QualityGates
+from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
+from esper.kasmina.incubation import Incubation
+from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
+from esper.kasmina.seed_state import SeedState
+from esper.kasmina.seeded_build import build_seeded
+from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+from esper.kasmina.topology import hash_topology
+from esper.leyline import (
+    Action,
+    Event,
+    HostError,
+    JsonValue,
+    Layout,
+    LifecycleOp,
+    SeedStage,
+    SlotReport,
+    UnknownNameError,
+)
+
+
+@final
+class MorphogeneticModel(nn.Module):
+    """Host plus slots. Built once; every later change of topology goes through `apply_action` or `restore`."""
+
+    def __init__(
+        self,
+        host: nn.Module,
+        sample: Tensor,
+        *,
+        registry: BlueprintRegistry,
+        gates: QualityGates,
+        lifecycle: LifecycleConfig,
+        slots: Sequence[str] = (),
+    ) -> None:
+        """Attach a dormant slot to each growth point that the host declares.
+
+        Args:
+            host: A module with `injection_points()`, on its device.
+            sample: One batch [B, ...] on that device, B >= 1; only shapes matter.
+            registry: Blueprints that may be germinated.
+            gates: Quality gates with the task's threshold.
+            lifecycle: How seeds move.
+            slots: Growth points to use; empty = all of them.
+
+        Raises:
+            HostError: If the host declares no growth point, or one that its forward does not honour.
+            UnknownNameError: If `slots` names a growth point that the host does not declare.
+        """
+        super().__init__()
+        if not isinstance(host, HostProtocol) or not host.injection_points():
+            raise HostError(f"{type(host).__name__} declares no injection_points(): nothing can grow in it")
+        points = _choose_points(host.injection_points(), slots)
+        specs = probe_slots(host, points, sample)
+        paths = {point.slot_id: point.path for point in points}
+        self.host = host
+        self.registry = registry
+        self.lifecycle = Lifecycle(lifecycle, gates)
+        self.incubation = Incubation(
+            lifecycle.incubation,
+            residual_scale=lifecycle.residual_scale,
+            residual_weight=lifecycle.residual_weight,
+        )
+        self.slots = nn.ModuleDict({_key(spec.slot_id): SeedSlot(spec) for spec in specs})
+        self.slot_ids: tuple[str, ...] = tuple(spec.slot_id for spec in specs)
+        for slot in self.each_slot():
+            slot.is_straight_through = self.incubation.is_in_graph
+            slot.records_gradient = self.incubation.needs_host_gradient
+        # In a tuple, because a module stored as an attribute would be registered a second time.
+        self._forward_host: tuple[Callable[[Tensor], Tensor]] = (host,)
+        self._input_shape = tuple(sample.shape[1:])
+        self._measure_costs(host, sample, [paths[slot_id] for slot_id in self.slot_ids])
+        attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
+
+    # ------------------------------------------------------------------ structure
+
+    def each_slot(self) -> Iterator[SeedSlot]:
+        """Yield the slots in forward order."""
+        for module in self.slots.values():
+            assert isinstance(module, SeedSlot)
+            yield module
+
+    def slot(self, slot_id: str) -> SeedSlot:
+        """Return one slot.
+
+        Raises:
+            KeyError: If there is no such slot.
+        """
+        module = self.slots[_key(slot_id)]
+        assert isinstance(module, SeedSlot)
+        return module
+
+    @property
+    def specs(self) -> tuple[SlotSpec, ...]:
+        """What passes at each slot, in forward order."""
+        return tuple(slot.spec for slot in self.each_slot())
+
+    def host_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the host's parameters by qualified name ("host. ...")."""
+        return {f"host.{name}": parameter for name, parameter in self.host.named_parameters()}
+
+    def seed_parameters(self, slot_id: str) -> dict[str, nn.Parameter]:
+        """Return the parameters of the seed in a slot by qualified name; empty without a seed."""
+        prefix = f"slots.{_key(slot_id)}."
+        return {prefix + name: parameter for name, parameter in self.slot(slot_id).named_parameters()}
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters of the host and of every seed that lives now."""
+        return self.host_params + self.added_params
+
+    @property
+    def added_params(self) -> int:
+        """Trainable parameters of every seed that lives now."""
+        return sum(slot.state.num_params for slot in self.each_slot())
+
+    @property
+    def added_flops(self) -> int:
+        """Forward FLOPs per item of every seed that affects the output now."""
+        return sum(s.state.flops_per_item for s in self.each_slot() if s.state.stage.affects_output)
+
+    @property
+    def forward_flops(self) -> int:
+        """Forward FLOPs per item of the network as it is now."""
+        return self.host_flops + self.added_flops
+
+    def tail_flops(self, slot_id: str) -> int:
+        """Forward FLOPs per item from a slot (its seed included) to the end, live seeds included."""
+        index = self.slot_ids.index(slot_id)
+        later = [self.slot(other) for other in self.slot_ids[index:]]
+        seeds = sum(s.state.flops_per_item for s in later if s.state.stage.affects_output)
+        return self._tail_flops[slot_id] + seeds
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the host with its seeds; inputs [B, ...] to outputs as the host returns them."""
+        return self._forward_host[0](inputs)
+
+    def compile_host(self, mode: str) -> None:
+        """Compile the host's forward, hooks included; tails and measurements stay eager."""
+        self._forward_host = (torch.compile(self.host, mode=None if mode == "default" else mode),)
+
+    @contextmanager
+    def planned(self, plan: ForwardPlan) -> Iterator[None]:
+        """Run forward passes under a plan; every slot is back to normal afterwards."""
+        slots = tuple(self.each_slot())
+        for slot in slots:
+            slot.plan = plan
+        try:
+            yield
+        finally:
+            for slot in slots:
+                slot.plan = NORMAL_PLAN
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the tail after a slot can be run by itself."""
+        return self._segments is not None
+
+    def run_tail(self, slot_id: str, features: Tensor, inputs: Tensor) -> Tensor:
+        """Return the network's output when the feature after a slot is `features`.
+
+        Args:
+            slot_id: The slot; its own seed is not applied again.
+            features: [B, ...] as after the slot.
+            inputs: The batch that the features came from; used only where the host has no segments.
+        """
+        if self._segments is None:
+            with self.planned(ForwardPlan(substitutes={slot_id: features})):
+                out: Tensor = self.host(inputs)
+            return out
+        hidden = features
+        for segment in self._segments[self._segment_after[slot_id] :]:
+            hidden = segment(hidden)
+        return hidden
+
+    def update_alphas(self, batch: int) -> None:
+        """Put every ramp at the batch clock."""
+        for slot in self.each_slot():
+            slot.follow_ramp(batch)
+
+    def forget_records(self) -> None:
+        """Drop what slots recorded in the last pass."""
+        for slot in self.each_slot():
+            slot.forget_records()
+
+    # ------------------------------------------------------------------ growth
+
+    def apply_action(self, action: Action, clock: Clock, *, build_seed: int) -> list[Event]:
+        """Carry out one legal action.
+
+        Args:
+            action: Checked against the observation before (`leyline.refuse_action`).
+            clock: Where the host stands.
+            build_seed: Random seed for the new module's weights (GERMINATE only).
+
+        Raises:
+            IllegalTransitionError: If the lifecycle refuses; nothing was changed.
+            KeyError: If the slot does not exist.
+        """
+        if action.op is LifecycleOp.WAIT or action.slot is None:
+            return []
+        slot = self.slot(action.slot)
+        if action.op is LifecycleOp.GERMINATE:
+            return self.lifecycle.germinate(slot, action, self._build_birth(slot, action, build_seed), clock)
+        if action.op is LifecycleOp.ADVANCE:
+            return self.lifecycle.advance(slot, clock)
+        if action.op is LifecycleOp.FOSSILIZE:
+            return self.lifecycle.fossilize(slot, clock)
+        if action.op is LifecycleOp.SET_ALPHA:
+            return self.lifecycle.retarget(slot, action, clock)
+        return self.lifecycle.cull(
+            slot, clock, "policy", tempo_epochs=action.tempo_epochs, curve=action.curve
+        )
+
+    def begin_epoch(self, clock: Clock) -> list[Event]:
+        """Make the automatic moves that stand before training."""
+        return [event for slot in self.each_slot() for event in self.lifecycle.begin_epoch(slot, clock)]
+
+    def tick(self, clock: Clock) -> list[Event]:
+        """Advance every slot's clock by one interval and make the moves that time alone makes."""
+        return [event for slot in self.each_slot() for event in self.lifecycle.tick(slot, clock)]
+
+    def cull_live(self, clock: Clock, reason: str, slots: Sequence[str] | None = None) -> list[Event]:
+        """Cull every live seed (or those of the named slots) at once."""
+        events: list[Event] = []
+        for slot in self.each_slot():
+            if slot.state.stage.is_live and (slots is None or slot.slot_id in slots):
+                events += self.lifecycle.cull(slot, clock, reason)
+        return events
+
+    def _build_birth(self, slot: SeedSlot, action: Action, build_seed: int) -> Birth:
+        blueprint = self.registry.get(str(action.blueprint))
+        seed = build_seeded(
+            lambda: _build_module(blueprint.build, slot.spec, action), build_seed
+        ).to(slot.spec.device)
+        seed.train(self.host.training)
+        return Birth(
+            seed=seed,
+            build_seed=build_seed,
+            num_params=count_trainable(seed),
+            flops_per_item=count_flops(seed, slot.spec.shape),
+        )
+
+    # ------------------------------------------------------------------ reports and state
+
+    def reports(self) -> tuple[SlotReport, ...]:
+        """Return one report per slot, in forward order."""
+        return tuple(self._report(slot) for slot in self.each_slot())
+
+    def topology_hash(self) -> str:
+        """Return the SHA-256 of the topology (see `kasmina.topology`)."""
+        return hash_topology([slot.state for slot in self.each_slot()], dict(self.named_parameters()))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
+        """Return tensors by name and the slots' records; together with the host's config they rebuild it."""
+        records: dict[str, JsonValue] = {slot.slot_id: slot.state.to_dict() for slot in self.each_slot()}
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()}, records
+
+    def restore(self, tensors: Mapping[str, Tensor], records: Mapping[str, JsonValue]) -> None:
+        """Put a saved topology and its weights back: topology first, then tensors, strictly by name.
+
+        Raises:
+            ValueError: If the records name other slots, or a record is malformed.
+            UnknownNameError: If a blueprint is not in the registry.
+            RuntimeError: If tensor names or shapes differ.
+        """
+        if set(records) != set(self.slot_ids):
+            raise ValueError(f"saved slots {sorted(records)} differ from the host's {sorted(self.slot_ids)}")
+        for slot in self.each_slot():
+            record = records[slot.slot_id]
+            if not isinstance(record, dict):
+                raise ValueError(f"slot {slot.slot_id!r}: its record is not an object")
+            state = SeedState.from_dict(record)
+            seed = None
+            if state.stage.has_seed:
+                action = Action(
+                    op=LifecycleOp.GERMINATE, slot=state.slot, blueprint=state.blueprint, blend=state.blend
+                )
+                seed = self._build_birth(slot, action, state.build_seed).seed
+            self.lifecycle.restore(slot, state, seed)
+        self.load_state_dict(dict(tensors), strict=True)
+
+    def _report(self, slot: SeedSlot) -> SlotReport:
+        state, gates = slot.state, self.lifecycle.gates
+        family = None if state.blueprint is None else self.registry.get(state.blueprint).family
+        return SlotReport(
+            slot=state.slot,
+            layout=slot.spec.layout.value,
+            num_channels=slot.spec.num_channels,
+            stage=state.stage,
+            previous_stage=state.previous_stage,
+            epochs_in_stage=state.epochs_in_stage,
+            epochs_in_previous_stage=state.epochs_in_previous_stage,
+            seed_age_epochs=state.seed_age_epochs,
+            seed_id=state.seed_id,
+            blueprint=state.blueprint,
+            family=family,
+            blend=state.blend.value if state.stage.has_seed else None,
+            num_params=state.num_params,
+            flops_per_item=state.flops_per_item,
+            alpha=state.alpha,
+            alpha_target=state.alpha_target,
+            tempo_epochs=state.tempo_epochs if state.stage.has_seed else 0,
+            is_ramping=state.ramp is not None,
+            is_cull_pending=state.is_cull_pending,
+            contribution=state.contribution,
+            contribution_age_epochs=state.contribution_age_epochs,
+            contribution_velocity=state.contribution_velocity,
+            credit=state.credit,
+            shadow_gain=state.shadow_gain,
+            shadow_gain_age_epochs=state.shadow_gain_age_epochs,
+            gradient_ratio=state.gradient_ratio,
+            gradient_norm=state.gradient_norm,
+            is_healthy=state.is_healthy,
+            advance_refusal=gates.refuse_advance(state),
+            fossilize_refusal=gates.refuse_fossilize(state),
+            cull_reason=state.cull_reason,
+        )
+
+    def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
+        self.host_params = count_trainable(host)
+        self.host_flops = count_flops(host, self._input_shape)
+        self._segments: tuple[nn.Module, ...] | None = None
+        self._segment_after: dict[str, int] = {}
+        self._tail_flops = dict.fromkeys(self.slot_ids, self.host_flops)
+        if not isinstance(host, SegmentedHost):
+            return
+        names = [name for name, _ in host.segments()]
+        segments = tuple(module for _, module in host.segments())
+        costs = _segment_flops(segments, sample)
+        for slot_id, path in zip(self.slot_ids, paths, strict=True):
+            if path not in names:
+                raise HostError(f"slot {slot_id!r}: {path!r} is none of the host's segments {names}")
+            self._segment_after[slot_id] = names.index(path) + 1
+            self._tail_flops[slot_id] = sum(costs[names.index(path) + 1 :])
+        self._segments = segments
+
+
+def _choose_points(points: Sequence[InjectionPoint], slots: Sequence[str]) -> tuple[InjectionPoint, ...]:
+    known = [point.slot_id for point in points]
+    for slot_id in slots:
+        if slot_id not in known:
+            raise UnknownNameError("slot", slot_id, known)
+    return tuple(point for point in points if not slots or point.slot_id in slots)
+
+
+def find_incubating(model: MorphogeneticModel) -> list[SeedSlot]:
+    """Return the slots whose seeds incubate now, in forward order."""
+    return [slot for slot in model.each_slot() if slot.state.stage is SeedStage.TRAINING]
+
+
+def _segment_flops(segments: Sequence[nn.Module], sample: Tensor) -> list[int]:
+    costs = []
+    modes = [(module, module.training) for segment in segments for module in segment.modules()]
+    hidden = sample[:1]
+    with torch.no_grad():
+        for segment in segments:
+            costs.append(count_flops(segment, tuple(hidden.shape[1:])))
+            hidden = segment.eval()(hidden)
+    for module, mode in modes:
+        module.training = mode
+    return costs
+
+
+def _build_module(build: Callable[[SlotSpec], nn.Module], spec: SlotSpec, action: Action) -> nn.Module:
+    channel_dim = -1 if spec.layout is Layout.SEQUENCE else 1
+    return build_seed(build(spec), action.blend, spec.num_channels, channel_dim)
+
+
+def _key(slot_id: str) -> str:
+    return slot_id.replace(".", "/")

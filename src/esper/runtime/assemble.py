@@ -1,0 +1,100 @@
+"""Settings to objects: the one place where things of different rooms are made for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+
+from esper.data import DeviceCache, TaskData
+from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builtin_registry
+from esper.leyline import EventSink, NullSink, TamiyoPolicy, TaskSpec, derive_seed
+from esper.runtime.devices import resolve_device
+from esper.runtime.experiment import ExperimentConfig, ModelConfig
+from esper.runtime.tasks import choose_augmentation, load_task
+from esper.tamiyo import build_policy
+from esper.tolaria import HostRun, HostRunParts
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """One experiment, ready to run."""
+
+    host_run: HostRun
+    policy: TamiyoPolicy
+    task: TaskSpec
+    data: TaskData
+
+
+def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
+    """Return a maker of fresh hosts for a task; weights come from the global random stream.
+
+    Raises:
+        ConfigError: If the host's settings are out of range.
+    """
+    if model.kind == "mlp":
+        num_inputs = 1
+        for size in task.input_shape:
+            num_inputs *= size
+        flat = MLPHostConfig(
+            num_inputs=num_inputs, hidden=model.hidden, num_classes=task.num_outputs, dropout=model.dropout
+        )
+        return lambda: MLPHost(flat)
+    image = CNNHostConfig(
+        base_channels=model.base_channels,
+        num_blocks=model.num_blocks,
+        kernel_size=model.kernel_size,
+        num_pools=model.num_pools,
+        in_channels=task.input_shape[0],
+        num_classes=task.num_outputs,
+        norm=model.norm,
+        dropout=model.dropout,
+    )
+    return lambda: CNNHost(image)
+
+
+def assemble(
+    config: ExperimentConfig,
+    sink: EventSink | None = None,
+    *,
+    loaded: tuple[TaskSpec, TaskData] | None = None,
+    cache: DeviceCache | None = None,
+    instance: int = 0,
+) -> Assembly:
+    """Build everything that one experiment needs.
+
+    Args:
+        config: The whole experiment.
+        sink: Where events go; None drops them.
+        loaded: Task and data, where they are shared by several runs; None loads them.
+        cache: Owner of the data on the device; None makes one for this run.
+        instance: Id of the host run; with the seed it fixes every random stream.
+
+    Raises:
+        EsperError: If a name is unknown, data is missing, or a setting does not fit.
+    """
+    task, data = load_task(config.task) if loaded is None else loaded
+    device = resolve_device(config.host.device)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    parts = HostRunParts(
+        build_host=build_host(config.model, task),
+        data=data,
+        cache=DeviceCache() if cache is None else cache,
+        registry=builtin_registry(),
+        device=device,
+        blueprints=config.blueprints,
+        slots=config.slots,
+        sink=NullSink() if sink is None else sink,
+        augment=choose_augmentation(config.task),
+    )
+    host_run = HostRun(task, config.host, parts, run_seed=config.seed, instance=instance)
+    policy = build_policy(
+        config.policy, seed=derive_seed(config.seed, "policy", instance), config=config.heuristic
+    )
+    policy.reset()
+    return Assembly(host_run=host_run, policy=policy, task=task, data=data)

@@ -1,0 +1,134 @@
+"""One experiment as one nested configuration: what is run, on what, by whom, and where it is written.
+
+Every field is a TOML key and a dotted flag; every part's settings live beside the part. Only data here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+from esper.leyline import ConfigError, suggest
+from esper.nissa import TelemetryConfig
+from esper.tamiyo import HeuristicConfig
+from esper.tolaria import HostRunConfig
+
+HOST_KINDS = ("cnn", "mlp")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """Which task, and which rows of its data."""
+
+    name: str = "digits"
+    """Task preset: digits, fashion_mnist, emoji9, cifar10, cifar10_deep or synthetic."""
+    data_dir: str | None = None
+    """Folder that holds the data sets; None = ESPER_DATA, the user's cache, then system folders."""
+    num_train_rows: int | None = None
+    """Training rows to use, >= 10; None = the task's own choice (fashion_mnist: a fixed 10,000)."""
+    is_augmented: bool | None = None
+    """Random shift and flip on the device; None = the task's own choice."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If the row count is too small.
+        """
+        if self.num_train_rows is not None and self.num_train_rows < 10:
+            raise ConfigError(f"task.num_train_rows={self.num_train_rows}: must be >= 10")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The host network; input shape and outputs come from the task."""
+
+    kind: str = "cnn"
+    """"cnn" for images, "mlp" for flat inputs."""
+    base_channels: int = 8
+    """cnn: channels of the first block, >= 1; small on purpose, growth adds what is missing."""
+    num_blocks: int = 3
+    """cnn: blocks, >= 2; one growth point after each."""
+    kernel_size: int = 3
+    """cnn: odd kernel size, >= 1."""
+    num_pools: int = 3
+    """cnn: how many first blocks end in a 2x2 max-pool, >= 0."""
+    norm: str = "batch"
+    """cnn: "batch", "group" or "none"."""
+    hidden: tuple[int, ...] = (32, 32)
+    """mlp: widths of the hidden layers; one growth point after each."""
+    dropout: float = 0.0
+    """Dropout rate in [0, 1); 0, because small hosts underfit."""
+
+    def __post_init__(self) -> None:
+        """Check the kind; the host checks the rest.
+
+        Raises:
+            ConfigError: If the kind is unknown.
+        """
+        if self.kind not in HOST_KINDS:
+            raise ConfigError(f"model.kind={self.kind!r}: {suggest(self.kind, HOST_KINDS)}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When a run is saved."""
+
+    every_epochs: int = 5
+    """Intervals between checkpoints, >= 0; 0 = only when a signal stops the run. Five lose little."""
+    keep: int = 2
+    """Checkpoints kept, >= 2: one to fall back on when the newest is damaged."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If a count is too small.
+        """
+        if self.every_epochs < 0:
+            raise ConfigError(f"checkpoint.every_epochs={self.every_epochs}: must be >= 0")
+        if self.keep < 2:
+            raise ConfigError(f"checkpoint.keep={self.keep}: must be >= 2")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentConfig:
+    """The whole of one run."""
+
+    seed: int = 0
+    """Run seed, >= 0; every random stream is derived from it. 0 to 9 are kept for published tables."""
+    policy: str = "heuristic"
+    """Who decides: heuristic, random, schedule, never or cycle."""
+    blueprints: tuple[str, ...] = ()
+    """Blueprint ids or families on offer; empty = every built-in that fits."""
+    slots: tuple[str, ...] = ()
+    """Slot ids to use; empty = every growth point of the host."""
+    num_threads: int = 0
+    """CPU threads of torch, >= 0; 0 = leave torch's own choice."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """Which task and data."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The host network."""
+    host: HostRunConfig = field(default_factory=HostRunConfig)
+    """How the host is trained, grown and watched."""
+    heuristic: HeuristicConfig = field(default_factory=HeuristicConfig)
+    """Rules of the heuristic policy."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When the run is saved."""
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    """What is shown and written."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If the seed or the thread count is negative.
+        """
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}: must be >= 0")
+        if self.num_threads < 0:
+            raise ConfigError(f"num_threads={self.num_threads}: must be >= 0")

@@ -1,0 +1,89 @@
+"""Experiments by name, each a function that returns a full configuration. Files and flags come on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from esper.leyline import UnknownNameError
+from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
+from esper.tolaria import HostRunConfig, OptimizerConfig
+
+
+def digits() -> ExperimentConfig:
+    """Handwritten digits 8x8, embedded in the package: the first run, under a minute on two cores."""
+    return ExperimentConfig(
+        task=TaskConfig(name="digits"),
+        model=ModelConfig(kind="cnn", base_channels=4, num_blocks=3, num_pools=2),
+        host=HostRunConfig(batch_size=64, optimizer=OptimizerConfig(name="sgd", learning_rate=0.05)),
+    )
+
+
+def fashion_mnist() -> ExperimentConfig:
+    """Fashion-MNIST, 10,000 training rows: the main image task."""
+    return ExperimentConfig(
+        task=TaskConfig(name="fashion_mnist"),
+        model=ModelConfig(kind="cnn", base_channels=8, num_blocks=3, num_pools=3),
+        host=HostRunConfig(batch_size=128, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1)),
+    )
+
+
+def emoji9() -> ExperimentConfig:
+    """Emoji drawings in colour, nine unbalanced classes."""
+    return replace(fashion_mnist(), task=TaskConfig(name="emoji9"))
+
+
+def cifar10() -> ExperimentConfig:
+    """CIFAR-10 from a local folder, with a deliberately weak host of 6,418 parameters."""
+    return replace(fashion_mnist(), task=TaskConfig(name="cifar10"))
+
+
+def cifar10_deep() -> ExperimentConfig:
+    """CIFAR-10 with five blocks, pooled down to one pixel: 99,922 parameters."""
+    return replace(
+        fashion_mnist(),
+        task=TaskConfig(name="cifar10_deep"),
+        model=ModelConfig(kind="cnn", base_channels=8, num_blocks=5, num_pools=5),
+    )
+
+
+def synthetic() -> ExperimentConfig:
+    """A teacher network of known width labels random inputs: the right size of the student is known."""
+    return ExperimentConfig(
+        task=TaskConfig(name="synthetic"),
+        model=ModelConfig(kind="mlp", hidden=(16, 16)),
+        host=HostRunConfig(batch_size=128, optimizer=OptimizerConfig(name="adamw", learning_rate=0.003)),
+    )
+
+
+_PRESETS: Mapping[str, Callable[[], ExperimentConfig]] = MappingProxyType(
+    {
+        build.__name__: build
+        for build in (digits, fashion_mnist, emoji9, cifar10, cifar10_deep, synthetic)
+    }
+)
+
+PRESET_NAMES: tuple[str, ...] = tuple(_PRESETS)
+
+
+def build_preset(name: str) -> ExperimentConfig:
+    """Return a preset's full configuration.
+
+    Raises:
+        UnknownNameError: If there is no such preset.
+    """
+    if name not in _PRESETS:
+        raise UnknownNameError("preset", name, PRESET_NAMES)
+    return _PRESETS[name]()
+
+
+def preset_for_task(task: str) -> ExperimentConfig:
+    """Return the preset that carries a task's name.
+
+    Raises:
+        UnknownNameError: If there is no such task.
+    """
+    if task not in _PRESETS:
+        raise UnknownNameError("task", task, PRESET_NAMES)
+    return _PRESETS[task]()

@@ -1,0 +1,60 @@
+"""The hands: training hosts with their seeds, measuring, judging, saving. Handed decisions, never asks who
+made them."""
+
+from esper.tolaria.checkpoint import (
+    CheckpointStore,
+    LoadedCheckpoint,
+    SavedCheckpoint,
+    StateRecord,
+)
+from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
+from esper.tolaria.epoch import EpochProgress, StopCheck
+from esper.tolaria.governor import Governor, GovernorConfig
+from esper.tolaria.host_run import HostRun
+from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
+from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
+from esper.tolaria.objectives import Objective, build_objective
+from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
+from esper.tolaria.parts import HostRunParts, Workbench
+from esper.tolaria.precision import Autocast, LossScaler
+from esper.tolaria.reducer import GradientReducer, NoReduce, PlanEntry, StepFlags, StepVerdict
+from esper.tolaria.signals import SignalTracker, SignalTrackerConfig
+
+__all__ = [
+    "AMP_MODES",
+    "COMPILE_MODES",
+    "FLOP_KINDS",
+    "OPTIMIZER_NAMES",
+    "ROLLBACK_MODES",
+    "Autocast",
+    "CheckpointStore",
+    "EpochProgress",
+    "Evaluator",
+    "FlopsLedger",
+    "Governor",
+    "GovernorConfig",
+    "GradientReducer",
+    "HostRun",
+    "HostRunConfig",
+    "HostRunParts",
+    "LoadedCheckpoint",
+    "LossScaler",
+    "MeasuringConfig",
+    "NoReduce",
+    "Objective",
+    "OptimizerConfig",
+    "PlanEntry",
+    "SavedCheckpoint",
+    "SignalTracker",
+    "SignalTrackerConfig",
+    "SplitResult",
+    "StateRecord",
+    "StepFlags",
+    "StepVerdict",
+    "StopCheck",
+    "TopologyOptimizer",
+    "Workbench",
+    "build_objective",
+    "estimate_mean",
+    "train_flops",
+]

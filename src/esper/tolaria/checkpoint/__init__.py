@@ -1,0 +1,32 @@
+"""Checkpoints: a directory of safetensors and JSON, written atomically, hashed, read without running code.
+
+Nothing here knows a model, an optimiser or an event: a `StateRecord` goes in and the same record comes out.
+"""
+
+from esper.tolaria.checkpoint.file_ops import FileOps
+from esper.tolaria.checkpoint.manifest import FORMAT_VERSION, FileEntry, Manifest
+from esper.tolaria.checkpoint.record import (
+    LoadedCheckpoint,
+    Rejection,
+    SavedCheckpoint,
+    StateRecord,
+    match_tensors,
+)
+from esper.tolaria.checkpoint.rng import capture_rng, restore_rng
+from esper.tolaria.checkpoint.store import CheckpointStore, checkpoint_name
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CheckpointStore",
+    "FileEntry",
+    "FileOps",
+    "LoadedCheckpoint",
+    "Manifest",
+    "Rejection",
+    "SavedCheckpoint",
+    "StateRecord",
+    "capture_rng",
+    "checkpoint_name",
+    "match_tensors",
+    "restore_rng",
+]

@@ -1,0 +1,233 @@
+"""One training epoch of one host and its seeds, as an object that can stop and go on at any batch.
+
+```
+for each batch:
+  1) clock       ramps and learning rates take their closed-form values
+  2) host        forward, loss, backward (seeds that affect the output learn here)
+  3) incubate    each isolated seed's own bounded loss; the host is left bit-equal
+  4) reduce      gradients over ranks (one process: missing ones become zeros by plan)
+  5) check, clip per group, then one optimiser step; a faulty group is skipped alone
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from esper.data import Batch
+from esper.kasmina import (
+    ForwardPlan,
+    MorphogeneticModel,
+    NormWithStatistics,
+    SeedSlot,
+    apply_seed_gradient,
+    find_incubating,
+    norms_with_statistics,
+    untouched_rng,
+    untouched_statistics,
+)
+from esper.leyline import HostProbe, JsonValue, SlotOutcome
+from esper.tolaria.objectives import Objective
+from esper.tolaria.optimizers import GroupFlags, TopologyOptimizer
+from esper.tolaria.precision import Autocast, LossScaler
+from esper.tolaria.reducer import GradientReducer, StepFlags
+
+_RECORDING = ForwardPlan(is_recording=True)
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class SlotTotals:
+    """Sums over the batches of one epoch for one seed."""
+
+    ratio: float = 0.0
+    norm: float = 0.0
+    num_batches: int = 0
+    num_skipped: int = 0
+
+    def outcome(self) -> SlotOutcome:
+        """Return the epoch's gradient facts."""
+        has_gradients = self.num_batches > 0
+        return SlotOutcome(
+            gradient_ratio=self.ratio / self.num_batches if has_gradients else None,
+            gradient_norm=self.norm / self.num_batches if has_gradients else None,
+            has_finite_gradients=self.num_skipped == 0,
+            num_skipped_batches=self.num_skipped,
+        )
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class EpochProgress:
+    """Where an epoch stands: the batch index and every partial sum, so that it can be saved and resumed."""
+
+    batch: int = 0
+    """Batches of this epoch that are done."""
+    loss_sum: float = 0.0
+    metric_sum: float = 0.0
+    num_items: int = 0
+    norm_sum: float = 0.0
+    num_steps: int = 0
+    num_skipped: int = 0
+    slots: dict[str, SlotTotals] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return plain data."""
+        return {
+            "batch": self.batch,
+            "loss_sum": self.loss_sum,
+            "metric_sum": self.metric_sum,
+            "num_items": self.num_items,
+            "norm_sum": self.norm_sum,
+            "num_steps": self.num_steps,
+            "num_skipped": self.num_skipped,
+            "slots": {
+                slot: [totals.ratio, totals.norm, totals.num_batches, totals.num_skipped]
+                for slot, totals in self.slots.items()
+            },
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, JsonValue]) -> EpochProgress:
+        """Rebuild from `to_dict`."""
+        saved = data["slots"]
+        assert isinstance(saved, dict)
+        slots = {
+            slot: SlotTotals(ratio=ratio, norm=norm, num_batches=count, num_skipped=skipped)
+            for slot, (ratio, norm, count, skipped) in saved.items()
+        }
+        plain = {name: value for name, value in data.items() if name != "slots"}
+        return EpochProgress(slots=slots, **plain)  # type: ignore[arg-type]
+
+
+@final
+class EpochRunner:
+    """Trains one batch after another; holds the parts, owns no progress."""
+
+    def __init__(
+        self,
+        model: MorphogeneticModel,
+        objective: Objective,
+        optimizer: TopologyOptimizer,
+        *,
+        reducer: GradientReducer,
+        autocast: Autocast,
+        scaler: LossScaler,
+        probe: HostProbe[MorphogeneticModel, Batch],
+    ) -> None:
+        """Bind the parts of a step."""
+        self._model = model
+        self._objective = objective
+        self._optimizer = optimizer
+        self._reducer = reducer
+        self._autocast = autocast
+        self._scaler = scaler
+        self._probe = probe
+        self._norms: tuple[NormWithStatistics, ...] = norms_with_statistics(model.host)
+        self._incubating: list[SeedSlot] = []
+
+    def begin(self) -> None:
+        """Look at the topology once; call at the start of an epoch and after a resume."""
+        self._incubating = find_incubating(self._model)
+        self._norms = norms_with_statistics(self._model)
+        self._model.train()
+
+    def train_batch(self, batch: Batch, clock_batch: int, progress: EpochProgress) -> None:
+        """Train on one batch and add its numbers to the progress.
+
+        Args:
+            batch: Inputs [B, ...] and targets [B, ...] on the model's device.
+            clock_batch: Batches finished since the run began.
+            progress: Sums to add to; its batch index is advanced by one.
+        """
+        model, optimizer = self._model, self._optimizer
+        model.update_alphas(clock_batch)
+        optimizer.set_batch(clock_batch)
+        optimizer.zero_grad()
+        saved_buffers = [_copy_buffers(norm) for norm in self._norms]
+        loss, outputs = self._forward(batch)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for slot in self._incubating:
+            self._incubate(slot, batch)
+        self._probe.after_backward(model, batch, progress.batch)
+        self._reducer.reduce(StepFlags())
+        flags = optimizer.check_and_clip(self._scaler.inverse_scale)
+        self._scaler.update(flags)
+        loss_value = float(loss.detach())  # sync: one number per batch, together with the flags
+        if flags.is_host_faulty or loss_value != loss_value or loss_value in (float("inf"), float("-inf")):
+            for norm, saved in zip(self._norms, saved_buffers, strict=True):
+                _restore_buffers(norm, saved)
+            progress.num_skipped += 1
+        else:
+            optimizer.step()
+            self._count(batch, outputs.detach(), loss_value, progress)
+        self._count_groups(flags, progress)
+        model.forget_records()
+        progress.batch += 1
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        model = self._model
+        with self._autocast.context():
+            if self._incubating:
+                with model.planned(_RECORDING):
+                    outputs = model(batch.inputs)
+            else:
+                outputs = model(batch.inputs)
+        return self._objective.loss(outputs, batch.targets), outputs
+
+    def _incubate(self, slot: SeedSlot, batch: Batch) -> None:
+        incubation, seed = self._model.incubation, slot.seed
+        if incubation.is_in_graph or seed is None or slot.features is None:
+            return
+        gradient = slot.feature_gradient
+        if gradient is not None and self._scaler.is_enabled:
+            gradient = gradient * self._scaler.inverse_scale
+
+        def tail_loss(features: Tensor) -> Tensor:
+            outputs = self._model.run_tail(slot.slot_id, features, batch.inputs)
+            return self._objective.loss(outputs, batch.targets)
+
+        device = batch.inputs.device
+        with untouched_rng(device), untouched_statistics(self._norms), self._autocast.context():
+            loss = incubation.compute_loss(seed, slot.features.contiguous(), gradient, tail_loss)
+        apply_seed_gradient(self._scaler.scale(loss), list(seed.parameters()))
+
+    def _count(self, batch: Batch, outputs: Tensor, loss: float, progress: EpochProgress) -> None:
+        _, metrics = self._objective.per_item(outputs, batch.targets)
+        count = len(batch.targets)
+        progress.loss_sum += loss * count
+        progress.metric_sum += float(metrics.sum())
+        progress.num_items += count
+
+    def _count_groups(self, flags: GroupFlags, progress: EpochProgress) -> None:
+        host = flags.host
+        if not flags.is_host_faulty:
+            progress.norm_sum += host.norm
+            progress.num_steps += 1
+        for slot_id, group in flags.seeds.items():
+            totals = progress.slots.setdefault(slot_id, SlotTotals())
+            if group.is_faulty:
+                totals.num_skipped += 1
+            elif group.has_gradient and not flags.is_host_faulty:
+                totals.norm += group.norm
+                totals.ratio += min(10.0, group.rms / host.rms) if host.rms > 0.0 else 0.0
+                totals.num_batches += 1
+
+
+def _copy_buffers(norm: NormWithStatistics) -> list[Tensor]:
+    return [buffer.clone() for buffer in norm.buffers(recurse=False)]
+
+
+def _restore_buffers(norm: NormWithStatistics, saved: list[Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, value in zip(norm.buffers(recurse=False), saved, strict=True):
+            buffer.copy_(value)
+
+
+StopCheck = Callable[[], bool]
+"""Asked after every batch; True = stop at this batch boundary."""

@@ -1,0 +1,377 @@
+"""One host's life: the same object whether a heuristic, a schedule or a learned policy decides.
+
+```
+while not host_run.is_finished:
+    decision = policy.decide(host_run.observe())
+    host_run.apply(decision)          1) act         lifecycle, optimiser follows the topology
+    host_run.train_epoch()            2) train       batch by batch, resumable at every batch
+                                      3) validate    metrics, counterfactuals
+                                      4) judge       governor: healthy, or rolled back
+                                      5) tick        every slot's clock, snapshot when due
+host_run.finish()                     horizon: live seeds are culled, the test split is read once
+```
+It is handed decisions and never asks who made them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+from esper.kasmina import Clock
+from esper.leyline import (
+    WAIT,
+    ActionResult,
+    Budgets,
+    Decision,
+    DecisionMade,
+    EpochCompleted,
+    EpochOutcome,
+    Event,
+    GovernorGaveUpError,
+    JsonValue,
+    Observation,
+    RolledBack,
+    SeedStage,
+    TaskSpec,
+    TrainingSignals,
+    UpdateSkipped,
+    Verdict,
+    derive_seed,
+    refuse_action,
+)
+from esper.tolaria.checkpoint import StateRecord
+from esper.tolaria.config import HostRunConfig
+from esper.tolaria.epoch import EpochProgress, StopCheck
+from esper.tolaria.measuring import SplitResult
+from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
+from esper.tolaria.snapshot import capture_state, restore_state
+from esper.tolaria.steps import build_slot_events, charge_training, join_outcomes, measure_slots, record_outcome
+
+
+@final
+class HostRun:
+    """One host from its first batch to its horizon.
+
+    Args of the constructor are checked configs and built parts; every random stream comes from
+    (run seed, instance) alone, so that the same pair gives the same life in any fleet.
+    """
+
+    def __init__(
+        self, task: TaskSpec, config: HostRunConfig, parts: HostRunParts, *, run_seed: int, instance: int = 0
+    ) -> None:
+        """Build the host and everything around it; nothing is trained yet.
+
+        Raises:
+            HostError: If the host's growth points do not match its forward pass.
+            ConfigError: If the device or precision is not available here.
+        """
+        self.task = task
+        self.config = config
+        self.run_seed = run_seed
+        self.instance = instance
+        self._parts = parts
+        self.bench: Workbench = build_workbench(task, config, parts, run_seed=run_seed, instance=instance)
+        self.horizon_epochs = config.epochs if config.epochs is not None else task.horizon_epochs
+        self.epoch = 0
+        self.progress = EpochProgress()
+        self.verdict = Verdict()
+        self.is_terminated = False
+        self.event_count = 0
+        """Seeds ever germinated; part of their random path and never rolled back."""
+        self.signals = TrainingSignals()
+        self.last_good: StateRecord = capture_state(self, with_last_good=False)
+
+    # ------------------------------------------------------------------ what a policy sees
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the horizon is reached or the governor ended the episode."""
+        return self.epoch >= self.horizon_epochs or self.is_terminated
+
+    @property
+    def clock(self) -> Clock:
+        """Epochs and batches finished."""
+        per_epoch = self.bench.batches.num_batches
+        return Clock(
+            epoch=self.epoch,
+            batch=self.epoch * per_epoch + self.progress.batch,
+            batches_per_epoch=per_epoch,
+        )
+
+    def observe(self) -> Observation:
+        """Return everything a policy may look at now."""
+        bench = self.bench
+        return Observation(
+            signals=self.signals,
+            slots=bench.model.reports(),
+            budgets=self._budgets(),
+            space=bench.space,
+            metric=self.task.metric,
+            chance_loss=self.task.chance_loss,
+            num_validation_items=len(bench.validation[1]),
+        )
+
+    # ------------------------------------------------------------------ 1) act
+
+    def apply(self, decision: Decision) -> ActionResult:
+        """Carry out a decision between two epochs; an illegal one is refused with a reason and counts as WAIT.
+
+        Raises:
+            RuntimeError: If called in the middle of an epoch.
+        """
+        if self.progress.batch:
+            raise RuntimeError(f"apply() inside epoch {self.epoch} at batch {self.progress.batch}")
+        action = decision.action
+        refusal = refuse_action(action, self.observe())
+        result = ActionResult(
+            requested=action, effective=WAIT if refusal else action, refusal=refusal
+        )
+        self._emit([_describe_decision(decision, refusal, self.epoch)])
+        self.event_count += 1
+        with self.bench.rng.installed():
+            path = ("seed", self.instance, self.event_count, self.bench.governor.rollback_count)
+            build_seed = derive_seed(self.run_seed, *path)
+            self._emit(self.bench.model.apply_action(result.effective, self.clock, build_seed=build_seed))
+        self.bench.follow_topology()
+        return result
+
+    # ------------------------------------------------------------------ 2) to 5)
+
+    def train_epoch(self, should_stop: StopCheck | None = None) -> EpochOutcome | None:
+        """Train, validate, judge and tick one interval.
+
+        Args:
+            should_stop: Asked after every batch; when it says True the epoch stops at that boundary, and the
+                next call goes on there.
+
+        Returns:
+            The outcome, or None if it was stopped before the epoch ended. After a rollback the outcome is
+            that of the failed epoch and `verdict` says why.
+
+        Raises:
+            GovernorGaveUpError: If the host still fails after the allowed number of rollbacks.
+            RuntimeError: If the run is finished.
+        """
+        if self.is_finished:
+            raise RuntimeError(f"host run {self.instance} is finished at epoch {self.epoch}")
+        started = time.monotonic()
+        with self.bench.rng.installed():
+            if not self._train(should_stop):
+                return None
+            outcome = self._measure(time.monotonic() - started)
+            self.verdict = self.bench.governor.judge(outcome, blamed_slot=self._last_blended())
+            if self.verdict.is_failure:
+                self._roll_back()
+                return outcome
+            self._tick(outcome)
+        return outcome
+
+    def finish(self) -> SplitResult:
+        """End at the horizon: cull what is not fossilised, read the test split once, on the network that leaves.
+
+        Statistics of norms are re-estimated where a seed that affected the output was culled, because they
+        belonged to the network with it.
+        """
+        bench = self.bench
+        with bench.rng.installed():
+            affected = any(s.state.stage.is_live and s.state.alpha > 0.0 for s in bench.model.each_slot())
+            self._emit(bench.model.cull_live(self.clock, "horizon"))
+            self.bench.follow_topology()
+            if affected:
+                bench.evaluator.refresh_statistics(bench.model, bench.calibration)
+            return bench.evaluator.evaluate(bench.model, *bench.test)
+
+    def _train(self, should_stop: StopCheck | None) -> bool:
+        bench, progress = self.bench, self.progress
+        if progress.batch == 0:
+            self._emit(bench.model.begin_epoch(self.clock))
+            self.bench.follow_topology()
+        bench.runner.begin()
+        order_epoch = self.epoch + bench.governor.rollback_count * self.horizon_epochs
+        while progress.batch < bench.batches.num_batches:
+            batch = bench.batches.row(order_epoch, progress.batch, 0)
+            bench.runner.train_batch(batch, self.clock.batch, progress)
+            if should_stop is not None and should_stop():
+                return progress.batch == bench.batches.num_batches and not should_stop()
+        bench.model.update_alphas(self.clock.batch)
+        return True
+
+    def _measure(self, seconds: float) -> EpochOutcome:
+        bench, progress = self.bench, self.progress
+        charge_training(bench.ledger, bench.model, bench.batches.num_items)
+        validation = bench.evaluator.evaluate(bench.model, *bench.validation)
+        bench.ledger.charge("validation", None, bench.model.forward_flops * validation.num_items)
+        trained = {slot_id: totals.outcome() for slot_id, totals in progress.slots.items()}
+        measured = {}
+        if (self.epoch + 1) % self.config.measuring.counterfactual_every == 0:
+            measured, bill = measure_slots(
+                bench.model, bench.evaluator, bench.pool, bench.calibration, bench.gate_items
+            )
+            bench.ledger.charge("calibration", None, bill.calibration)
+            bench.ledger.charge("counterfactual", None, bill.counterfactual)
+        items, steps = max(1, progress.num_items), max(1, progress.num_steps)
+        return EpochOutcome(
+            epoch=self.epoch + 1,
+            train_loss=progress.loss_sum / items if progress.num_items else float("nan"),
+            train_metric=progress.metric_sum / items,
+            validation_loss=validation.loss,
+            metric=validation.metric,
+            raw_metrics={self.task.metric.name: self.task.metric.shown(validation.metric)},
+            host_gradient_norm=progress.norm_sum / steps,
+            learning_rate=bench.optimizer.host_learning_rate,
+            num_train_items=progress.num_items,
+            num_validation_items=validation.num_items,
+            num_batches=progress.batch,
+            num_skipped_batches=progress.num_skipped,
+            slots=join_outcomes(measured, trained),
+            flops=bench.ledger.totals(),
+            seconds=seconds,
+        )
+
+    def _tick(self, outcome: EpochOutcome) -> None:
+        bench = self.bench
+        gate_metric = -outcome.validation_loss if self.task.gates_use_loss else outcome.metric
+        for slot in bench.model.each_slot():
+            record_outcome(
+                slot, outcome.slots.get(slot.slot_id), metric=outcome.metric, gate_metric=gate_metric
+            )
+        self._emit(self._epoch_events(outcome))
+        self.epoch += 1
+        self.progress = EpochProgress()
+        self._emit(bench.model.tick(self.clock))
+        self.bench.follow_topology()
+        self.signals = bench.tracker.update(outcome)
+        bench.probe.after_epoch(bench.model, outcome)
+        if self.epoch % self.config.snapshot_every == 0:
+            self.last_good = capture_state(self, with_last_good=False)
+
+    def _roll_back(self) -> None:
+        bench, verdict = self.bench, self.verdict
+        count = bench.governor.count_rollback()
+        if self.config.on_failure == "terminate":
+            self.is_terminated = True
+            return
+        if count > self.config.governor.max_rollbacks:
+            raise GovernorGaveUpError(
+                f"host run {self.instance} failed again after {count - 1} rollbacks: {verdict.kind}, "
+                f"{verdict.reason}; last good epoch {self.last_good.state['epoch']}"
+            )
+        restore_state(self, self.last_good, keep_counters=True)
+        self._emit(
+            [
+                RolledBack(
+                    epoch=self.epoch,
+                        verdict=verdict.kind,
+                    reason=verdict.reason,
+                    restored_epoch=self.epoch,
+                    blamed_slot=verdict.blamed_slot,
+                    rollback_count=count,
+                )
+            ]
+        )
+        blamed = () if verdict.blamed_slot is None else (verdict.blamed_slot,)
+        self._emit(bench.model.cull_live(self.clock, "rollback", blamed))
+        for slot in bench.model.each_slot():
+            slot.state.had_governor_event = True
+        self.bench.follow_topology()
+
+    # ------------------------------------------------------------------ inside
+
+    def _last_blended(self) -> str | None:
+        slots = [s.state for s in self.bench.model.each_slot()]
+        blending = [s for s in slots if s.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)]
+        blending.sort(key=lambda s: (s.stage is not SeedStage.BLENDING, s.epochs_in_stage))
+        return blending[0].slot if blending else None
+
+    def _budgets(self) -> Budgets:
+        bench, life, gates = self.bench, self.config.lifecycle, self.config.gates
+        model = bench.model
+        fraction = life.max_added_params_fraction
+        shortest = gates.min_incubation_epochs + min(bench.space.tempo_ids) + gates.min_probation_epochs + 1
+        return Budgets(
+            horizon_epochs=self.horizon_epochs,
+            epochs_left=max(0, self.horizon_epochs - self.epoch),
+            host_params=model.host_params,
+            added_params=model.added_params,
+            max_added_params=None if fraction is None else int(fraction * model.host_params),
+            host_flops_per_item=max(1, model.host_flops),
+            added_flops_per_item=model.added_flops,
+            flops_spent=bench.ledger.total,
+            never_grow_flops=max(1, 3 * model.host_flops * bench.batches.num_items * self.horizon_epochs),
+            max_live_seeds=life.max_live_seeds,
+            shortest_lifecycle_epochs=shortest,
+            min_cull_age_epochs=life.min_cull_age_epochs,
+            is_sequential=life.is_sequential,
+        )
+
+    def _epoch_events(self, outcome: EpochOutcome) -> list[Event]:
+        events: list[Event] = [
+            EpochCompleted(
+                epoch=outcome.epoch,
+                train_loss=outcome.train_loss,
+                validation_loss=outcome.validation_loss,
+                metric=outcome.metric,
+                raw_metrics=outcome.raw_metrics,
+                learning_rate=outcome.learning_rate,
+                host_gradient_norm=outcome.host_gradient_norm,
+                total_params=self.bench.model.num_params,
+                flops=outcome.flops,
+                num_skipped_batches=outcome.num_skipped_batches,
+                seconds=outcome.seconds,
+            )
+        ]
+        events += build_slot_events(self.bench.model, outcome.slots, outcome.epoch)
+        skipped = {"host": outcome.num_skipped_batches} | {
+            slot_id: slot.num_skipped_batches for slot_id, slot in outcome.slots.items()
+        }
+        events += [
+            UpdateSkipped(epoch=outcome.epoch, group=group, num_batches=count)
+            for group, count in skipped.items()
+            if count
+        ]
+        return events
+
+    def _emit(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._parts.sink.emit(replace(event, instance=self.instance))
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> StateRecord:
+        """Return everything needed to go on bit for bit, the last known good state included."""
+        return capture_state(self, with_last_good=True)
+
+    def restore(self, record: StateRecord) -> None:
+        """Put back what `state` returned, topology first.
+
+        Raises:
+            ForeignCheckpointError: If the record does not fit this task, host or configuration.
+        """
+        restore_state(self, record, keep_counters=False)
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Return a short summary: task, instance, epoch, parameters."""
+        return {
+            "task": self.task.name,
+            "instance": self.instance,
+            "epoch": self.epoch,
+            "total_params": self.bench.model.num_params,
+        }
+
+
+def _describe_decision(decision: Decision, refusal: str | None, epoch: int) -> DecisionMade:
+    action, evidence = decision.action, decision.evidence
+    return DecisionMade(
+        epoch=epoch,
+        op=action.op.value,
+        slot=action.slot,
+        blueprint=action.blueprint,
+        reason=decision.reason,
+        confidence=decision.confidence,
+        refusal=refusal,
+        value=None if evidence is None else evidence.value,
+        probabilities={} if evidence is None else evidence.probabilities,
+    )

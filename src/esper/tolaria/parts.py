@@ -1,0 +1,214 @@
+"""What a host run is built from, and the workbench that holds what was built.
+
+Only construction stands here: which object is made from which setting, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from esper.data import ArraySplit, AugmentConfig, Batch, DeviceCache, SharedBatchIterator, TaskData
+from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates, build_seeded, describe
+from esper.leyline import (
+    ActionSpace,
+    Collective,
+    EventSink,
+    HostProbe,
+    NullProbe,
+    NullSink,
+    SingleProcess,
+    TaskSpec,
+    derive_seed,
+)
+from esper.tolaria.config import HostRunConfig
+from esper.tolaria.epoch import EpochRunner
+from esper.tolaria.governor import Governor
+from esper.tolaria.ledger import FlopsLedger
+from esper.tolaria.measuring import ContributionPool, Evaluator
+from esper.tolaria.objectives import build_objective
+from esper.tolaria.optimizers import TopologyOptimizer
+from esper.tolaria.precision import Autocast, LossScaler
+from esper.tolaria.reducer import GradientReducer, NoReduce
+from esper.tolaria.rng import OwnRng
+from esper.tolaria.signals import SignalTracker
+
+_NEWBORN_WARMUP_BATCHES = 200
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRunParts:
+    """What a host run needs from outside; shared by the runs of a fleet."""
+
+    build_host: Callable[[], nn.Module]
+    """Makes a fresh host; its weights are drawn from the global stream, which is seeded around the call."""
+    data: TaskData
+    cache: DeviceCache
+    """Owner of the data on the device."""
+    registry: BlueprintRegistry
+    device: torch.device
+    blueprints: tuple[str, ...] = ()
+    """Ids or families on offer; empty = every one that fits."""
+    slots: tuple[str, ...] = ()
+    """Growth points to use; empty = all."""
+    sink: EventSink = NullSink()
+    probe: HostProbe[MorphogeneticModel, Batch] = NullProbe()
+    collective: Collective = SingleProcess()
+    augment: AugmentConfig | None = None
+    """Random crop and flip of training batches; None = images as they are."""
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class Workbench:
+    """Everything that one host run works with."""
+
+    model: MorphogeneticModel
+    space: ActionSpace
+    batches: SharedBatchIterator
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    gate_items: tuple[Tensor, Tensor]
+    """The first validation items: those that counterfactuals are measured on."""
+    calibration: Tensor
+    """Training inputs from which normalisation statistics are re-estimated."""
+    evaluator: Evaluator
+    optimizer: TopologyOptimizer
+    runner: EpochRunner
+    scaler: LossScaler
+    reducer: GradientReducer
+    pool: ContributionPool
+    tracker: SignalTracker
+    governor: Governor
+    ledger: FlopsLedger
+    rng: OwnRng
+    probe: HostProbe[MorphogeneticModel, Batch]
+
+    def seed_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Return the parameters of every seed by slot."""
+        return {slot_id: self.model.seed_parameters(slot_id) for slot_id in self.model.slot_ids}
+
+    def rebuild_optimizer_groups(self) -> None:
+        """Make the optimiser's seed groups match the seeds that live now, without any state."""
+        for slot_id in tuple(self.optimizer.seed_slots):
+            self.optimizer.remove_seed(slot_id)
+        self.follow_topology()
+
+    def follow_topology(self) -> None:
+        """Add groups for new seeds, drop those of seeds that are gone, freeze those on their way out."""
+        for slot in self.model.each_slot():
+            state, known = slot.state, slot.slot_id in self.optimizer.seed_slots
+            if not state.stage.has_seed:
+                if known:
+                    self.optimizer.remove_seed(slot.slot_id)
+                continue
+            if not known:
+                self.optimizer.add_seed(
+                    slot.slot_id, self.model.seed_parameters(slot.slot_id), birth_batch=state.birth_batch
+                )
+                state.has_optimizer_entries = True
+            self.optimizer.set_birth(slot.slot_id, state.birth_batch)
+            self.optimizer.set_frozen(slot.slot_id, state.is_cull_pending)
+
+
+def build_workbench(
+    task: TaskSpec, config: HostRunConfig, parts: HostRunParts, *, run_seed: int, instance: int
+) -> Workbench:
+    """Build one host and everything around it from settings, parts and two seeds.
+
+    Raises:
+        HostError: If the host's growth points do not match its forward pass.
+    """
+    data, device = parts.data, parts.device
+    batches = SharedBatchIterator(
+        data.train,
+        [derive_seed(run_seed, "data", instance)],
+        config.batch_size,
+        device=device,
+        mean=data.mean,
+        std=data.std,
+        augment=parts.augment,
+        cache=parts.cache,
+    )
+    validation = _first_items(parts, data.validation)
+    gates = QualityGates(config.gates, keep_threshold=task.keep_threshold)
+    host = build_seeded(parts.build_host, derive_seed(run_seed, "host", instance)).to(device)
+    model = MorphogeneticModel(
+        host,
+        validation[0][:2],
+        registry=parts.registry,
+        gates=gates,
+        lifecycle=config.lifecycle,
+        slots=parts.slots,
+    )
+    horizon = config.epochs if config.epochs is not None else task.horizon_epochs
+    optimizer = TopologyOptimizer(
+        config.optimizer,
+        model.host_parameters(),
+        total_batches=horizon * batches.num_batches,
+        newborn_warmup_batches=min(_NEWBORN_WARMUP_BATCHES, batches.num_batches),
+    )
+    objective = build_objective(task)
+    autocast = Autocast(device, config.amp)
+    scaler = LossScaler(is_enabled=config.amp == "fp16")
+    reducer = NoReduce()
+    if config.compile != "none":
+        model.compile_host(config.compile)
+    measuring = config.measuring
+    return Workbench(
+        model=model,
+        space=build_space(model, parts),
+        batches=batches,
+        validation=validation,
+        test=_first_items(parts, data.test),
+        gate_items=tuple(part[: measuring.contribution_items] for part in validation),  # type: ignore[arg-type]
+        calibration=_first_items(parts, data.train, measuring.calibration_items)[0],
+        evaluator=Evaluator(objective, measuring, gates_use_loss=task.gates_use_loss, autocast=autocast),
+        optimizer=optimizer,
+        runner=EpochRunner(
+            model,
+            objective,
+            optimizer,
+            reducer=reducer,
+            autocast=autocast,
+            scaler=scaler,
+            probe=parts.probe,
+        ),
+        scaler=scaler,
+        reducer=reducer,
+        pool=ContributionPool(),
+        tracker=SignalTracker(config.tracker),
+        governor=Governor(config.governor, chance_loss=task.chance_loss),
+        ledger=FlopsLedger(),
+        rng=OwnRng(derive_seed(run_seed, "torch", instance), device),
+        probe=parts.probe,
+    )
+
+
+def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:
+    """Return the action space of a host: its slots, the blueprints on offer that fit, and their costs.
+
+    Raises:
+        UnknownNameError: If a blueprint or family on offer is not registered.
+    """
+    registry = parts.registry
+    wanted = [member for name in parts.blueprints for member in registry.members(name)]
+    descriptors = {}
+    for spec in model.specs:
+        fitting = [b for b in registry.fitting(spec) if not wanted or b in wanted]
+        descriptors[spec.slot_id] = dict(describe(registry, spec, fitting))
+    offered = dict.fromkeys(b for of_slot in descriptors.values() for b in of_slot)
+    return ActionSpace(slot_ids=model.slot_ids, blueprint_ids=tuple(offered), descriptors=descriptors)
+
+
+def _first_items(
+    parts: HostRunParts, split: ArraySplit, limit: int | None = None
+) -> tuple[Tensor, Tensor]:
+    data = parts.data
+    storage = parts.cache.storage(split, device=parts.device, mean=data.mean, std=data.std)
+    return storage.normalise(storage.inputs[:limit].clone()), storage.targets[:limit]

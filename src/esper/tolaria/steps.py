@@ -1,0 +1,140 @@
+"""The steps of a host's epoch as free functions, shared by every kind of fleet: measure, charge, record.
+
+Each takes what it needs and returns what happened; none holds state or knows which fleet calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from esper.kasmina import MorphogeneticModel, SeedSlot
+from esper.leyline import Event, SeedStage, SlotMeasured, SlotOutcome
+from esper.tolaria.ledger import FlopsLedger, train_flops
+from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
+
+
+def plan_settings(model: MorphogeneticModel) -> list[Setting]:
+    """Return what is to be measured now: alpha 0 for seeds that blend or are on probation, alpha 1 for seeds
+    that incubate. Fossils and seeds on their way out are not measured."""
+    settings = []
+    for slot in model.each_slot():
+        state = slot.state
+        if state.is_cull_pending:
+            continue
+        if state.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY) and state.alpha > 0.0:
+            settings.append(Setting(slot=slot.slot_id, alpha=0.0))
+        elif state.stage is SeedStage.TRAINING:
+            settings.append(Setting(slot=slot.slot_id, alpha=1.0))
+    return settings
+
+
+def measure_slots(
+    model: MorphogeneticModel,
+    evaluator: Evaluator,
+    pool: ContributionPool,
+    calibration: Tensor,
+    items: tuple[Tensor, Tensor],
+) -> tuple[dict[str, SlotOutcome], MeasuringBill]:
+    """Measure every seed that can be measured.
+
+    Returns:
+        Outcomes by slot (contribution or shadow gain), and the FLOPs it took.
+    """
+    settings = plan_settings(model)
+    if not settings:
+        return {}, MeasuringBill(calibration=0, counterfactual=0)
+    differences, bill = evaluator.compute_differences(model, settings, calibration, items)
+    outcomes = {}
+    for setting, difference in zip(settings, differences, strict=True):
+        state = model.slot(setting.slot).state
+        if setting.alpha > 0.0:
+            outcomes[setting.slot] = SlotOutcome(shadow_gain=estimate_mean(-difference))
+        else:
+            pooled = pool.add(setting.slot, str(state.seed_id), state.stage, difference)
+            outcomes[setting.slot] = SlotOutcome(contribution=pooled)
+    return outcomes, bill
+
+
+def join_outcomes(
+    measured: Mapping[str, SlotOutcome], trained: Mapping[str, SlotOutcome]
+) -> dict[str, SlotOutcome]:
+    """Join what measuring and training found out about each slot."""
+    joined = dict(trained)
+    for slot_id, outcome in measured.items():
+        base = joined.get(slot_id, SlotOutcome())
+        joined[slot_id] = replace(
+            base, contribution=outcome.contribution, shadow_gain=outcome.shadow_gain
+        )
+    return joined
+
+
+def record_outcome(
+    slot: SeedSlot, outcome: SlotOutcome | None, *, metric: float, gate_metric: float
+) -> None:
+    """Write one interval's facts into a slot's record; ages of what was not measured grow by one."""
+    state = slot.state
+    state.metric_now, state.gate_metric_now = metric, gate_metric
+    if not state.stage.has_seed:
+        return
+    if state.contribution_age_epochs is not None:
+        state.contribution_age_epochs += 1
+    if state.shadow_gain_age_epochs is not None:
+        state.shadow_gain_age_epochs += 1
+    if outcome is None:
+        return
+    if outcome.contribution is not None:
+        state.record_contribution(outcome.contribution)
+    if outcome.shadow_gain is not None:
+        state.shadow_gain, state.shadow_gain_age_epochs = outcome.shadow_gain, 0
+    if outcome.gradient_ratio is not None:
+        state.gradient_ratio, state.gradient_norm = outcome.gradient_ratio, outcome.gradient_norm
+    state.has_finite_gradients = outcome.has_finite_gradients
+    state.num_skipped_batches = outcome.num_skipped_batches
+
+
+def charge_training(ledger: FlopsLedger, model: MorphogeneticModel, num_items: int) -> None:
+    """Charge one epoch of training: 3 x forward for host and seeds, the tail's passes for shadow incubation."""
+    host = train_flops(model.host_flops, input_needs_grad=True, weights_frozen=False)
+    ledger.charge("host_train", None, host * num_items)
+    for slot in model.each_slot():
+        state = slot.state
+        if not state.stage.is_trained:
+            continue
+        is_isolated = state.stage.is_isolated
+        seed = train_flops(state.flops_per_item, input_needs_grad=not is_isolated, weights_frozen=False)
+        ledger.charge("seed_train", slot.slot_id, seed * num_items)
+        if is_isolated and model.incubation.needs_tail:
+            tail = model.tail_flops(slot.slot_id) if model.has_segments else model.host_flops
+            frozen = train_flops(tail, input_needs_grad=True, weights_frozen=True)
+            ledger.charge("incubation", slot.slot_id, frozen * num_items)
+
+
+def build_slot_events(
+    model: MorphogeneticModel, outcomes: Mapping[str, SlotOutcome], epoch: int
+) -> list[Event]:
+    """Return one `SlotMeasured` per seed that lives now."""
+    events: list[Event] = []
+    for slot in model.each_slot():
+        state, outcome = slot.state, outcomes.get(slot.slot_id)
+        if not state.stage.has_seed:
+            continue
+        estimate = None if outcome is None else outcome.contribution
+        gain = None if outcome is None else outcome.shadow_gain
+        events.append(
+            SlotMeasured(
+                epoch=epoch,
+                slot=state.slot,
+                seed_id=str(state.seed_id),
+                stage=state.stage.value,
+                alpha=state.alpha,
+                contribution=None if estimate is None else estimate.mean,
+                contribution_error=None if estimate is None else estimate.standard_error,
+                shadow_gain=None if gain is None else gain.mean,
+                credit=state.credit if estimate is not None else None,
+                gradient_ratio=state.gradient_ratio,
+            )
+        )
+    return events

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.data.augment import AugmentConfig
+from esper.data.batching import SharedBatchIterator
+from esper.data.device_cache import DeviceCache, StorageKind
+from esper.data.splits import ArraySplit
+from esper.leyline import ConfigError
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.3)
+
+
+def _split(num_items: int = 23) -> ArraySplit:
+    values = torch.arange(num_items * 4 * 5 * 3) * 7
+    inputs = values.remainder(256).to(torch.uint8).reshape(num_items, 4, 5, 3)
+    return ArraySplit(inputs=inputs, targets=torch.arange(num_items), source="rows")
+
+
+def _iterator(
+    seeds: Sequence[int] = (3,),
+    batch_size: int = 5,
+    *,
+    split: ArraySplit | None = None,
+    augment: AugmentConfig | None = None,
+    is_shuffled: bool = True,
+    shares_order: bool = False,
+    storage: StorageKind = "auto",
+) -> SharedBatchIterator:
+    return SharedBatchIterator(
+        _split() if split is None else split,
+        seeds,
+        batch_size,
+        device=CPU,
+        mean=MEAN,
+        std=STD,
+        augment=augment,
+        is_shuffled=is_shuffled,
+        shares_order=shares_order,
+        storage=storage,
+    )
+
+
+@given(
+    num_items=st.integers(1, 60),
+    batch_size=st.integers(1, 20),
+    epoch=st.integers(0, 9),
+    is_shuffled=st.booleans(),
+)
+def test_every_item_comes_once_and_no_batch_of_one_is_left_over(
+    num_items: int, batch_size: int, epoch: int, is_shuffled: bool
+) -> None:
+    batches = _iterator((1, 2), batch_size, split=_split(num_items), is_shuffled=is_shuffled)
+    dealt = [batches.batch(epoch, index) for index in range(batches.num_batches)]
+    for e in range(2):
+        seen = torch.cat([batch.indices[e] for batch in dealt])
+        assert sorted(seen.tolist()) == list(range(num_items))
+    sizes = [batch.targets.shape[1] for batch in dealt]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] <= batch_size + 1
+    if num_items > 1 and batch_size > 1:
+        assert min(sizes) > 1
+
+
+def test_batch_holds_the_rows_that_its_indices_name() -> None:
+    split = _split()
+    inputs, targets, indices = _iterator((3, 4)).batch(2, 1)
+    assert tuple(inputs.shape) == (2, 5, 3, 4, 5)
+    assert inputs.dtype == torch.float32
+    assert inputs.is_contiguous()
+    assert torch.equal(targets, indices)
+    plain = split.inputs[indices].double() / 255
+    expected = ((plain - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 1, 4, 2, 3)
+    torch.testing.assert_close(inputs.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(padding=1)])
+@pytest.mark.parametrize("is_shuffled", [True, False])
+def test_what_an_instance_sees_does_not_depend_on_the_others(
+    augment: AugmentConfig | None, is_shuffled: bool
+) -> None:
+    alone = _iterator((8,), augment=augment, is_shuffled=is_shuffled)
+    fleet = _iterator((5, 8, 2), augment=augment, is_shuffled=is_shuffled)
+    for index in range(alone.num_batches):
+        lone, among = alone.row(1, index, 0), fleet.batch(1, index)
+        single, whole = fleet.row(1, index, 1), alone.batch(1, index)
+        for part, other, third, fourth in zip(lone, among, single, whole, strict=True):
+            assert torch.equal(part, other[1])
+            assert torch.equal(part, third)
+            assert torch.equal(part, fourth[0])
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(padding=1)])
+def test_batch_on_a_fresh_iterator_equals_the_one_reached_in_order(augment: AugmentConfig | None) -> None:
+    walked = _iterator((8, 9), augment=augment)
+    for epoch in range(3):
+        for index in range(walked.num_batches):
+            fresh = _iterator((8, 9), augment=augment).batch(epoch, index)
+            for part, other in zip(walked.batch(epoch, index), fresh, strict=True):
+                assert torch.equal(part, other)
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(padding=1)])
+def test_storage_kinds_give_the_same_bits(augment: AugmentConfig | None) -> None:
+    small, fast = (_iterator((8, 9), augment=augment, storage=kind) for kind in _KINDS)
+    assert not small.is_normalised_storage
+    assert fast.is_normalised_storage
+    for index in range(small.num_batches):
+        assert torch.equal(small.batch(0, index).inputs, fast.batch(0, index).inputs)
+
+
+_KINDS: tuple[StorageKind, ...] = ("uint8", "float32")
+
+
+def test_instances_and_epochs_have_their_own_order() -> None:
+    batches = _iterator((1, 2))
+    first = batches.batch(0, 0).indices
+    assert first[0].tolist() != first[1].tolist()
+    assert batches.batch(1, 0).indices[0].tolist() != first[0].tolist()
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(padding=1)])
+def test_shared_order_deals_everyone_the_order_of_the_first(augment: AugmentConfig | None) -> None:
+    indices = _iterator((1, 2), shares_order=True, augment=augment).batch(0, 0).indices
+    assert torch.equal(indices[0], indices[1])
+    assert torch.equal(indices[0], _iterator((1,)).row(0, 0, 0).indices)
+
+
+def test_shared_order_still_augments_each_instance_by_its_own_seed() -> None:
+    batches = _iterator((1, 2), shares_order=True, augment=AugmentConfig(padding=1))
+    both = batches.batch(0, 0).inputs
+    assert not torch.equal(both[0], both[1])
+    assert torch.equal(both[1], batches.row(0, 0, 1).inputs)
+
+
+def test_unshuffled_epochs_keep_the_order_of_the_split() -> None:
+    batches = _iterator(is_shuffled=False)
+    for epoch in (0, 7):
+        assert batches.row(epoch, 1, 0).indices.tolist() == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("is_shuffled", [True, False])
+def test_working_in_place_on_a_row_does_not_damage_the_storage(kind: StorageKind, is_shuffled: bool) -> None:
+    batches = _iterator(storage=kind, is_shuffled=is_shuffled)
+    first = batches.row(0, 0, 0)
+    kept = first.inputs.clone()
+    first.inputs.fill_(99.0)
+    first.targets.fill_(99)
+    again = batches.row(0, 0, 0)
+    assert torch.equal(again.inputs, kept)
+    assert torch.equal(again.targets, again.indices)
+
+
+def test_flat_float_inputs_are_dealt_too() -> None:
+    inputs = torch.arange(12.0).reshape(4, 3)
+    split = ArraySplit(inputs=inputs, targets=torch.arange(4))
+    batches = SharedBatchIterator(
+        split, (0,), 4, device=CPU, mean=(0.0,) * 3, std=(1.0,) * 3, is_shuffled=False
+    )
+    assert torch.equal(batches.row(0, 0, 0).inputs, inputs)
+    assert tuple(batches.batch(0, 0).inputs.shape) == (1, 4, 3)
+
+
+def test_iterators_of_one_cache_share_one_storage() -> None:
+    with DeviceCache() as cache:
+        for seed in range(3):
+            SharedBatchIterator(_split(), (seed,), 5, device=CPU, mean=MEAN, std=STD, cache=cache)
+        assert len(cache) == 1
+
+
+def test_global_generator_is_not_moved() -> None:
+    before = torch.get_rng_state()
+    batches = _iterator((1, 2), augment=AugmentConfig())
+    batches.batch(0, 0)
+    batches.row(1, 0, 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_counts_are_those_of_the_split() -> None:
+    batches = _iterator((1, 2))
+    assert (batches.num_items, batches.num_instances, batches.num_batches) == (23, 2, 5)
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    batches = _iterator((1, 2))
+    for epoch, index, e in ((-1, 0, 0), (0, 5, 0), (0, -1, 0), (0, 0, 2), (0, 0, -1)):
+        with pytest.raises(IndexError, match="must be"):
+            batches.row(epoch, index, e)
+    with pytest.raises(ConfigError, match="instance_seeds"):
+        _iterator(())
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        _iterator(batch_size=0)
+    flat = ArraySplit(inputs=torch.zeros(4, 3), targets=torch.arange(4))
+    with pytest.raises(ConfigError, match="flat inputs"):
+        _iterator(split=flat, augment=AugmentConfig())
