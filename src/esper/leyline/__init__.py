@@ -58,6 +58,17 @@ from esper.leyline.events import (
     StageChanged,
     UpdateSkipped,
 )
+from esper.leyline.features import (
+    BLUEPRINT_FEATURES,
+    FAMILY_FEATURE,
+    FEATURE_BOUND,
+    GLOBAL_FEATURES,
+    SLOT_FEATURES,
+    FeatureScale,
+    FeatureSpec,
+    feature_columns,
+    feature_width,
+)
 from esper.leyline.legality import legal_blueprints, legal_ops, refuse_action, refuse_blueprint, refuse_op
 from esper.leyline.observation import Budgets, Observation
 from esper.leyline.outcomes import EpochOutcome, Estimate, MetricSpec, SlotOutcome, Verdict, VerdictKind
@@ -78,9 +89,14 @@ from esper.leyline.task import LossKind, TaskSpec
 
 __all__ = [
     "BLUEPRINT_FAMILIES",
+    "BLUEPRINT_FEATURES",
     "EVENT_TYPES",
+    "FAMILY_FEATURE",
+    "FEATURE_BOUND",
+    "GLOBAL_FEATURES",
     "HISTORY_LENGTH",
     "OP_STAGES",
+    "SLOT_FEATURES",
     "STAGE_ORDER",
     "TRANSITIONS",
     "WAIT",
@@ -114,6 +130,8 @@ __all__ = [
     "ExitCode",
     "ExportError",
     "FastTrainingSignals",
+    "FeatureScale",
+    "FeatureSpec",
     "ForeignCheckpointError",
     "GateEvaluated",
     "GovernorGaveUpError",
@@ -153,6 +171,8 @@ __all__ = [
     "canonical_hash",
     "canonical_json",
     "derive_seed",
+    "feature_columns",
+    "feature_width",
     "legal_blueprints",
     "legal_ops",
     "refuse_action",

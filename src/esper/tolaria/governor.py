@@ -1,11 +1,13 @@
 """Vital signs to a verdict: is this host still worth training from here, or must it go back?
 
 ```
-non_finite           the loss is not finite, or most updates were skipped
-diverged             validation loss far above its window for several intervals, or above a multiple of the best
+non_finite           a loss is not finite, or too many updates were skipped
+diverged             the validation loss left its window for several intervals in a row,
+                     or is a multiple of the best and worse than guessing
 collapsed_to_chance  a host that had learned answers as if it guessed
 ```
-Losses judged anomalous are not added to the window that judges the next ones.
+Losses judged anomalous are not added to the window that judges the next ones. The first good loss of a run
+is taken as it comes. Knows outcomes only; rolling back is another's.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from esper.leyline import ConfigError, EpochOutcome, JsonValue, Verdict, VerdictKind
+from esper.leyline import (
+    ConfigError,
+    EpochOutcome,
+    ForeignCheckpointError,
+    JsonValue,
+    Verdict,
+    VerdictKind,
+)
 
 
 @final
@@ -25,25 +34,31 @@ class GovernorConfig:
     """When a host is rolled back, and how often."""
 
     window: int = 20
-    """Intervals whose losses are remembered, >= 2."""
-    min_history: int = 5
-    """Intervals before divergence and collapse are judged, >= 1: early losses say little."""
+    """Intervals whose losses are remembered, >= 2 and >= min_history: old losses say little about now."""
+    min_history: int = 10
+    """Healthy intervals before the window is used, >= 1; fewer give a spread that means nothing."""
     max_deviations: float = 6.0
-    """Standard deviations above the window's mean that count as anomalous, > 0."""
+    """Standard deviations above the window's mean that count as anomalous, > 0; noise stays far below 6."""
     max_mean_ratio: float = 3.0
-    """Multiple of the window's mean that an anomalous loss must exceed as well, > 1."""
-    max_best_ratio: float = 5.0
-    """Multiple of the best loss (at least a tenth of chance) that is never tolerated, > 1."""
-    patience: int = 2
-    """Anomalous intervals in a row before the verdict, >= 1: one bad interval may pass."""
+    """Multiple of the window's mean that an anomalous loss exceeds as well, > 1: a window of almost equal
+    losses has no spread to speak of."""
+    max_chance_ratio: float = 2.0
+    """Multiple of the loss of a uniform guess that an anomalous loss exceeds as well, >= 1: confident errors
+    on a few items lift a mean to chance, not to twice that."""
+    patience: int = 3
+    """Anomalous intervals in a row before the verdict, >= 1: the start of a blend may cost one or two."""
+    max_loss_ratio: float = 5.0
+    """Multiple of the best loss that, together with being worse than a uniform guess, is a verdict at once,
+    > 1: such a host has lost what it had."""
     max_skipped_fraction: float = 0.5
-    """Share of an interval's batches that may be skipped for non-finite numbers, in [0, 1]."""
+    """Share of an interval's batches that may be skipped for non-finite numbers, in [0, 1]; finding an fp16
+    loss scale takes a few."""
     collapse_margin: float = 0.065
     """Distance from the loss of a uniform guess, as a fraction of it, that counts as chance, in (0, 1)."""
     learned_fraction: float = 0.6
     """A host has learned when its window's mean is below this fraction of chance, in (0, 1)."""
     max_rollbacks: int = 3
-    """Rollbacks before the run is given up, >= 0."""
+    """Rollbacks before the run is given up, >= 0; a fault that survives three different streams stays."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -54,10 +69,14 @@ class GovernorConfig:
         for name, low in (("window", 2), ("min_history", 1), ("patience", 1), ("max_rollbacks", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"governor.{name}={getattr(self, name)}: must be >= {low}")
-        for name, low_value in (("max_deviations", 0.0), ("max_mean_ratio", 1.0), ("max_best_ratio", 1.0)):
+        if self.window < self.min_history:
+            raise ConfigError(f"governor.window={self.window}: must be >= min_history={self.min_history}")
+        for name, low_value in (("max_deviations", 0.0), ("max_mean_ratio", 1.0), ("max_loss_ratio", 1.0)):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > low_value):
                 raise ConfigError(f"governor.{name}={value}: must be finite and > {low_value:g}")
+        if not (math.isfinite(self.max_chance_ratio) and self.max_chance_ratio >= 1):
+            raise ConfigError(f"governor.max_chance_ratio={self.max_chance_ratio}: must be finite and >= 1")
         for name in ("collapse_margin", "learned_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"governor.{name}={getattr(self, name)}: must be in (0, 1)")
@@ -74,7 +93,7 @@ class Governor:
 
         Args:
             config: Thresholds.
-            chance_loss: Loss of a uniform guess for the task, > 0.
+            chance_loss: Loss of a uniform guess for the task (ln K for K classes), > 0.
         """
         self._config = config
         self._chance_loss = chance_loss
@@ -88,21 +107,22 @@ class Governor:
 
         Args:
             outcome: Its numbers.
-            blamed_slot: The slot whose seed would be culled: the one that began to blend last.
+            blamed_slot: The slot whose seed would be culled: the live one that began to blend last.
         """
         loss = outcome.validation_loss
-        broken = self._find_non_finite(outcome)
-        if broken is not None:
-            return Verdict(kind=VerdictKind.NON_FINITE, reason=broken, blamed_slot=blamed_slot)
-        reason = self._find_divergence(loss)
-        if reason is not None:
+        for kind, reason in (
+            (VerdictKind.NON_FINITE, self._find_non_finite(outcome)),
+            (VerdictKind.COLLAPSED, self._find_collapse(loss)),
+            (VerdictKind.DIVERGED, self._find_lost(loss)),
+        ):
+            if reason is not None:
+                return Verdict(kind=kind, reason=reason, blamed_slot=blamed_slot)
+        anomaly = self._find_anomaly(loss)
+        if anomaly is not None:
             self._strikes += 1
             if self._strikes >= self._config.patience:
-                return Verdict(kind=VerdictKind.DIVERGED, reason=reason, blamed_slot=blamed_slot)
+                return Verdict(kind=VerdictKind.DIVERGED, reason=anomaly, blamed_slot=blamed_slot)
             return Verdict()
-        reason = self._find_collapse(loss)
-        if reason is not None:
-            return Verdict(kind=VerdictKind.COLLAPSED, reason=reason, blamed_slot=blamed_slot)
         self._strikes = 0
         self._best = min(self._best, loss)
         self._losses = [*self._losses, loss][-self._config.window :]
@@ -114,24 +134,31 @@ class Governor:
         return self.rollback_count
 
     def _find_non_finite(self, outcome: EpochOutcome) -> str | None:
-        if not (math.isfinite(outcome.validation_loss) and math.isfinite(outcome.train_loss)):
-            return f"train loss {outcome.train_loss}, validation loss {outcome.validation_loss}"
+        losses = (outcome.train_loss, outcome.validation_loss, outcome.metric)
+        if not all(math.isfinite(value) for value in losses):
+            return f"train loss {losses[0]}, validation loss {losses[1]}, metric {losses[2]}"
         skipped, total = outcome.num_skipped_batches, outcome.num_batches
         if skipped > self._config.max_skipped_fraction * max(1, total):
             return f"{skipped} of {total} batches were skipped"
         return None
 
-    def _find_divergence(self, loss: float) -> str | None:
+    def _find_lost(self, loss: float) -> str | None:
+        ratio = self._config.max_loss_ratio
+        if loss > self._chance_loss and loss > ratio * self._best:
+            return f"validation loss {loss:.4g} is over {ratio:g} times the best {self._best:.4g}"
+        return None
+
+    def _find_anomaly(self, loss: float) -> str | None:
         config = self._config
-        floor = max(self._best, 0.1 * self._chance_loss)
-        if math.isfinite(self._best) and loss > config.max_best_ratio * floor and loss > self._chance_loss:
-            return f"validation loss {loss:.4g} is over {config.max_best_ratio:g} times the best {floor:.4g}"
         if len(self._losses) < config.min_history:
             return None
-        mean = statistics.fmean(self._losses)
-        spread = statistics.pstdev(self._losses)
-        is_far = loss > mean + config.max_deviations * spread and loss > config.max_mean_ratio * mean
-        if is_far and loss > self._chance_loss:
+        mean, spread = statistics.fmean(self._losses), statistics.pstdev(self._losses)
+        bounds = (
+            config.max_chance_ratio * self._chance_loss,
+            config.max_mean_ratio * mean,
+            mean + config.max_deviations * spread,
+        )
+        if loss > max(bounds):
             return f"validation loss {loss:.4g} against a window of {mean:.4g} +- {spread:.2g}"
         return None
 
@@ -154,11 +181,24 @@ class Governor:
         }
 
     def restore(self, state: Mapping[str, JsonValue], *, keep_rollback_count: bool) -> None:
-        """Put back what `state` returned; on a rollback the count stays as it is."""
-        losses, best = state["losses"], state["best"]
-        assert isinstance(losses, list)
-        self._losses = list(losses)
-        self._best = math.inf if best is None else float(str(best))
-        self._strikes = int(str(state["strikes"]))
+        """Put back what `state` returned.
+
+        Args:
+            state: Plain data.
+            keep_rollback_count: True for a rollback: the count never runs backwards.
+
+        Raises:
+            ForeignCheckpointError: If a field is missing or malformed; nothing is changed then.
+        """
+        try:
+            saved, saved_best = state["losses"], state["best"]
+            if not isinstance(saved, list):
+                raise TypeError(f"losses is {saved!r}")
+            losses = [float(str(loss)) for loss in saved]
+            best = math.inf if saved_best is None else float(str(saved_best))
+            strikes, count = int(str(state["strikes"])), int(str(state["rollback_count"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ForeignCheckpointError(f"saved governor is malformed: {error!r}") from error
+        self._losses, self._best, self._strikes = losses, best, strikes
         if not keep_rollback_count:
-            self.rollback_count = int(str(state["rollback_count"]))
+            self.rollback_count = count

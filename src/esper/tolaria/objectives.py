@@ -1,4 +1,7 @@
-"""What a task minimises and how an item is scored; float32 whatever the precision of the forward pass."""
+"""What a task minimises and how an item is scored; float32 whatever the precision of the forward pass.
+
+Knows outputs and targets only: no model, no slot, no optimiser.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,48 @@ from esper.leyline import LossKind, TaskSpec
 
 @final
 class Objective:
-    """Loss for training, and loss and metric per item for measuring."""
+    """Loss for training, and loss and metric per item for measuring; without label smoothing.
+
+    Example:
+        losses, metrics = Objective(LossKind.CLASSIFICATION).per_item(logits, classes)
+    """
 
     def __init__(self, kind: LossKind) -> None:
         """Choose the kind."""
         self.kind = kind
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss, a float32 scalar with gradient.
+        """Return the mean loss, a float32 scalar with gradient; it is the mean of `per_item`'s losses.
 
         Args:
-            outputs: [B, K] logits, [B, T, V] logits, or [B, D] values.
-            targets: [B] or [B, T] int64 classes, or [B, D] values.
+            outputs: [B, K] logits, [B, T, V] logits, or [B, ...] values; any floating dtype.
+            targets: [B] or [B, T] int64 classes, or values of the outputs' shape.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
         """
+        self._check_shapes(outputs, targets)
+        scores = outputs.float()
         if self.kind is LossKind.REGRESSION:
-            return F.mse_loss(outputs.float(), targets.float())
+            return F.mse_loss(scores, targets.float())
         if self.kind is LossKind.LANGUAGE_MODEL:
-            return F.cross_entropy(outputs.float().flatten(0, 1), targets.flatten())
-        return F.cross_entropy(outputs.float(), targets)
+            return F.cross_entropy(scores.flatten(0, 1), targets.flatten())
+        return F.cross_entropy(scores, targets)
 
     def per_item(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (loss [B], metric [B]) float32; the metric is higher-is-better.
+        """Return (loss [B], metric [B]), float32 without gradient; the metric is higher-is-better.
 
         Classification: accuracy 0 or 1. Regression: minus the item's mean squared error. Language: minus the
         item's mean token loss.
+
+        Args:
+            outputs: As for `loss`.
+            targets: As for `loss`.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
         """
+        self._check_shapes(outputs, targets)
         scores = outputs.detach().float()
         if self.kind is LossKind.CLASSIFICATION:
             losses = F.cross_entropy(scores, targets, reduction="none")
@@ -48,6 +68,20 @@ class Objective:
         tokens = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
         losses = tokens.view(targets.shape).mean(dim=1)
         return losses, -losses
+
+    def _check_shapes(self, outputs: Tensor, targets: Tensor) -> None:
+        # Broadcasting would turn [B, 1] against [B] into a [B, B] loss without a word.
+        if self.kind is LossKind.REGRESSION:
+            expected, is_right = tuple(outputs.shape), outputs.dim() >= 2 and outputs.shape == targets.shape
+        else:
+            num_dims = 2 if self.kind is LossKind.CLASSIFICATION else 3
+            expected = tuple(outputs.shape[:-1])
+            is_right = outputs.dim() == num_dims and tuple(targets.shape) == expected
+        if not is_right:
+            raise ValueError(
+                f"{self.kind.value} objective: outputs {tuple(outputs.shape)} need targets {expected}, "
+                f"got {tuple(targets.shape)}"
+            )
 
 
 def build_objective(task: TaskSpec) -> Objective:

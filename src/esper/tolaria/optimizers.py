@@ -2,28 +2,44 @@
 
 ```
 host/decay  host/no_decay  seed:<slot>/decay  seed:<slot>/no_decay
-lr(t, group) = base * multiplier(group) * decay(t) * newborn(age)
+lr(t, group) = base * decay(t)                                the host, and seeds that are fossils
+             = base * decay(t) * multiplier * newborn(age)    a seed until then;  0 while it is frozen
 ```
-A newborn seed gets groups of its own, so its Adam step starts at 0; a fossil keeps them with every moment
-untouched; a culled seed takes groups and state with it. State is saved and loaded by parameter name.
+A newborn seed gets groups of its own, so its Adam step starts at 0. A fossil keeps its groups with every
+moment untouched and merely stops being newborn. A culled seed takes groups and state with it. State is saved
+and loaded by parameter name. Knows parameters by name and slots by id; no model, no loss, no stage.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, suggest
+from esper.tolaria.optimizer_state import (
+    ParameterOwner,
+    apply_tensors,
+    check_groups,
+    check_held,
+    check_tensors,
+    collect_tensors,
+    describe_groups,
+    describe_owners,
+    group_prefix,
+    read_owners,
+    select_trainable,
+    split_groups,
+)
+from esper.tolaria.reducer import HOST, PlanEntry, build_plan
 from esper.tolaria.schedules import compute_decay, compute_newborn_factor
 
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
-HOST = "host"
-_CLIP_EPSILON = 1e-6
+FUSED_MODES = ("auto", "on", "off")
 
 
 @final
@@ -44,11 +60,13 @@ class OptimizerConfig:
     warmup_fraction: float = 0.05
     """Share of the run over which the host's rate rises, in [0, 1): the first steps are the roughest."""
     final_fraction: float = 0.01
-    """Rate at the horizon over the peak, in (0, 0.01]-ish, <= 1: every arm of a comparison ends decayed."""
+    """Rate at the horizon over the peak, in (0, 1]; 0.01, so that every arm of a comparison ends decayed."""
     newborn_multiplier: float = 1.0
-    """Learning rate of seeds over the host's, > 0."""
+    """Learning rate of a seed over the host's until it is fossilised, > 0; 1 = no privilege."""
     clip_norm: float = 1.0
-    """Largest gradient norm of the host and of each seed, apart, > 0."""
+    """Largest gradient norm of the host and of each seed, apart, > 0: one of them cannot shrink another."""
+    fused: str = "auto"
+    """Fused update kernels: "on", "off", or "auto" = on CUDA, where one launch replaces many."""
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -58,28 +76,30 @@ class OptimizerConfig:
         """
         if self.name not in OPTIMIZER_NAMES:
             raise ConfigError(f"optimizer.name={self.name!r}: {suggest(self.name, OPTIMIZER_NAMES)}")
-        for name in ("learning_rate", "newborn_multiplier", "clip_norm", "final_fraction"):
+        if self.fused not in FUSED_MODES:
+            raise ConfigError(f"optimizer.fused={self.fused!r}: {suggest(self.fused, FUSED_MODES)}")
+        for name in ("learning_rate", "newborn_multiplier", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"optimizer.{name}={value}: must be finite and > 0")
-        if self.final_fraction > 1:
+        if not 0 < self.final_fraction <= 1:
             raise ConfigError(f"optimizer.final_fraction={self.final_fraction}: must be in (0, 1]")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(f"optimizer.warmup_fraction={self.warmup_fraction}: must be in [0, 1)")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ConfigError(f"optimizer.weight_decay={self.weight_decay}: must be finite and >= 0")
-        for value in (self.momentum, *self.betas):
-            if not 0 <= value < 1:
-                raise ConfigError(f"optimizer momentum and betas must be in [0, 1), got {value}")
+        for name, values in (("momentum", (self.momentum,)), ("betas", self.betas)):
+            if not all(0 <= value < 1 for value in values):
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)}: must be in [0, 1)")
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFlag:
-    """One group's gradient in one batch, after unscaling and before clipping."""
+    """One owner's gradient in one batch, after unscaling and before clipping."""
 
     norm: float
-    """L2 norm; not finite when the gradient is not."""
+    """L2 norm; not finite when the gradient is not, or when its square overflows float32."""
     rms: float
     """norm / sqrt(number of values)."""
     has_gradient: bool
@@ -97,28 +117,22 @@ class GroupFlags:
 
     host: GroupFlag
     seeds: Mapping[str, GroupFlag]
+    """By slot."""
 
     @property
     def is_host_faulty(self) -> bool:
-        """Whether the whole step must be skipped."""
+        """Whether the whole step is skipped."""
         return self.host.is_faulty
 
 
 @final
-@dataclass(slots=True, kw_only=True)
-class _Owner:
-    """The host, or the seed of one slot."""
-
-    parameters: dict[str, nn.Parameter]
-    birth_batch: int | None = None
-    """None for the host: it is not newborn."""
-    is_frozen: bool = False
-    groups: list[dict[str, object]] = field(default_factory=list)
-
-
-@final
 class TopologyOptimizer:
-    """SGD, Adam or AdamW over a host and the seeds that come and go."""
+    """SGD, Adam or AdamW over a host and the seeds that come and go.
+
+    Example:
+        optimizer.add_seed("block2", model.seed_parameters("block2"), birth_batch=120)
+        optimizer.set_batch(120)
+    """
 
     def __init__(
         self,
@@ -132,39 +146,62 @@ class TopologyOptimizer:
 
         Args:
             config: Optimiser and schedule.
-            host_parameters: Trainable parameters by qualified name, at least one.
+            host_parameters: Parameters by qualified name, at least one of them trainable.
             total_batches: Batches until the horizon, >= 1.
             newborn_warmup_batches: Batches over which a newborn's rate rises, >= 0.
+
+        Raises:
+            ConfigError: If there is nothing to train.
         """
         self._config = config
         self._total_batches = total_batches
         self._newborn_warmup = newborn_warmup_batches
-        self._owners: dict[str, _Owner] = {}
-        trainable = {name: p for name, p in host_parameters.items() if p.requires_grad}
-        self._optimizer = _build_optimizer(config, [])
-        self._add_owner(HOST, _Owner(parameters=trainable))
+        self._batch = 0
+        host = ParameterOwner(parameters=select_trainable(host_parameters))
+        if not host.parameters:
+            raise ConfigError("the host has no trainable parameter: at least one must require a gradient")
+        self._device = next(iter(host.parameters.values())).device
+        groups = split_groups(host, HOST, config.weight_decay)
+        self._optimizer = _build_optimizer(config, groups, self._device)
+        host.groups.extend(self._optimizer.param_groups)
+        self._owners: dict[str, ParameterOwner] = {HOST: host}
         self.set_batch(0)
 
     # ------------------------------------------------------------------ topology
 
     @property
     def seed_slots(self) -> tuple[str, ...]:
-        """Slots whose seeds have groups here."""
+        """Slots whose seeds have groups here, in the order of their births."""
         return tuple(name for name in self._owners if name != HOST)
 
     def add_seed(self, slot: str, parameters: Mapping[str, nn.Parameter], *, birth_batch: int) -> None:
-        """Give a new seed its groups, without any state.
+        """Give a new seed its groups, without any state; parameters that need no gradient get none.
 
         Raises:
-            RuntimeError: If the slot has groups already.
+            RuntimeError: If the slot has groups already, or a name or parameter belongs to another owner.
         """
         if slot in self._owners:
-            raise RuntimeError(f"the seed of slot {slot!r} has optimiser groups already")
-        self._add_owner(slot, _Owner(parameters=dict(parameters), birth_batch=birth_batch))
+            raise RuntimeError(f"the seed of slot {slot!r} has optimiser groups already: remove_seed() first")
+        named = select_trainable(parameters)
+        owner = ParameterOwner(parameters=named, birth_batch=birth_batch, is_newborn=True)
+        known = self.parameters()
+        for name, parameter in owner.parameters.items():
+            if name in known or any(parameter is other for other in known.values()):
+                raise RuntimeError(f"parameter {name!r} of slot {slot!r} is in another optimiser group")
+        for group in split_groups(owner, group_prefix(slot), self._config.weight_decay):
+            self._optimizer.add_param_group(group)
+            owner.groups.append(self._optimizer.param_groups[-1])
+        self._owners[slot] = owner
+        self.set_batch(self._batch)
 
     def remove_seed(self, slot: str) -> None:
-        """Drop a seed's groups and every bit of its state."""
-        owner = self._owners.pop(slot)
+        """Drop a seed's groups and every bit of its state; nothing here refers to its parameters afterwards.
+
+        Raises:
+            RuntimeError: If the slot has no groups.
+        """
+        owner = self._seed(slot)
+        del self._owners[slot]
         for parameter in owner.parameters.values():
             self._optimizer.state.pop(parameter, None)
             parameter.grad = None
@@ -172,31 +209,73 @@ class TopologyOptimizer:
         self._optimizer.param_groups[:] = kept
 
     def set_birth(self, slot: str, birth_batch: int) -> None:
-        """Say at which batch a seed began to train; its warm-up counts from there."""
-        self._owners[slot].birth_batch = birth_batch
+        """Say at which batch a seed began to train; its warm-up counts from there.
+
+        Raises:
+            RuntimeError: If the slot has no groups.
+        """
+        self._seed(slot).birth_batch = birth_batch
+        self.set_batch(self._batch)
 
     def set_frozen(self, slot: str, is_frozen: bool) -> None:
-        """Hold a seed's learning rate at 0 (a cull under way), or let it go."""
-        self._owners[slot].is_frozen = is_frozen
+        """Hold a seed's learning rate at 0 (a cull under way), or let it go.
 
-    def parameter_names(self) -> tuple[str, ...]:
-        """Return the name of every parameter, each once, in group order."""
-        return tuple(name for owner in self._owners.values() for name in owner.parameters)
+        Raises:
+            RuntimeError: If the slot has no groups.
+        """
+        self._seed(slot).is_frozen = is_frozen
+        self.set_batch(self._batch)
+
+    def fossilize(self, slot: str) -> None:
+        """Let a kept seed follow the host's rate from here on; its groups and moments are not touched.
+
+        Raises:
+            RuntimeError: If the slot has no groups.
+        """
+        self._seed(slot).is_newborn = False
+        self.set_batch(self._batch)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return every trainable parameter by name, host first."""
+        return {name: p for owner in self._owners.values() for name, p in owner.parameters.items()}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the name of every parameter, each once, host first."""
+        return tuple(self.parameters())
 
     def group_names(self) -> tuple[str, ...]:
         """Return the groups' names in order."""
         return tuple(str(group["name"]) for group in self._optimizer.param_groups)
+
+    def plan(self, isolated: Collection[str]) -> tuple[PlanEntry, ...]:
+        """Return the reduction plan of the present topology.
+
+        Args:
+            isolated: Slots whose seeds learn from a loss of their own.
+        """
+        members = {group_prefix(name): owner.parameters for name, owner in self._owners.items()}
+        return build_plan(members, {group_prefix(slot) for slot in isolated})
+
+    def check_consistency(self, expected_names: Iterable[str]) -> None:
+        """Check that groups and state hold exactly the expected trainable parameters, each once.
+
+        Raises:
+            RuntimeError: Naming what is missing, unexpected, doubled or left behind.
+        """
+        check_held(self._optimizer, self.parameters(), list(expected_names))
 
     # ------------------------------------------------------------------ a step
 
     @property
     def host_learning_rate(self) -> float:
         """The host's rate as last set."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return self.learning_rate(HOST, self._batch)
 
     def learning_rate(self, owner: str, batch: int) -> float:
         """Return the closed form for the host ("host") or a slot's seed at a batch."""
         config, record = self._config, self._owners[owner]
+        if record.is_frozen:
+            return 0.0
         decay = compute_decay(
             batch,
             self._total_batches,
@@ -204,15 +283,14 @@ class TopologyOptimizer:
             final_fraction=config.final_fraction,
         )
         rate = config.learning_rate * decay
-        if record.birth_batch is None:
+        if record.birth_batch is None or not record.is_newborn:
             return rate
-        if record.is_frozen:
-            return 0.0
         newborn = compute_newborn_factor(batch - record.birth_batch, self._newborn_warmup)
         return rate * config.newborn_multiplier * newborn
 
     def set_batch(self, batch: int) -> None:
-        """Put every group's learning rate at the batch clock."""
+        """Put every group's learning rate at the batch clock (batches finished since the run began)."""
+        self._batch = batch
         for name, owner in self._owners.items():
             rate = self.learning_rate(name, batch)
             for group in owner.groups:
@@ -226,26 +304,24 @@ class TopologyOptimizer:
         """Unscale, look at, and clip the gradients of host and seeds, each apart.
 
         A seed whose gradient is not finite has its gradients dropped, so that the step leaves it alone. If
-        the host's is not finite the caller skips the step.
+        the host's is not finite every gradient is dropped: the step then changes nothing at all.
 
         Args:
             inverse_scale: 1 / loss scale.
         """
-        norms, names = [], list(self._owners)
-        for owner in self._owners.values():
+        norms: dict[str, Tensor | None] = {}
+        for name, owner in self._owners.items():
             gradients = [p.grad for p in owner.parameters.values() if p.grad is not None]
             if inverse_scale != 1.0:
                 for gradient in gradients:
                     gradient.mul_(inverse_scale)
-            norms.append(nn.utils.get_total_norm(gradients) if gradients else None)
-        device = next(iter(self._owners[HOST].parameters.values())).device
-        zero = torch.zeros((), device=device)
-        values = torch.stack([zero if n is None else n.float() for n in norms]).tolist()  # sync: once a batch
-        flags = {}
-        for name, value, norm in zip(names, values, norms, strict=True):
-            owner = self._owners[name]
-            flags[name] = self._flag(owner, value, has_gradient=norm is not None)
-            self._clip(owner, value)
+            norms[name] = nn.utils.get_total_norm(gradients).float() if gradients else None
+        zero = torch.zeros((), device=self._device)
+        stacked = torch.stack([zero if norm is None else norm for norm in norms.values()])
+        values = zip(norms, stacked.tolist(), strict=True)  # sync: the only one here, once a batch
+        flags = {name: self._flag(name, value) for name, value in values}
+        for name, flag in flags.items():
+            self._clip(name, flag, norms[name], should_drop=flag.is_faulty or flags[HOST].is_faulty)
         return GroupFlags(host=flags.pop(HOST), seeds=flags)
 
     def step(self) -> None:
@@ -255,101 +331,66 @@ class TopologyOptimizer:
     # ------------------------------------------------------------------ state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
-        """Return tensors keyed "<parameter name>/<state key>" and the owners' plain data."""
-        tensors: dict[str, Tensor] = {}
-        for owner in self._owners.values():
-            for name, parameter in owner.parameters.items():
-                for key, value in self._optimizer.state.get(parameter, {}).items():
-                    if isinstance(value, Tensor):
-                        tensors[f"{name}/{key}"] = value
-        owners: dict[str, JsonValue] = {
-            name: [owner.birth_batch, owner.is_frozen] for name, owner in self._owners.items()
+        """Return live tensors (not copies) keyed "<parameter name>/<state key>", and plain data."""
+        parameters = self.parameters()
+        state: dict[str, JsonValue] = {
+            "name": self._config.name,
+            "batch": self._batch,
+            "owners": describe_owners(self._owners),
+            "groups": describe_groups(self._optimizer, parameters),
+            "with_state": [name for name, p in parameters.items() if self._optimizer.state.get(p)],
         }
-        return tensors, {"name": self._config.name, "owners": owners}
+        return collect_tensors(self._optimizer, parameters), state
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, JsonValue]) -> None:
-        """Put back what `state` returned; topology must have been rebuilt before.
+        """Put back what `state` returned; the topology must have been rebuilt before.
+
+        Nothing is changed when it is refused. Tensors are copied.
 
         Raises:
-            ForeignCheckpointError: If the optimiser, an owner, a name or a shape differs.
+            ForeignCheckpointError: If the optimiser, an owner, a group, a name or a shape differs.
         """
-        owners = state.get("owners")
-        if state.get("name") != self._config.name or not isinstance(owners, dict):
+        name, batch = state.get("name"), state.get("batch")
+        if name != self._config.name or not isinstance(batch, int):
             raise ForeignCheckpointError(
-                f"saved optimiser is {state.get('name')!r}, this run uses {self._config.name!r}"
+                f"saved optimiser is {name!r} at batch {batch!r}, this run uses {self._config.name!r}"
             )
-        if set(owners) != set(self._owners):
-            raise ForeignCheckpointError(
-                f"saved optimiser has groups for {sorted(owners)}, this run for {sorted(self._owners)}"
-            )
-        for name, entry in owners.items():
-            assert isinstance(entry, list)
-            birth, is_frozen = entry
-            self._owners[name].birth_batch = None if birth is None else int(str(birth))
-            self._owners[name].is_frozen = bool(is_frozen)
-        by_name = {n: p for owner in self._owners.values() for n, p in owner.parameters.items()}
-        self._optimizer.state.clear()
-        for key, tensor in tensors.items():
-            name, _, state_key = key.rpartition("/")
-            if name not in by_name:
-                raise ForeignCheckpointError(f"saved optimiser state {key!r}: {suggest(name, by_name)}")
-            parameter = by_name[name]
-            if tensor.dim() and tensor.shape != parameter.shape:
-                raise ForeignCheckpointError(
-                    f"saved optimiser state {key!r} has shape {tuple(tensor.shape)}, "
-                    f"expected {tuple(parameter.shape)}"
-                )
-            self._optimizer.state[parameter][state_key] = tensor.detach().clone()
+        parameters = self.parameters()
+        owners = read_owners(state.get("owners"), self._owners)
+        order = check_groups(state.get("groups"), describe_groups(self._optimizer, parameters))
+        check_tensors(self._config.name, tensors, state.get("with_state"), parameters)
+        self._owners = owners
+        self._optimizer.param_groups.sort(key=lambda group: order.index(str(group["name"])))
+        apply_tensors(self._optimizer, tensors, parameters)
+        self.set_batch(batch)
 
     # ------------------------------------------------------------------ inside
 
-    def _add_owner(self, name: str, owner: _Owner) -> None:
-        prefix = HOST if name == HOST else f"seed:{name}"
-        decay = [p for p in owner.parameters.values() if p.requires_grad and p.dim() > 1]
-        plain = [p for p in owner.parameters.values() if p.requires_grad and p.dim() <= 1]
-        for suffix, parameters, weight_decay in (
-            ("decay", decay, self._config.weight_decay),
-            ("no_decay", plain, 0.0),
-        ):
-            if not parameters:
-                continue
-            group: dict[str, object] = {
-                "params": parameters,
-                "name": f"{prefix}/{suffix}",
-                "weight_decay": weight_decay,
-            }
-            self._optimizer.add_param_group(group)
-            owner.groups.append(self._optimizer.param_groups[-1])
-        self._owners[name] = owner
+    def _seed(self, slot: str) -> ParameterOwner:
+        if slot == HOST or slot not in self._owners:
+            raise RuntimeError(f"slot {slot!r} has no optimiser groups: {suggest(slot, self.seed_slots)}")
+        return self._owners[slot]
 
-    def _flag(self, owner: _Owner, norm: float, *, has_gradient: bool) -> GroupFlag:
-        count = sum(p.numel() for p in owner.parameters.values() if p.grad is not None)
-        return GroupFlag(norm=norm, rms=norm / math.sqrt(max(1, count)), has_gradient=has_gradient)
+    def _flag(self, name: str, norm: float) -> GroupFlag:
+        sizes = [p.numel() for p in self._owners[name].parameters.values() if p.grad is not None]
+        return GroupFlag(norm=norm, rms=norm / math.sqrt(max(1, sum(sizes))), has_gradient=bool(sizes))
 
-    def _clip(self, owner: _Owner, norm: float) -> None:
-        if not math.isfinite(norm):
-            for parameter in owner.parameters.values():
+    def _clip(self, name: str, flag: GroupFlag, norm: Tensor | None, *, should_drop: bool) -> None:
+        parameters = self._owners[name].parameters.values()
+        if should_drop:
+            for parameter in parameters:
                 parameter.grad = None
-            return
-        if norm <= self._config.clip_norm:
-            return
-        factor = self._config.clip_norm / (norm + _CLIP_EPSILON)
-        for parameter in owner.parameters.values():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        elif norm is not None and flag.norm > self._config.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self._config.clip_norm, norm)
 
 
-def _build_optimizer(config: OptimizerConfig, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-    # Every optimiser refuses an empty list; a placeholder takes its place until the host's groups come.
-    placeholder = [nn.Parameter(torch.zeros(1))] if not groups else groups
+def _build_optimizer(
+    config: OptimizerConfig, groups: list[dict[str, object]], device: torch.device
+) -> torch.optim.Optimizer:
+    is_fused = config.fused == "on" or (config.fused == "auto" and device.type == "cuda")
+    # None, not False: an explicit False would also switch off the default that batches updates on a GPU.
+    rate, fused = config.learning_rate, True if is_fused else None
     if config.name == "sgd":
-        built: torch.optim.Optimizer = torch.optim.SGD(
-            placeholder, lr=config.learning_rate, momentum=config.momentum
-        )
-    elif config.name == "adam":
-        built = torch.optim.Adam(placeholder, lr=config.learning_rate, betas=config.betas)
-    else:
-        built = torch.optim.AdamW(placeholder, lr=config.learning_rate, betas=config.betas)
-    if not groups:
-        built.param_groups.clear()
-    return built
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=fused)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=rate, betas=config.betas, fused=fused)

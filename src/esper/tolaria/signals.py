@@ -1,4 +1,7 @@
-"""Outcomes to signals: deltas, plateaus, a latch for stability. One sign rule: positive means better."""
+"""Outcomes to signals: deltas, plateaus, a latch for stability. One sign rule: positive means better.
+
+Knows numbers of healthy intervals only; what is done about them is a policy's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from esper.leyline import HISTORY_LENGTH, ConfigError, EpochOutcome, JsonValue, TrainingSignals
+from esper.leyline import (
+    HISTORY_LENGTH,
+    ConfigError,
+    EpochOutcome,
+    ForeignCheckpointError,
+    JsonValue,
+    TrainingSignals,
+)
 
 
 @final
@@ -15,14 +25,15 @@ from esper.leyline import HISTORY_LENGTH, ConfigError, EpochOutcome, JsonValue, 
 class SignalTrackerConfig:
     """When a host counts as stuck, and when as settled."""
 
-    plateau_gain: float = 0.005
+    plateau_threshold: float = 0.005
     """Metric gain in one interval below which a plateau goes on, in metric units, >= 0: half a point."""
     stable_improvement: float = 0.03
-    """Relative fall of the validation loss below which an interval counts as calm, in (0, 1)."""
+    """Relative fall of the validation loss below which an interval is calm, in (0, 1): steep falls end."""
     stable_epochs: int = 3
-    """Calm intervals in a row after which the host is stable for good, >= 0; 0 = at once."""
+    """Calm intervals in a row after which the host is stable for good, >= 0; 0 = at once. 3, because one or
+    two calm ones come by chance."""
     max_loss_ratio: float = 1.5
-    """Loss over the previous one above which an interval is never calm, > 1."""
+    """Loss over the previous one from which on an interval is never calm, > 1: a jump is not settling."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -30,8 +41,8 @@ class SignalTrackerConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
-        if not (math.isfinite(self.plateau_gain) and self.plateau_gain >= 0):
-            raise ConfigError(f"tracker.plateau_gain={self.plateau_gain}: must be finite and >= 0")
+        if not (math.isfinite(self.plateau_threshold) and self.plateau_threshold >= 0):
+            raise ConfigError(f"tracker.plateau_threshold={self.plateau_threshold}: must be finite and >= 0")
         if not 0 < self.stable_improvement < 1:
             raise ConfigError(f"tracker.stable_improvement={self.stable_improvement}: must be in (0, 1)")
         if self.stable_epochs < 0:
@@ -57,22 +68,17 @@ class SignalTracker:
         self._peak_rate = 0.0
 
     def update(self, outcome: EpochOutcome) -> TrainingSignals:
-        """Take one interval and return the signals after it."""
-        config = self._config
+        """Take one interval, judged healthy, and return the signals after it.
+
+        The first interval has no predecessor: its deltas are 0, and it is neither a plateau nor calm.
+        """
         loss, metric = outcome.validation_loss, outcome.metric
-        previous_loss = self._losses[-1] if self._losses else loss
-        previous_metric = self._metrics[-1] if self._metrics else metric
-        has_previous = bool(self._losses)
-        loss_delta, metric_delta = previous_loss - loss, metric - previous_metric
-        self._plateau = self._plateau + 1 if has_previous and metric_delta < config.plateau_gain else 0
-        relative = loss_delta / abs(previous_loss) if previous_loss else 0.0
-        is_calm = (
-            has_previous
-            and relative < config.stable_improvement
-            and loss < config.max_loss_ratio * max(previous_loss, 0.0)
-        )
-        self._calm = self._calm + 1 if is_calm else 0
-        self._is_stable = self._is_stable or self._calm >= config.stable_epochs
+        loss_delta = self._losses[-1] - loss if self._losses else 0.0
+        metric_delta = metric - self._metrics[-1] if self._metrics else 0.0
+        is_flat = bool(self._metrics) and metric_delta < self._config.plateau_threshold
+        self._plateau = self._plateau + 1 if is_flat else 0
+        self._calm = self._calm + 1 if self._is_calm(loss) else 0
+        self._is_stable = self._is_stable or self._calm >= self._config.stable_epochs
         self._best_loss = min(self._best_loss, loss)
         self._best_metric = max(self._best_metric, metric)
         self._losses = [*self._losses, loss][-HISTORY_LENGTH:]
@@ -97,6 +103,13 @@ class SignalTracker:
             has_history=True,
         )
 
+    def _is_calm(self, loss: float) -> bool:
+        if not self._losses:
+            return False
+        previous = self._losses[-1]
+        has_settled = previous - loss < self._config.stable_improvement * previous
+        return has_settled and loss < self._config.max_loss_ratio * previous
+
     def state(self) -> dict[str, JsonValue]:
         """Return plain data."""
         has_best = bool(self._losses)
@@ -112,15 +125,28 @@ class SignalTracker:
         }
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
-        """Put back what `state` returned."""
-        losses, metrics = state["losses"], state["metrics"]
-        assert isinstance(losses, list)
-        assert isinstance(metrics, list)
-        self._losses, self._metrics = list(losses), list(metrics)
-        best_loss, best_metric = state["best_loss"], state["best_metric"]
-        self._best_loss = math.inf if best_loss is None else float(str(best_loss))
-        self._best_metric = -math.inf if best_metric is None else float(str(best_metric))
-        self._plateau = int(str(state["plateau"]))
-        self._calm = int(str(state["calm"]))
-        self._is_stable = bool(state["is_stable"])
-        self._peak_rate = float(str(state["peak_rate"]))
+        """Put back what `state` returned.
+
+        Raises:
+            ForeignCheckpointError: If a field is missing or malformed; nothing is changed then.
+        """
+        try:
+            losses, metrics = _read_numbers(state["losses"]), _read_numbers(state["metrics"])
+            best = [state["best_loss"], state["best_metric"]] if losses else [math.inf, -math.inf]
+            best_loss, best_metric = _read_numbers(best)
+            plateau, calm = int(str(state["plateau"])), int(str(state["calm"]))
+            is_stable, peak_rate = state["is_stable"], float(str(state["peak_rate"]))
+            if not isinstance(is_stable, bool) or len(losses) != len(metrics):
+                raise ValueError(f"is_stable={is_stable!r}, {len(losses)} losses, {len(metrics)} metrics")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ForeignCheckpointError(f"saved signal tracker is malformed: {error!r}") from error
+        self._losses, self._metrics = losses, metrics
+        self._best_loss, self._best_metric = best_loss, best_metric
+        self._plateau, self._calm = plateau, calm
+        self._is_stable, self._peak_rate = is_stable, peak_rate
+
+
+def _read_numbers(saved: JsonValue) -> list[float]:
+    if not isinstance(saved, list):
+        raise TypeError(f"expected a list of numbers, found {saved!r}")
+    return [float(str(value)) for value in saved]

@@ -141,7 +141,7 @@ def _build_entry(files: Mapping[str, JsonValue], name: str) -> FileEntry:
     entry = files[name]
     if isinstance(entry, Mapping) and entry.keys() == {"num_bytes", "sha256"}:
         num_bytes, digest = entry["num_bytes"], entry["sha256"]
-        is_count = isinstance(num_bytes, int) and not isinstance(num_bytes, bool) and num_bytes >= 0
-        if is_count and isinstance(digest, str) and _SHA256.fullmatch(digest):
-            return FileEntry(num_bytes=num_bytes, sha256=digest)
+        is_digest = isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
+        if type(num_bytes) is int and num_bytes >= 0 and is_digest:
+            return FileEntry(num_bytes=num_bytes, sha256=str(digest))
     raise ForeignCheckpointError(f"has no usable size and SHA-256 for {name}")

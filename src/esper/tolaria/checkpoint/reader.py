@@ -34,7 +34,9 @@ from esper.tolaria.checkpoint.strict_json import MAX_JSON_BYTES, parse_json
 from esper.tolaria.checkpoint.tensor_file import MAX_HEADER_BYTES, parse_tensors
 
 _FILES = frozenset({MANIFEST_FILE, TENSOR_FILE, STATE_FILE})
-_ADVICE = "a pickle runs code when it is read; load it yourself with torch and pass the module"
+PICKLE_ADVICE = (
+    "looks like a pickle, which runs code when it is read: load it yourself with torch and pass the module"
+)
 _HEAD_BYTES = 16
 
 
@@ -102,11 +104,14 @@ def verify_checkpoint(path: Path, *, kind: str, max_tensor_bytes: int) -> Manife
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a regular file begins like a pickle or like the zip archive that torch makes of one."""
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _looks_like_pickle(file.read(_HEAD_BYTES), path.stat().st_size)
+    """Whether a regular, readable file begins like a pickle or like the zip that torch makes of one."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return _looks_like_pickle(file.read(_HEAD_BYTES), path.stat().st_size)
+    except OSError:
+        return False  # What cannot be read is not read; the question only words a refusal.
 
 
 def _looks_like_pickle(head: bytes, num_bytes: int) -> bool:
@@ -132,20 +137,17 @@ def _read_manifest(path: Path, kind: str) -> Manifest:
 
 
 def _check_directory(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        hint = f"; {_ADVICE}" if is_pickle(path) else ""
-        raise ForeignCheckpointError(
-            f"{path} is not a directory; expected {', '.join(sorted(_FILES))} in one{hint}"
-        )
     try:
-        others = sorted(entry for entry in path.iterdir() if entry.name not in _FILES)
-        foreign = [entry for entry in others if is_pickle(entry)]
+        is_directory = path.is_dir() and not path.is_symlink()
+        others = [entry for entry in path.iterdir() if entry.name not in _FILES] if is_directory else []
     except OSError as error:
         raise DamagedCheckpointError(path, ".", f"cannot be listed: {error.strerror}") from error
+    if not is_directory:
+        hint = f"; it {PICKLE_ADVICE}" if is_pickle(path) else ""
+        raise ForeignCheckpointError(f"{path} is not a directory with {', '.join(sorted(_FILES))}{hint}")
+    foreign = sorted(entry for entry in others if is_pickle(entry))
     if foreign:
-        raise ForeignCheckpointError(
-            f"{foreign[0]} looks like a pickle and is no part of a checkpoint; {_ADVICE}"
-        )
+        raise ForeignCheckpointError(f"{foreign[0]} is no part of a checkpoint and {PICKLE_ADVICE}")
 
 
 def _check_limits(path: Path, manifest: Manifest, max_tensor_bytes: int) -> None:
@@ -169,7 +171,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[FileIO, int]]:
             if not stat.S_ISREG(info.st_mode):
                 raise DamagedCheckpointError(path, name, "is not a regular file")
             if _looks_like_pickle(os.pread(file.fileno(), _HEAD_BYTES, 0), info.st_size):
-                raise ForeignCheckpointError(f"{path / name} looks like a pickle; {_ADVICE}")
+                raise ForeignCheckpointError(f"{path / name} {PICKLE_ADVICE}")
             yield file, info.st_size
     except FileNotFoundError:
         raise DamagedCheckpointError(path, name, "is missing") from None

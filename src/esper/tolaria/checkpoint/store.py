@@ -1,11 +1,12 @@
 """Saves and finds the checkpoints of one run in one directory; a crash at any moment leaves a valid one.
 
 ```
-save   encode > .tmp-<name>-<id>/ (write, fsync each) > fsync it > rename to <name>/ > fsync root > LATEST > purge
+save   encode > .tmp-<name>-<id>/: write and fsync each file, fsync it > rename to <name>/ > fsync root
+       > replace LATEST > purge
 load   newest to oldest by name: read, check, or pass over and remember why
 ```
 `LATEST` is for people and scripts: `load` never reads it, so that a stale one misleads nobody. Only one
-process may use a directory at a time; the lock belongs to whoever starts the run. Knows no model and no event.
+process may use a directory at a time; the lock belongs to whoever starts the run.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -34,6 +35,7 @@ from esper.tolaria.checkpoint.manifest import (
     encode_manifest,
 )
 from esper.tolaria.checkpoint.reader import (
+    PICKLE_ADVICE,
     DamagedCheckpointError,
     is_pickle,
     read_checkpoint,
@@ -172,15 +174,13 @@ class CheckpointStore:
             self._write(name, files)
         except OSError as error:
             raise CheckpointError(
-                f"cannot save checkpoint {final_path}: {error}; it needs {num_bytes} bytes; earlier checkpoints "
-                f"are kept; free space or permissions and save again"
+                f"cannot save checkpoint {final_path}: {error}; it needs {num_bytes} bytes; earlier "
+                f"checkpoints are kept; free space or permissions and save again"
             ) from error
         self._known[name] = _Status.VALID
         latest = self._root / LATEST_FILE
-        self._tolerate(
-            "replacing LATEST", lambda: self._ops.replace_file(latest, f"{name}\n".encode("ascii"))
-        )
-        self._purge(name)
+        self._tolerate("replacing LATEST", partial(self._ops.replace_file, latest, f"{name}\n".encode()))
+        self._tolerate("purging", partial(self._purge, name))
         return SavedCheckpoint(name=name, path=final_path, num_bytes=num_bytes)
 
     def load(self, name: str | None = None) -> LoadedCheckpoint:
@@ -213,6 +213,8 @@ class CheckpointStore:
                 self._known[candidate] = _Status.DAMAGED
                 rejected.append(Rejection(name=candidate, file=error.file, reason=error.reason))
                 continue
+            except ForeignCheckpointError as error:
+                raise ForeignCheckpointError(f"{error}{_offer_older(names, candidate)}") from error
             self._known[candidate] = _Status.VALID
             return replace(loaded, rejected=tuple(rejected))
         raise self._nothing_left(rejected)
@@ -277,12 +279,12 @@ class CheckpointStore:
             self._ops.rename(temporary, self._root / name)
         except OSError:
             if temporary.is_dir():
-                self._tolerate(f"removing {temporary}", lambda: self._ops.rmtree(temporary))
+                self._tolerate(f"removing {temporary}", partial(self._ops.rmtree, temporary))
             raise
         self._ops.fsync_directory(self._root)
 
     def _status(self, name: str) -> _Status:
-        """Return what is known of a checkpoint; one that this store neither wrote nor read is checked once."""
+        """Return what is known of a checkpoint; what this store neither wrote nor read is checked once."""
         known = self._known.get(name)
         if known is None:
             try:
@@ -296,14 +298,14 @@ class CheckpointStore:
         return known
 
     def _purge(self, saved: str) -> None:
-        """Remove what is older than the newest `keep` valid ones, never the one just saved, never a foreign one."""
+        """Remove what is older than the newest `keep` valid ones; never the one just saved, nor foreign."""
         num_valid = 0
         for name in self.names():
             status = self._status(name)
             if num_valid < self._keep or name == saved:
                 num_valid += status is _Status.VALID
             elif status is not _Status.FOREIGN:
-                self._tolerate(f"purging {name}", lambda name=name: self._discard(name))  # type: ignore[misc]
+                self._tolerate(f"purging {name}", partial(self._discard, name))
         self._sweep((_TRASH_PREFIX,))
 
     def _discard(self, name: str) -> None:
@@ -312,9 +314,7 @@ class CheckpointStore:
 
     def _sweep(self, prefixes: tuple[str, ...]) -> int:
         stale = [entry for entry in self._entries() if entry.name.startswith(prefixes)]
-        return sum(
-            self._tolerate(f"removing {entry}", lambda entry=entry: self._remove(entry)) for entry in stale
-        )  # type: ignore[misc]
+        return sum(self._tolerate(f"removing {entry}", partial(self._remove, entry)) for entry in stale)
 
     def _remove(self, path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
@@ -326,21 +326,21 @@ class CheckpointStore:
         """Do what may fail without harm; a failure is recorded, and tried again with the next save."""
         try:
             action()
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             self._housekeeping_errors.append(f"{what}: {error}")
             return False
         return True
 
     def _entries(self) -> list[Path]:
-        if self._root.is_file():
-            hint = "; it looks like a pickle, which is never read" if is_pickle(self._root) else ""
-            raise ForeignCheckpointError(f"{self._root} is a file; expected a directory of checkpoints{hint}")
         try:
-            return sorted(self._root.iterdir())
+            if not self._root.is_file():
+                return sorted(self._root.iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
             raise CheckpointError(f"cannot list the checkpoints in {self._root}: {error.strerror}") from error
+        hint = f"; it {PICKLE_ADVICE}" if is_pickle(self._root) else ""
+        raise ForeignCheckpointError(f"{self._root} is a file; expected a directory of checkpoints{hint}")
 
     def _nothing_left(self, rejected: list[Rejection]) -> CheckpointError:
         if rejected:
@@ -349,8 +349,7 @@ class CheckpointStore:
         pickles = [entry.name for entry in self._entries() if is_pickle(entry)]
         if pickles:
             return ForeignCheckpointError(
-                f"{self._root} holds no checkpoint of ours; {pickles[0]!r} looks like a pickle, which runs code "
-                f"when it is read: load it yourself with torch and pass the module"
+                f"{self._root} holds no checkpoint of ours; {pickles[0]!r} {PICKLE_ADVICE}"
             )
         return CheckpointError(
             f"no checkpoint in {self._root}: expected directories with names like 'e0012-b00034'"
@@ -364,6 +363,11 @@ def _place(name: str) -> tuple[int, int] | None:
         return None
     epoch, batch = int(match[1]), int(match[2])
     return (epoch, batch) if name == checkpoint_name(epoch, batch) else None
+
+
+def _offer_older(names: tuple[str, ...], refused: str) -> str:
+    older = names[names.index(refused) + 1 :]
+    return f"; to continue from an older checkpoint, name it: {', '.join(older)}" if older else ""
 
 
 def _build_entry(data: bytes) -> FileEntry:

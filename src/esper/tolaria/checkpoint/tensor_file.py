@@ -27,6 +27,8 @@ _LENGTH_BYTES = 8
 _MAX_ADDRESS = 2**63 - 1
 _NAME = re.compile(r"[A-Za-z0-9_.:/#-]{1,256}")
 _METADATA = "__metadata__"
+_METADATA_QUOTES = 1000
+"""Quotation marks that a header may have beyond those of its tensors; we write no metadata at all."""
 _DTYPES = MappingProxyType(
     {
         torch.float64: "F64",
@@ -135,12 +137,7 @@ def check_header(data: bytes, *, max_tensor_bytes: int) -> int:
     data_bytes = len(data) - _LENGTH_BYTES - header_bytes
     if data_bytes > max_tensor_bytes:
         raise ValueError(f"{data_bytes} bytes of tensors, max_tensor_bytes is {max_tensor_bytes}")
-    # One object and two arrays per tensor, the header itself and its metadata.
-    header = parse_json(
-        data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes],
-        max_bytes=MAX_HEADER_BYTES,
-        max_containers=3 * MAX_TENSORS + 2,
-    )
+    header = _parse_header(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes])
     if not isinstance(header, Mapping):
         raise ValueError("the header is not an object")
     entries = {name: entry for name, entry in header.items() if name != _METADATA}
@@ -156,6 +153,13 @@ def check_header(data: bytes, *, max_tensor_bytes: int) -> int:
                 f"data ranges leave a hole or overlap: one ends at {end}, the next is at {begin}"
             )
     return len(entries)
+
+
+def _parse_header(text: bytes) -> JsonValue:
+    # Per tensor five strings, one object and two arrays; beside them the header itself and its metadata.
+    if text.count(b'"') > 10 * MAX_TENSORS + _METADATA_QUOTES:
+        raise ValueError(f"more strings than {MAX_TENSORS} tensors have")
+    return parse_json(text, max_bytes=MAX_HEADER_BYTES, max_containers=3 * MAX_TENSORS + 2)
 
 
 def _check_entry(name: str, entry: JsonValue) -> tuple[int, int]:

@@ -1,0 +1,44 @@
+"""esper export RUN -o FILE.pt2|DIR [--allow-unfinished] [--json]: a run's network as a plain model.
+
+The model needs no esper: FILE.pt2 loads with torch alone; a folder holds safetensors and
+architecture.json. Refused while a seed is in flight, unless --allow-unfinished leaves such seeds out.
+
+Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits.pt2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from esper.cli.arguments import CommandParser
+from esper.cli.output import write_json, write_text
+from esper.leyline import ExitCode
+from esper.runtime.export_run import export_run
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        EsperError: If an argument is wrong, or the run cannot be exported.
+    """
+    parser = CommandParser("export", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory of the run")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.pt2|DIR", help="file or folder to write"
+    )
+    parser.add_argument(
+        "--allow-unfinished",
+        action="store_true",
+        dest="is_unfinished_allowed",
+        help="leave out seeds that are neither kept nor removed yet",
+    )
+    parser.add_argument("--json", action="store_true", dest="is_json", help="print the summary as JSON")
+    given = parser.parse_all(args)
+    summary = export_run(given.run, given.output, allow_unfinished=given.is_unfinished_allowed)
+    if given.is_json:
+        write_json(summary.to_json())
+    else:
+        write_text(summary.text)
+    return int(ExitCode.OK)

@@ -1,0 +1,125 @@
+"""What commands print: data on stdout, everything else on stderr; tables for people, JSON for programs.
+
+Text from files and names is cleaned before it reaches a terminal. Knows no command.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from esper.leyline import JsonValue
+from esper.nissa import clean_text
+
+_GAP = "  "
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of text under a title.
+
+    Example:
+        Table(title="Runs", columns=("name", "state"), rows=(("digits-heuristic-0", "finished"),))
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    empty: str = "none"
+    """Shown in place of the rows where there are none."""
+
+
+def write_text(text: str) -> None:
+    """Write text to stdout as it is, with one line end."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def write_json(value: JsonValue) -> None:
+    """Write one JSON document to stdout; numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(_to_finite(value), indent=2, allow_nan=False, ensure_ascii=True) + "\n")
+
+
+def write_table(table: Table) -> None:
+    """Write a table to stdout: with frames on a terminal, else as aligned plain text."""
+    if sys.stdout.isatty():
+        _write_rich(table)
+    else:
+        sys.stdout.write(render_plain(table))
+
+
+def report_note(text: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(clean_text(text) + "\n")
+
+
+def report_error(text: str) -> None:
+    """Write an error as one line to stderr."""
+    sys.stderr.write(f"esper: error: {clean_text(text)}\n")
+
+
+def render_plain(table: Table) -> str:
+    """Return a table as aligned text, one line per row, the title first."""
+    lines = [table.title]
+    if table.rows:
+        cells = [tuple(clean_text(cell) for cell in row) for row in (table.columns, *table.rows)]
+        widths = [max(len(row[index]) for row in cells) for index in range(len(table.columns))]
+        lines += [
+            _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+    else:
+        lines.append(table.empty)
+    return "\n".join(lines) + "\n"
+
+
+def flatten_record(record: Mapping[str, JsonValue], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Return a record as (dotted key, text) rows for a two-column table; empty values are left out."""
+    rows: list[tuple[str, str]] = []
+    for key, value in record.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            rows += flatten_record(value, name + ".")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            if value:
+                rows.append((name, ", ".join(map(_to_text, value))))
+        elif value not in (None, ""):
+            rows.append((name, _to_text(value)))
+    return tuple(rows)
+
+
+def _to_text(value: JsonValue) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(_to_finite(value), ensure_ascii=True)
+
+
+def _to_finite(value: JsonValue) -> JsonValue:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _to_finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_to_finite(item) for item in value]
+    return value
+
+
+def _write_rich(table: Table) -> None:
+    from rich import box, console, text  # noqa: PLC0415 - only on a terminal
+    from rich import table as rich_table  # noqa: PLC0415
+
+    shown = rich_table.Table(title=table.title, title_justify="left", box=box.SIMPLE)
+    for column in table.columns:
+        shown.add_column(column)
+    for row in table.rows:
+        shown.add_row(*(text.Text(clean_text(cell)) for cell in row))
+    screen = console.Console(file=sys.stdout)
+    screen.print(shown if table.rows else f"{table.title}: {table.empty}")

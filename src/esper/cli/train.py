@@ -1,0 +1,129 @@
+"""esper train [heuristic|random|schedule|never] [--task T] [--epochs N] [--seed S] ...: train a growing host.
+
+The policy decides what grows where; everything is written into a run directory. --resume goes on where a run
+stopped, with the configuration in its directory.
+
+Example: esper train heuristic --task digits --epochs 20 --seed 0
+Example: esper train --resume runs/digits-heuristic-0-20260101-120000
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from esper.cli.arguments import CommandParser, asks_for_help
+from esper.cli.config_flags import (
+    ConfigRequest,
+    apply_flags,
+    build_config_parser,
+    parse_request,
+    resolve_request,
+    value_of_flag,
+    write_flag_help,
+)
+from esper.cli.output import Table, flatten_record, write_json, write_table, write_text
+from esper.leyline import ConfigError, ExitCode, RunDirectoryError
+from esper.runtime.config_file import ResolvedExperiment, merge_table, read_table, render_config
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.run import run_experiment
+from esper.runtime.run_records import CONFIG_NAME, RUNS_ROOT, list_runs, read_meta
+
+_RESUMABLE = frozenset({"interrupted", "killed"})
+_NEWEST = ""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        EsperError: If an argument or value is wrong, or the run fails.
+    """
+    policy, rest = _split_policy(args)
+    parser = _build_parser()
+    if asks_for_help(rest):
+        write_text(parser.format_help())
+        known = [token for token in rest if token not in ("-h", "--help")]
+        write_flag_help(parser.prog, parse_request(parser, known)[1])
+        return int(ExitCode.OK)
+    given, request = parse_request(parser, rest)
+    request = _add_policy(request, policy)
+    is_resumed = given.resume is not None
+    run_dir = _find_resumed(given) if is_resumed else given.run_dir
+    resolved = _resolve_resumed(run_dir, request) if is_resumed else resolve_request(request)
+    if given.is_printed:
+        write_text(render_config(resolved.config, resolved.provenance))
+        return int(ExitCode.OK)
+    summary = run_experiment(
+        resolved.config,
+        run_dir=run_dir,
+        provenance=resolved.provenance,
+        resume=is_resumed,
+        is_dry_run=given.is_dry_run,
+        argv=("train", *args),
+    )
+    if given.is_json:
+        write_json(summary.to_json())
+    else:
+        write_table(Table(title="Run", columns=("what", "value"), rows=flatten_record(summary.to_json())))
+    return int(ExitCode.OK)
+
+
+def _build_parser() -> CommandParser:
+    parser = build_config_parser("train", __doc__)
+    parser.add_argument("--run-dir", type=Path, metavar="D", help="a new directory; default: one below runs/")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=_NEWEST,
+        metavar="PATH",
+        help="a run; default: the newest that was stopped",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", dest="is_dry_run", help="check and build everything, train nothing"
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        dest="is_printed",
+        help="print the effective configuration only",
+    )
+    parser.add_argument("--json", action="store_true", dest="is_json", help="print the summary as JSON")
+    return parser
+
+
+def _split_policy(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take the policy off the front; without one the configuration decides."""
+    if args and not args[0].startswith("-"):
+        return args[0], list(args[1:])
+    return None, list(args)
+
+
+def _add_policy(request: ConfigRequest, policy: str | None) -> ConfigRequest:
+    if policy is None:
+        return request
+    other = value_of_flag(request.flags, "--policy")
+    if other not in (None, policy):
+        raise ConfigError(f"esper train {policy}: --policy {other} says otherwise; give one of the two")
+    return replace(request, flags=("--policy", policy, *request.flags))
+
+
+def _find_resumed(given: argparse.Namespace) -> Path:
+    if given.preset is not None or given.config is not None:
+        raise ConfigError("--resume takes the configuration of the run; leave out --preset and --config")
+    if given.resume != _NEWEST:
+        return Path(given.resume)
+    if given.run_dir is not None:
+        return Path(given.run_dir)
+    stopped = [info for info in list_runs(RUNS_ROOT) if info.state in _RESUMABLE]
+    if not stopped:
+        raise RunDirectoryError(f"no run in {RUNS_ROOT} was stopped; name one: --resume PATH")
+    return stopped[-1].path
+
+
+def _resolve_resumed(run_dir: Path, request: ConfigRequest) -> ResolvedExperiment:
+    read_meta(run_dir)
+    path = run_dir / CONFIG_NAME
+    return apply_flags(merge_table(read_table(path), ExperimentConfig(), str(path)), request)

@@ -1,0 +1,102 @@
+"""The senses: where events go, and how they come back as tables and pictures.
+
+Knows the contracts and no other room; only the wiring and the doors know it. Imports neither torch nor a
+drawing library: those come in when a report is drawn.
+"""
+
+from esper.nissa.analytics.history import (
+    MetricCurves,
+    SeedFate,
+    StageSpan,
+    compute_curves,
+    compute_fates,
+    compute_strips,
+    effective_events,
+)
+from esper.nissa.analytics.report import ReportPaths, render_report, write_report
+from esper.nissa.analytics.scoreboard import BlueprintScore, compute_scoreboard
+from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain
+from esper.nissa.backends.base import OutputBackend
+from esper.nissa.backends.buffered import BufferedBackend
+from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole, build_console
+from esper.nissa.backends.jsonl import JsonlBackend
+from esper.nissa.backends.memory import MemoryBackend
+from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
+from esper.nissa.codec import SCHEMA_VERSION, Header, decode_line, encode_header, encode_record
+from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
+from esper.nissa.hub import EventHub
+from esper.nissa.outputs import build_hub
+from esper.nissa.reader import (
+    BadLine,
+    RunLog,
+    TailBatch,
+    drop_superseded,
+    effective_log,
+    event_files,
+    read_run,
+    tail,
+)
+from esper.nissa.record import Record
+from esper.nissa.text import (
+    clean_text,
+    format_count,
+    format_estimate,
+    format_flops,
+    format_metric,
+    format_percent,
+    format_seconds,
+)
+
+__all__ = [
+    "PROGRESS_NAMES",
+    "SCHEMA_VERSION",
+    "SUMMARY_NAME",
+    "BadLine",
+    "BlueprintScore",
+    "BufferedBackend",
+    "EventHub",
+    "Header",
+    "JsonConsole",
+    "JsonlBackend",
+    "MemoryBackend",
+    "MetricCurves",
+    "OutputBackend",
+    "PlainConsole",
+    "Record",
+    "ReportPaths",
+    "RichConsole",
+    "RunDirectoryBackend",
+    "RunLog",
+    "RunSummary",
+    "SeedFate",
+    "StageSpan",
+    "TailBatch",
+    "TelemetryConfig",
+    "build_console",
+    "build_hub",
+    "clean_text",
+    "compute_curves",
+    "compute_fates",
+    "compute_scoreboard",
+    "compute_strips",
+    "compute_summary",
+    "decode_line",
+    "drop_superseded",
+    "effective_events",
+    "effective_log",
+    "encode_header",
+    "encode_record",
+    "event_files",
+    "format_count",
+    "format_estimate",
+    "format_flops",
+    "format_metric",
+    "format_percent",
+    "format_seconds",
+    "read_run",
+    "render_report",
+    "summary_to_plain",
+    "tail",
+    "write_report",
+    "write_summary",
+]

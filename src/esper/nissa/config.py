@@ -1,0 +1,49 @@
+"""What is shown and written about a run. Standard library only, so that a command line can show it fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from esper.leyline import ConfigError, suggest
+
+PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
+"""Ways to show progress on stderr."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryConfig:
+    """Console, event files and report."""
+
+    progress: str = "auto"
+    """What stderr shows: "rich" (bar and colours), "plain" (one line per epoch and growth event), "json"
+    (every record as one line), "none"; "auto" = rich on a terminal, plain elsewhere and in CI. Auto, because
+    logs and terminals want different things."""
+    is_quiet: bool = False
+    """Whether stderr shows only warnings and the end of the run. Off, because one came to see growth."""
+    flush_interval_seconds: float = 1.0
+    """Longest time that a sample may wait in memory before it reaches the event file, in [0, 1]; 0 = none.
+    Lifecycle events never wait. One second bounds what a killed process can lose."""
+    buffer_records: int = 4096
+    """Records that may wait for a slow console, >= 16; then samples are dropped oldest first, and counted.
+    About 2 MB, and hours of epochs."""
+    has_report: bool = True
+    """Whether report.md and report.png are written at the end. On, because it costs about a second."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges.
+
+        Raises:
+            ConfigError: If a value is unknown or outside the range that its field states.
+        """
+        if self.progress not in PROGRESS_NAMES:
+            raise ConfigError(
+                f"telemetry.progress={self.progress!r}: {suggest(self.progress, PROGRESS_NAMES)}"
+            )
+        interval = self.flush_interval_seconds
+        if not (math.isfinite(interval) and 0.0 <= interval <= 1.0):
+            raise ConfigError(f"telemetry.flush_interval_seconds={interval}: must be in [0, 1], e.g. 1.0")
+        if self.buffer_records < 16:
+            raise ConfigError(f"telemetry.buffer_records={self.buffer_records}: must be >= 16, e.g. 4096")

@@ -1,0 +1,55 @@
+"""Telemetry wired in one place: a configuration becomes a hub with its backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from esper.nissa.backends.base import OutputBackend
+from esper.nissa.backends.buffered import BufferedBackend
+from esper.nissa.backends.console import build_console
+from esper.nissa.backends.run_directory import RunDirectoryBackend
+from esper.nissa.config import TelemetryConfig
+from esper.nissa.hub import EventHub
+
+
+def build_hub(
+    config: TelemetryConfig,
+    *,
+    run_id: str,
+    stream: TextIO,
+    environ: Mapping[str, str],
+    directory: Path | None = None,
+    rank: int = 0,
+) -> EventHub:
+    """Build the hub of one process; a directory that holds events already is continued.
+
+    The event file is written directly, so that a lifecycle event is on its way to the disk when `emit`
+    returns; the console stands behind a buffer, because a stopped terminal must not stop training.
+
+    Args:
+        config: What is shown and written.
+        run_id: Name of the run.
+        stream: Where progress goes: stderr.
+        environ: Environment variables: NO_COLOR, CI and TERM are read.
+        directory: The run's directory; None writes no files.
+        rank: This process; only rank 0 shows progress.
+
+    Raises:
+        RunDirectoryError: If the directory is missing, cannot be written, or belongs to another run.
+        DataError: If the event file is damaged beyond a torn last line.
+    """
+    backends: list[OutputBackend] = []
+    attempt = first_seq = 0
+    if directory is not None:
+        files = RunDirectoryBackend(
+            directory, run_id=run_id, rank=rank, flush_interval_seconds=config.flush_interval_seconds
+        )
+        attempt, first_seq = files.next_attempt, files.next_seq
+        backends.append(files)
+    if rank == 0:
+        console = build_console(config.progress, stream=stream, environ=environ, is_quiet=config.is_quiet)
+        if console is not None:
+            backends.append(BufferedBackend(console, capacity=config.buffer_records))
+    return EventHub(backends, run_id, attempt=attempt, rank=rank, first_seq=first_seq)

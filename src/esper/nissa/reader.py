@@ -1,0 +1,265 @@
+"""Reads the event files of a run back: all ranks merged, torn tails forgiven, rewound ranges dropped.
+
+Works on finished and on growing files; writes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from esper.leyline import (
+    DataError,
+    Event,
+    EventClass,
+    RunDirectoryError,
+    RunFinished,
+    RunStarted,
+    UnknownNameError,
+)
+from esper.nissa.codec import Header, decode_line, encode_event
+from esper.nissa.record import Record
+
+CLOCK_FIELDS = frozenset({"seconds"})
+"""Event fields that tell time; outside every equality."""
+BOOKKEEPING_KINDS = frozenset({"CheckpointSaved", "CheckpointFailed", "BackendFailed", "EventsDropped"})
+"""Events about the process that ran, not about the run; an interrupted and resumed run has others."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """A line that is not a record and is not a torn tail."""
+
+    file: str
+    line: int
+    """Counted from 1; the header is line 1."""
+    problem: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLog:
+    """Everything that could be read of a run."""
+
+    headers: tuple[Header, ...]
+    """One per file that has begun, by rank."""
+    records: tuple[Record, ...]
+    """All ranks in order of time, each rank in order of its sequence numbers, superseded ones left out."""
+    bad_lines: tuple[BadLine, ...] = ()
+    num_torn: int = 0
+    """Files that end in a torn line."""
+    num_superseded: int = 0
+    """Records dropped because a later attempt went back before them."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailBatch:
+    """What was added to a run since the last look; superseded records are not dropped here."""
+
+    records: tuple[Record, ...]
+    bad_lines: tuple[BadLine, ...] = ()
+
+
+def read_run(path: Path) -> RunLog:
+    """Read every event file of a run directory.
+
+    Args:
+        path: A folder with `events-<rank>.jsonl` files.
+
+    Raises:
+        RunDirectoryError: If there is no event file, or files of several runs.
+        DataError: If a file's first line is not a header of this version.
+    """
+    files = event_files(path)
+    if not files:
+        raise RunDirectoryError(f"{path} holds no events-<rank>.jsonl file; expected a run directory")
+    parts = [_read_file(file) for file in files]
+    headers = tuple(header for part in parts for header in part.headers)
+    if len({header.run_id for header in headers}) > 1:
+        names = sorted({header.run_id for header in headers})
+        raise RunDirectoryError(f"{path} holds events of several runs: {', '.join(names)}; expected one")
+    merged = _merge([part.records for part in parts])
+    kept = drop_superseded(merged)
+    return RunLog(
+        headers=headers,
+        records=kept,
+        bad_lines=tuple(bad for part in parts for bad in part.bad_lines),
+        num_torn=sum(part.num_torn for part in parts),
+        num_superseded=len(merged) - len(kept),
+    )
+
+
+def event_files(path: Path) -> tuple[Path, ...]:
+    """Return the event files of a run directory, by rank."""
+    files = [file for file in path.glob("events-*.jsonl") if file.stem.removeprefix("events-").isdecimal()]
+    return tuple(sorted(files, key=lambda file: int(file.stem.removeprefix("events-"))))
+
+
+def drop_superseded(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Leave out what a resumed attempt went back before.
+
+    A RunStarted of attempt a with `rewinds_to_seq` s supersedes, on its own rank, the records of attempts
+    before a with a sequence number over s.
+    """
+    records = tuple(records)
+    cuts: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for record in records:
+        if isinstance(record.event, RunStarted) and record.event.rewinds_to_seq is not None:
+            cuts[record.rank].append((record.attempt, record.event.rewinds_to_seq))
+    return tuple(
+        record
+        for record in records
+        if not any(record.attempt < attempt and record.seq > seq for attempt, seq in cuts[record.rank])
+    )
+
+
+def effective_log(path: Path) -> tuple[str, ...]:
+    """Return what two runs are compared by: one line of JSON per event that says what the run did.
+
+    Left out: samples, clock fields, sequence numbers, events about the process (`BOOKKEEPING_KINDS`), and the
+    marks of an interruption (a resumed RunStarted, a RunFinished of an earlier attempt). Ranks follow each
+    other, so that the order does not depend on clocks.
+
+    Raises:
+        RunDirectoryError: If there is no event file, or files of several runs.
+        DataError: If a line cannot be read: a damaged log equals nothing.
+    """
+    log = read_run(path)
+    if log.bad_lines:
+        first = log.bad_lines[0]
+        raise DataError(f"{first.file}:{first.line}: {first.problem} ({len(log.bad_lines)} bad lines in all)")
+    last_attempt = max((record.attempt for record in log.records), default=0)
+    by_rank = sorted(log.records, key=lambda record: record.rank)  # stable: keeps each rank's order
+    return tuple(
+        json.dumps({"rank": record.rank, **_without_clock(record.event)}, sort_keys=True)
+        for record in by_rank
+        if not _is_about_the_process(record, last_attempt)
+    )
+
+
+def tail(path: Path) -> Iterator[TailBatch]:
+    """Yield, each time it is asked, what was added to a run directory since; never ends, never waits.
+
+    Files may appear late, and a line counts once it is whole.
+
+    Example:
+        for batch in tail(folder):
+            show(batch.records)
+            wait_a_second()
+    """
+    cursors: dict[Path, _Cursor] = {}
+    while True:
+        for file in event_files(path):
+            cursors.setdefault(file, _Cursor(file))
+        steps = [cursor.read_new() for cursor in cursors.values()]
+        yield TailBatch(
+            records=_merge([step.records for step in steps]),
+            bad_lines=tuple(bad for step in steps for bad in step.bad_lines),
+        )
+
+
+@final
+class _Cursor:
+    """Remembers how far a growing file was read."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._num_bytes = 0
+        self._num_lines = 0
+
+    def read_new(self) -> TailBatch:
+        """Read the whole lines after the last position."""
+        with self._file.open("rb") as file:
+            file.seek(min(self._num_bytes, self._file.stat().st_size))  # shorter: its torn tail was cut
+            whole, line_end, unfinished = file.read().rpartition(b"\n")
+            self._num_bytes = file.tell() - len(unfinished)
+        lines = whole.split(b"\n") if line_end else []
+        records: list[Record] = []
+        bad: list[BadLine] = []
+        for line in lines:
+            self._num_lines += 1
+            parsed = _parse(line, self._file, self._num_lines)
+            if isinstance(parsed, BadLine):
+                bad.append(parsed)
+            elif isinstance(parsed, Record):
+                records.append(parsed)
+        return TailBatch(records=tuple(records), bad_lines=tuple(bad))
+
+
+def _read_file(file: Path) -> RunLog:
+    """Read one file; at most one line, the last, may be torn: without a line end, or not readable."""
+    data = file.read_bytes()
+    lines = data.split(b"\n")
+    unfinished = lines.pop()
+    if not lines:
+        return RunLog(headers=(), records=(), num_torn=1 if unfinished else 0)
+    header = _read_header(lines[0], file)
+    records: list[Record] = []
+    bad: list[BadLine] = []
+    for number, line in enumerate(lines[1:], 2):
+        parsed = _parse(line, file, number)
+        if isinstance(parsed, BadLine):
+            bad.append(parsed)
+        elif isinstance(parsed, Record) and (parsed.run_id, parsed.rank) == (header.run_id, header.rank):
+            records.append(parsed)
+        else:
+            bad.append(BadLine(file=file.name, line=number, problem="belongs to another run or rank"))
+    is_torn = bool(unfinished)
+    if not is_torn and bad and bad[-1].line == len(lines):
+        bad.pop()
+        is_torn = True
+    return RunLog(
+        headers=(header,), records=tuple(records), bad_lines=tuple(bad), num_torn=1 if is_torn else 0
+    )
+
+
+def _read_header(line: bytes, file: Path) -> Header:
+    parsed = _parse(line, file, 1)
+    if isinstance(parsed, Header):
+        return parsed
+    problem = parsed.problem if isinstance(parsed, BadLine) else f"is a {parsed.event.kind} record"
+    raise DataError(f"{file}: line 1 is not the header of an event file: {problem}")
+
+
+def _parse(line: bytes, file: Path, number: int) -> Header | Record | BadLine:
+    try:
+        return decode_line(line)
+    except (DataError, UnknownNameError) as error:
+        return BadLine(file=file.name, line=number, problem=str(error))
+
+
+def _merge(parts: Sequence[Sequence[Record]]) -> tuple[Record, ...]:
+    """Merge ranks by time; a clock that goes back does not change the order within a rank."""
+    keyed: list[list[tuple[float, int, int, Record]]] = []
+    for records in parts:
+        latest = float("-inf")
+        rows = []
+        for place, record in enumerate(records):
+            latest = max(latest, record.wall_time)
+            rows.append((latest, record.rank, place, record))
+        keyed.append(rows)
+    return tuple(row[3] for row in heapq.merge(*keyed, key=lambda row: row[:3]))
+
+
+def _is_about_the_process(record: Record, last_attempt: int) -> bool:
+    event = record.event
+    if event.event_class is EventClass.SAMPLE or event.kind in BOOKKEEPING_KINDS:
+        return True
+    if isinstance(event, RunStarted):
+        return event.is_resumed
+    return isinstance(event, RunFinished) and record.attempt < last_attempt
+
+
+def _without_clock(event: Event) -> Mapping[str, object]:
+    line = encode_event(event)
+    body = line["event"]
+    if isinstance(body, Mapping):
+        line["event"] = {key: value for key, value in body.items() if key not in CLOCK_FIELDS}
+    return line

@@ -1,0 +1,80 @@
+"""Numbers and names as a person reads them; the only file that turns fractions into per cent."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f]).*?(?:\x07|\x1b\\|\x9c|$)"  # OSC and other strings
+    r"|\x1b[ -/]*[0-~]?",  # the rest
+    re.DOTALL,
+)
+_FORBIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+
+
+def clean_text(text: str) -> str:
+    """Return text that cannot steer a terminal: no ANSI sequence, control, direction mark or lone surrogate.
+
+    Line ends and tabs become one blank; a lone surrogate becomes U+FFFD.
+    """
+    text = re.sub(r"[\r\n\t\u2028\u2029]+", " ", _ESCAPES.sub("", text))
+    kept = (char for char in text if unicodedata.category(char) not in _FORBIDDEN)
+    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in kept)
+
+
+def format_percent(fraction: float) -> str:
+    """Return 0.942 as "94.2 %"; "nan" and "inf" stay as they are."""
+    return f"{100 * fraction:.1f} %" if math.isfinite(fraction) else str(fraction)
+
+
+def format_metric(name: str, value: float) -> str:
+    """Return a metric's value: per cent where its name says that it is an accuracy, else three digits."""
+    return format_percent(value) if is_fraction(name) else format_number(value)
+
+
+def is_fraction(name: str) -> bool:
+    """Whether a metric of this name is a fraction in [0, 1] that readers expect in per cent."""
+    return name.endswith("accuracy")
+
+
+def format_number(value: float) -> str:
+    """Return three decimals from 0.01 to 1,000 and three significant digits elsewhere."""
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:.3g}"
+
+
+def format_estimate(mean: float | None, error: float | None, *, sign: str = "+-") -> str:
+    """Return "+0.0123 +- 0.0041", "+0.0123", or "not measured"."""
+    if mean is None:
+        return "not measured"
+    return f"{mean:+.4f}" if error is None else f"{mean:+.4f} {sign} {error:.4f}"
+
+
+def format_count(number: int) -> str:
+    """Return 1204 as "1,204"."""
+    return f"{number:,}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return "21 s", "3 min 20 s" or "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_flops(flops: int) -> str:
+    """Return 12_300_000_000 as "12.3 GFLOPs"."""
+    number = float(flops)
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(number) < 1000:
+            return f"{number:.3g} {unit}FLOPs"
+        number /= 1000
+    return f"{number:,.3g} PFLOPs"

@@ -1,0 +1,334 @@
+"""What a run says to a person: each event as one short line. Remembers just enough of the run to do so.
+
+Pure text: knows no terminal. Names from outside are cleaned before they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TypeVar, final
+
+from esper.leyline import (
+    AlphaRetargeted,
+    BackendFailed,
+    CheckpointFailed,
+    DecisionMade,
+    EpochCompleted,
+    Event,
+    EventsDropped,
+    Notice,
+    RolledBack,
+    RunFinished,
+    RunStarted,
+    SeedCulled,
+    SeedFossilized,
+    SeedGerminated,
+    SeedStage,
+    SlotMeasured,
+    StageChanged,
+    UpdateSkipped,
+)
+from esper.nissa.record import Record
+from esper.nissa.text import (
+    clean_text,
+    format_count,
+    format_estimate,
+    format_flops,
+    format_metric,
+    format_number,
+    format_seconds,
+)
+
+EventT = TypeVar("EventT", bound=Event)
+
+ETA_EPOCHS = 8
+"""Epochs whose mean length predicts the rest: few enough to follow growth, enough for one slow epoch."""
+
+_TOLD_ELSEWHERE = frozenset({"GERMINATED", "FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "DORMANT"})
+_LIVE = frozenset(stage.value for stage in SeedStage if stage.is_live)
+
+
+@final
+class Tone(Enum):
+    """How a line should look."""
+
+    PLAIN = "plain"
+    GROWTH = "growth"
+    """A seed moved on."""
+    KEPT = "kept"
+    LOST = "lost"
+    WARNING = "warning"
+    """Shown even when the console is quiet."""
+    END = "end"
+    """The last line; shown even when the console is quiet."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line for a person, without a line end."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+@final
+@dataclass(slots=True)
+class _Host:
+    """What is remembered of one host run."""
+
+    horizon_epochs: int = 0
+    host_params: int = 0
+    epoch: int = 0
+    last_time: float | None = None
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=ETA_EPOCHS))
+    stages: dict[str, str] = field(default_factory=dict)
+    blueprints: dict[str, str] = field(default_factory=dict)
+    num_fossilized: int = 0
+    num_culled: int = 0
+
+    @property
+    def num_live(self) -> int:
+        return sum(stage in _LIVE for stage in self.stages.values())
+
+    @property
+    def eta_seconds(self) -> float | None:
+        left = self.horizon_epochs - self.epoch
+        if not self.durations or left <= 0:
+            return None
+        return left * sum(self.durations) / len(self.durations)
+
+
+@final
+class Narrator:
+    """Turns records into lines, in order."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[int, _Host] = {}
+
+    def tell(self, record: Record) -> Line | None:
+        """Return the line of one record, or None where there is nothing to say.
+
+        The record is remembered either way.
+        """
+        event = record.event
+        host = self._hosts.setdefault(event.instance, _Host())
+        _remember(host, record)
+        told = _describe(event, host)
+        if told is None or not event.instance:
+            return told
+        return Line(text=f"[{event.instance}] {told.text}", tone=told.tone)
+
+    def eta_seconds(self, instance: int = 0) -> float | None:
+        """Predicted seconds to the horizon from recent epochs; None = not known, or done."""
+        host = self._hosts.get(instance)
+        return None if host is None else host.eta_seconds
+
+    def progress(self, instance: int = 0) -> tuple[int, int]:
+        """(epochs finished, horizon); (0, 0) before the run has started."""
+        host = self._hosts.get(instance)
+        return (0, 0) if host is None else (host.epoch, host.horizon_epochs)
+
+
+def primary_metric(event: EpochCompleted) -> tuple[str, float]:
+    """Return the name and value of the validation metric as a reader expects it."""
+    for name in sorted(event.raw_metrics):
+        if not name.startswith("train_"):
+            return clean_text(name), event.raw_metrics[name]
+    return "metric", event.metric
+
+
+def _remember(host: _Host, record: Record) -> None:
+    event = record.event
+    if isinstance(event, RunStarted):
+        host.horizon_epochs, host.host_params, host.epoch = (
+            event.horizon_epochs,
+            event.host_params,
+            event.epoch,
+        )
+        host.last_time = record.wall_time
+        host.durations.clear()
+    elif isinstance(event, EpochCompleted):
+        if host.last_time is not None and record.wall_time >= host.last_time:
+            host.durations.append(record.wall_time - host.last_time)
+        host.epoch, host.last_time = event.epoch, record.wall_time
+    elif isinstance(event, StageChanged):
+        host.stages[event.slot] = event.new
+    elif isinstance(event, SlotMeasured):  # after a resume or a rollback the stages come from here
+        host.stages[event.slot] = event.stage
+    elif isinstance(event, SeedGerminated):
+        host.blueprints[event.seed_id] = event.blueprint
+    elif isinstance(event, SeedFossilized):
+        host.num_fossilized += 1
+    elif isinstance(event, SeedCulled):
+        host.num_culled += 1
+    elif isinstance(event, RolledBack):
+        host.epoch = event.restored_epoch
+
+
+def _describe(event: Event, host: _Host) -> Line | None:
+    teller = _TELLERS.get(type(event))
+    return None if teller is None else teller(event, host)
+
+
+def _seed(slot: str, seed_id: str | None, host: _Host) -> str:
+    blueprint = host.blueprints.get(seed_id or "")
+    kind = f" ({clean_text(blueprint)})" if blueprint else ""
+    return f"{clean_text(slot)}: seed {clean_text(seed_id or '-')}{kind}"
+
+
+def _tell_start(event: RunStarted, host: _Host) -> Line:
+    del host
+    verb = f"run resumed at epoch {event.epoch}" if event.is_resumed else "run started"
+    slots = ", ".join(map(clean_text, event.slots))
+    return Line(
+        text=f"{verb}: task {clean_text(event.task)}, policy {clean_text(event.policy)}, seed {event.seed}, "
+        f"{event.horizon_epochs} epochs, host {format_count(event.host_params)} params, "
+        f"{len(event.slots)} slots ({slots})"
+    )
+
+
+def _tell_epoch(event: EpochCompleted, host: _Host) -> Line:
+    name, value = primary_metric(event)
+    grown = event.total_params - host.host_params if host.host_params else 0
+    parts = [
+        f"epoch {event.epoch}/{host.horizon_epochs or '?'}",
+        f"loss {format_number(event.validation_loss)}",
+        f"{name} {format_metric(name, value)}",
+        f"({grown:+,} params, {host.num_live} live)",
+    ]
+    eta = host.eta_seconds
+    if eta is not None:
+        parts.append(f"eta {format_seconds(eta)}")
+    is_sound = math.isfinite(event.validation_loss)
+    return Line(text="  ".join(parts), tone=Tone.PLAIN if is_sound else Tone.WARNING)
+
+
+def _tell_finish(event: RunFinished, host: _Host) -> Line:
+    metrics = ", ".join(
+        f"test {clean_text(name)} {format_metric(name, value)}"
+        for name, value in sorted(event.test_metrics.items())
+    )
+    parts = [
+        metrics or "no test metric",
+        f"{format_count(event.total_params)} params",
+        f"{host.num_fossilized} fossilized, {host.num_culled} culled",
+        format_flops(sum(event.flops.values())),
+    ]
+    return Line(text=f"run finished ({clean_text(event.reason)}): {'; '.join(parts)}", tone=Tone.END)
+
+
+def _tell_stage(event: StageChanged, host: _Host) -> Line | None:
+    if event.new in _TOLD_ELSEWHERE:
+        return None
+    text = f"{_seed(event.slot, event.seed_id, host)} {event.old} -> {event.new}: {clean_text(event.reason)}"
+    return Line(text=text, tone=Tone.GROWTH)
+
+
+def _tell_germination(event: SeedGerminated, host: _Host) -> Line:
+    cost = f"+{format_count(event.num_params)} params, {format_flops(event.flops_per_item)} per item"
+    return Line(text=f"{_seed(event.slot, event.seed_id, host)} GERMINATED: {cost}", tone=Tone.GROWTH)
+
+
+def _tell_fossil(event: SeedFossilized, host: _Host) -> Line:
+    gain = format_estimate(event.contribution, event.contribution_error)
+    cost = f"{format_count(event.num_params)} params, age {event.age_epochs} epochs"
+    text = f"{_seed(event.slot, event.seed_id, host)} FOSSILIZED: contribution {gain}, {cost}"
+    return Line(text=text, tone=Tone.KEPT)
+
+
+def _tell_cull(event: SeedCulled, host: _Host) -> Line:
+    gain = format_estimate(event.contribution, None)
+    why = f"{clean_text(event.reason)}, contribution {gain}, -{format_count(event.num_params)} params"
+    text = f"{_seed(event.slot, event.seed_id, host)} CULLED: {why}"
+    return Line(text=text, tone=Tone.LOST)
+
+
+def _tell_refusal(event: DecisionMade, host: _Host) -> Line | None:
+    del host
+    if event.refusal is None:
+        return None
+    what = " ".join(clean_text(part) for part in (event.op, event.slot, event.blueprint) if part)
+    return Line(text=f"refused: {what}: {clean_text(event.refusal)}", tone=Tone.WARNING)
+
+
+def _tell_retarget(event: AlphaRetargeted, host: _Host) -> Line:
+    ramp = f"alpha {event.alpha:.2f} -> {event.target:.2f} over {event.tempo_epochs} epochs"
+    text = f"{_seed(event.slot, event.seed_id, host)} {ramp} ({clean_text(event.curve)})"
+    return Line(text=text, tone=Tone.GROWTH)
+
+
+def _tell_rollback(event: RolledBack, host: _Host) -> Line:
+    del host
+    blamed = f", {clean_text(event.blamed_slot)} is blamed" if event.blamed_slot else ""
+    text = (
+        f"rolled back to epoch {event.restored_epoch} (rollback {event.rollback_count}): "
+        f"{clean_text(event.verdict)}: {clean_text(event.reason)}{blamed}"
+    )
+    return Line(text=text, tone=Tone.WARNING)
+
+
+def _tell_skip(event: UpdateSkipped, host: _Host) -> Line:
+    del host
+    text = f"{clean_text(event.group)}: update skipped in {event.num_batches} batches (not finite)"
+    return Line(text=text, tone=Tone.WARNING)
+
+
+def _tell_save_failure(event: CheckpointFailed, host: _Host) -> Line:
+    del host
+    what = f"checkpoint {clean_text(event.name)} not saved ({event.num_failures} failures)"
+    text = f"{what}: {clean_text(event.error)}"
+    return Line(text=text, tone=Tone.WARNING)
+
+
+def _tell_backend_failure(event: BackendFailed, host: _Host) -> Line:
+    del host
+    text = f"telemetry backend {clean_text(event.backend)} is off: {clean_text(event.error)}"
+    return Line(text=text, tone=Tone.WARNING)
+
+
+def _tell_drops(event: EventsDropped, host: _Host) -> Line:
+    del host
+    return Line(text=f"{event.num_dropped} samples not shown: output was too slow", tone=Tone.WARNING)
+
+
+def _tell_notice(event: Notice, host: _Host) -> Line:
+    del host
+    return Line(text=f"note: {clean_text(event.text)}", tone=Tone.WARNING)
+
+
+def _rule(
+    kind: type[EventT], tell: Callable[[EventT, _Host], Line | None]
+) -> Callable[[Event, _Host], Line | None]:
+    def teller(event: Event, host: _Host) -> Line | None:
+        assert isinstance(event, kind)
+        return tell(event, host)
+
+    return teller
+
+
+_TELLERS: Mapping[type[Event], Callable[[Event, _Host], Line | None]] = MappingProxyType(
+    {
+        RunStarted: _rule(RunStarted, _tell_start),
+        EpochCompleted: _rule(EpochCompleted, _tell_epoch),
+        RunFinished: _rule(RunFinished, _tell_finish),
+        StageChanged: _rule(StageChanged, _tell_stage),
+        SeedGerminated: _rule(SeedGerminated, _tell_germination),
+        SeedFossilized: _rule(SeedFossilized, _tell_fossil),
+        SeedCulled: _rule(SeedCulled, _tell_cull),
+        DecisionMade: _rule(DecisionMade, _tell_refusal),
+        AlphaRetargeted: _rule(AlphaRetargeted, _tell_retarget),
+        RolledBack: _rule(RolledBack, _tell_rollback),
+        UpdateSkipped: _rule(UpdateSkipped, _tell_skip),
+        CheckpointFailed: _rule(CheckpointFailed, _tell_save_failure),
+        BackendFailed: _rule(BackendFailed, _tell_backend_failure),
+        EventsDropped: _rule(EventsDropped, _tell_drops),
+        Notice: _rule(Notice, _tell_notice),
+    }
+)
+"""Event type -> its line; a type without an entry says nothing on a console."""

@@ -1,0 +1,48 @@
+"""A configuration becomes a hub: files on every rank, a console on rank 0."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from esper.leyline import Notice
+from esper.nissa import TelemetryConfig, build_hub, read_run
+
+
+def test_files_and_console_are_wired(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    hub = build_hub(TelemetryConfig(), run_id="a", stream=stream, environ={}, directory=tmp_path)
+    assert hub.losses == {"run_directory": 0, "console": 0}
+    hub.emit(Notice(epoch=0, text="hello"))
+    assert len((tmp_path / "events-0.jsonl").read_bytes().splitlines()) == 2  # before anything is closed
+    hub.close()
+    assert stream.getvalue() == "note: hello\n"
+    assert (tmp_path / "summary.json").exists()
+
+
+def test_a_second_attempt_goes_on_counting(tmp_path: Path) -> None:
+    config = TelemetryConfig(progress="none")
+    for _ in range(2):
+        hub = build_hub(config, run_id="a", stream=io.StringIO(), environ={}, directory=tmp_path)
+        hub.emit(Notice(epoch=0, text="hello"))
+        hub.close()
+    assert [(r.attempt, r.seq) for r in read_run(tmp_path).records] == [(0, 0), (1, 1)]
+    assert hub.losses == {"run_directory": 0}
+
+
+def test_other_ranks_are_silent(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    config = TelemetryConfig(progress="plain")
+    hub = build_hub(config, run_id="a", stream=stream, environ={}, directory=tmp_path, rank=2)
+    hub.emit(Notice(epoch=0, text="hello"))
+    hub.close()
+    assert stream.getvalue() == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["events-2.jsonl"]
+
+
+def test_nothing_at_all_is_a_hub_too() -> None:
+    config = TelemetryConfig(progress="none")
+    hub = build_hub(config, run_id="a", stream=io.StringIO(), environ={})
+    hub.emit(Notice(epoch=0, text="hello"))
+    hub.close()
+    assert hub.losses == {}

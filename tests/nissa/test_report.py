@@ -1,0 +1,76 @@
+"""The report of a run directory: one text, one picture, on finished and on damaged runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.leyline import RolledBack, RunDirectoryError
+from esper.nissa import read_run, render_report, write_report
+from esper.nissa.analytics.report import _render_reading
+from esper.nissa.reader import BadLine
+from nissa.sample_run import numbered, run_events, write_run
+
+
+def test_a_finished_run_has_a_text_and_a_picture(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(run_events()))
+    paths = write_report(tmp_path)
+    text = paths.markdown.read_text(encoding="utf-8")
+    assert paths.picture.read_bytes().startswith(b"\x89PNG")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Growth run: digits",
+        "## Slots",
+        "## Blueprints",
+        "## Compute by kind",
+        "## Seeds",
+        "## Decisions",
+        "## Lifecycle",
+    ]
+    assert f"]({paths.picture.name})" in text
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("| ---"):
+            assert lines[number - 2] == ""  # a table needs a blank line before it
+
+
+def test_a_report_is_a_function_of_the_log(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(run_events()))
+    first = write_report(tmp_path).markdown.read_bytes()
+    assert write_report(tmp_path).markdown.read_bytes() == first
+
+
+def test_damage_is_named_in_the_report(tmp_path: Path) -> None:
+    events = list(run_events())
+    back = RolledBack(
+        epoch=1, verdict="diverged", reason="loss", restored_epoch=1, blamed_slot=None, rollback_count=1
+    )
+    write_run(tmp_path, numbered([*events[:40], back]))
+    path = tmp_path / "events-0.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines[3] = b"rubbish"
+    path.write_bytes(b"\n".join(lines) + b"\ntorn")
+    text = write_report(tmp_path).markdown.read_text(encoding="utf-8")
+    assert "1 event files end in a torn line" in text
+    assert "events-0.jsonl, line 4 could not be read" in text
+    assert "## Rollbacks" in text
+
+
+def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(run_events()))
+    log = replace(
+        read_run(tmp_path),
+        bad_lines=tuple(BadLine(file="f", line=i, problem="") for i in range(25)),
+        num_superseded=4,
+    )
+    text = _render_reading(log)
+    assert "5 more lines could not be read." in text
+    assert "4 records were superseded" in text
+    assert text in render_report(log)
+
+
+def test_a_folder_without_events_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError):
+        write_report(tmp_path)

@@ -1,0 +1,249 @@
+"""Each detector of the governor on hand-made losses, and its neighbours just inside the bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.leyline import ConfigError, EpochOutcome, ForeignCheckpointError, JsonValue, Verdict, VerdictKind
+from esper.tolaria.governor import Governor, GovernorConfig
+
+CHANCE = math.log(10)
+
+
+def outcome(
+    loss: float, *, train_loss: float = 1.0, metric: float = 0.5, skipped: int = 0, batches: int = 10
+) -> EpochOutcome:
+    return EpochOutcome(
+        epoch=1,
+        train_loss=train_loss,
+        train_metric=0.5,
+        validation_loss=loss,
+        metric=metric,
+        num_batches=batches,
+        num_skipped_batches=skipped,
+    )
+
+
+def build(losses: list[float], **settings: float) -> Governor:
+    """A governor that has taken these losses as healthy."""
+    governor = Governor(GovernorConfig(**settings), chance_loss=CHANCE)  # type: ignore[arg-type]
+    for loss in losses:
+        assert governor.judge(outcome(loss)) == Verdict()
+    return governor
+
+
+def judge(governor: Governor, loss: float, times: int = 1) -> list[str]:
+    return [governor.judge(outcome(loss)).kind for _ in range(times)]
+
+
+# ---------------------------------------------------------------------- non-finite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["validation_loss", "train_loss", "metric"])
+def test_a_number_that_is_not_finite_is_a_verdict_at_once(place: str, value: float) -> None:
+    verdict = build([]).judge(replace(outcome(1.0), **{place: value}), blamed_slot="s2")  # type: ignore[arg-type]
+    assert (verdict.kind, verdict.blamed_slot) == (VerdictKind.NON_FINITE, "s2")
+    assert str(value) in verdict.reason
+    assert verdict.is_failure
+
+
+def test_more_than_half_of_the_batches_skipped_is_a_verdict() -> None:
+    assert build([]).judge(outcome(1.0, skipped=5)) == Verdict()
+    verdict = build([]).judge(outcome(1.0, skipped=6))
+    assert verdict.kind == VerdictKind.NON_FINITE
+    assert verdict.reason == "6 of 10 batches were skipped"
+    assert build([], max_skipped_fraction=1.0).judge(outcome(1.0, skipped=10)) == Verdict()
+
+
+# ---------------------------------------------------------------------- divergence
+
+
+def test_leaving_the_window_three_times_in_a_row_is_divergence() -> None:
+    governor = build([2.0] * 10)
+    kinds = judge(governor, 7.0, 3)
+    assert kinds == [VerdictKind.HEALTHY, VerdictKind.HEALTHY, VerdictKind.DIVERGED]
+
+
+def test_one_interval_inside_the_window_starts_the_count_again() -> None:
+    governor = build([2.0] * 10)
+    assert [*judge(governor, 7.0, 2), *judge(governor, 2.0), *judge(governor, 7.0, 2)] == (
+        [VerdictKind.HEALTHY] * 5
+    )
+
+
+def test_anomalous_losses_do_not_enter_the_window() -> None:
+    governor = build([2.0] * 10)
+    before = governor.state()["losses"]
+    governor.judge(outcome(7.0))
+    assert governor.state()["losses"] == before
+    governor.judge(outcome(2.5))
+    assert governor.state()["losses"] == [*before, 2.5]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("losses", "loss"),
+    [
+        ([2.0] * 9, 7.0),  # one interval short of a window
+        ([2.0] * 10, 5.9),  # below 3 x the mean
+        ([1.0] * 10, 4.5),  # below 2 x chance (4.6), though 4.5 x the mean
+        ([2.0, 6.0] * 5, 15.9),  # below mean + 6 deviations (16), though above 3 x the mean (12)
+    ],
+)
+def test_each_bound_of_divergence_is_needed(losses: list[float], loss: float) -> None:
+    lenient = build(losses, max_loss_ratio=100.0)
+    assert judge(lenient, loss, 3) == [VerdictKind.HEALTHY] * 3
+
+
+def test_above_all_bounds_a_spread_window_diverges() -> None:
+    governor = build([2.0, 6.0] * 5, max_loss_ratio=100.0)
+    assert judge(governor, 16.1, 3)[-1] == VerdictKind.DIVERGED
+
+
+def test_a_multiple_of_the_best_that_is_worse_than_guessing_is_a_verdict_at_once() -> None:
+    governor = build([1.0, 0.2])
+    assert judge(governor, 2.2) == [VerdictKind.HEALTHY]
+    verdict = governor.judge(outcome(2.4), blamed_slot="s1")
+    assert (verdict.kind, verdict.blamed_slot) == (VerdictKind.DIVERGED, "s1")
+    assert verdict.reason == "validation loss 2.4 is over 5 times the best 0.2"
+
+
+def test_worse_than_guessing_within_the_ratio_is_tolerated() -> None:
+    assert judge(build([2.0]), 9.9) == [VerdictKind.HEALTHY]
+
+
+def test_only_the_last_losses_count() -> None:
+    governor = build([40.0] * 10 + [20.0] * 20, max_loss_ratio=100.0)
+    assert governor.state()["losses"] == [20.0] * 20
+    assert judge(governor, 61.0, 3)[-1] == VerdictKind.DIVERGED
+
+
+# ---------------------------------------------------------------------- collapse
+
+
+@pytest.mark.parametrize("offset", [-0.06, 0.0, 0.06])
+def test_a_host_that_had_learned_and_guesses_has_collapsed(offset: float) -> None:
+    governor = build([0.5] * 10)
+    assert judge(governor, CHANCE * (1 + offset)) == [VerdictKind.COLLAPSED]
+
+
+def test_collapse_names_the_loss_of_guessing_and_the_slot() -> None:
+    verdict = build([0.5] * 10).judge(outcome(2.25), blamed_slot="s3")
+    assert (verdict.kind, verdict.blamed_slot) == (VerdictKind.COLLAPSED, "s3")
+    assert verdict.reason == "validation loss 2.25 is that of guessing (2.303)"
+
+
+@pytest.mark.parametrize(
+    ("losses", "loss"),
+    [
+        ([0.5] * 9, CHANCE),  # one interval short of a window
+        ([1.5] * 10, CHANCE),  # it had not learned: 0.65 of chance
+        ([0.5] * 10, CHANCE * 0.93),  # outside the margin
+        ([0.5] * 10, CHANCE * 1.07),
+    ],
+)
+def test_each_condition_of_collapse_is_needed(losses: list[float], loss: float) -> None:
+    assert judge(build(losses, max_loss_ratio=100.0), loss) == [VerdictKind.HEALTHY]
+
+
+def test_chance_is_that_of_the_task() -> None:
+    governor = Governor(GovernorConfig(), chance_loss=math.log(100))
+    for _ in range(10):
+        governor.judge(outcome(1.0))
+    assert governor.judge(outcome(math.log(10))) == Verdict()
+    assert governor.judge(outcome(math.log(100))).kind == VerdictKind.COLLAPSED
+
+
+# ---------------------------------------------------------------------- healthy runs
+
+
+@given(losses=st.lists(st.floats(0.3, 1.2), max_size=60))
+def test_an_ordinary_run_is_never_rolled_back(losses: list[float]) -> None:
+    build(losses)
+
+
+@given(losses=st.lists(st.one_of(st.floats(0.0, 50.0), st.just(math.nan)), max_size=40))
+def test_the_window_holds_finite_losses_only_and_never_too_many(losses: list[float]) -> None:
+    governor = Governor(GovernorConfig(), chance_loss=CHANCE)
+    for loss in losses:
+        governor.judge(outcome(loss))
+    window = governor.state()["losses"]
+    assert isinstance(window, list)
+    assert len(window) <= 20
+    assert json.loads(json.dumps(governor.state(), allow_nan=False)) == governor.state()
+
+
+# ---------------------------------------------------------------------- rollbacks and state
+
+
+def test_a_rollback_restores_the_window_but_never_the_count() -> None:
+    governor = build([2.0] * 10)
+    saved = json.loads(json.dumps(governor.state()))
+    judge(governor, 7.0, 3)
+    assert [governor.count_rollback(), governor.count_rollback()] == [1, 2]
+    governor.restore(saved, keep_rollback_count=True)
+    assert governor.rollback_count == 2
+    assert governor.state() == saved | {"rollback_count": 2}
+    assert judge(governor, 7.0, 2) == [VerdictKind.HEALTHY] * 2
+
+
+def test_a_resume_restores_the_count() -> None:
+    governor = build([2.0])
+    governor.count_rollback()
+    resumed = build([])
+    resumed.restore(json.loads(json.dumps(governor.state())), keep_rollback_count=False)
+    assert resumed.rollback_count == 1
+    assert resumed.state() == governor.state()
+
+
+@given(losses=st.lists(st.floats(0.1, 30.0), max_size=40), cut=st.integers(0, 39))
+def test_a_resumed_governor_judges_as_the_uninterrupted_one(losses: list[float], cut: int) -> None:
+    whole, second = build([]), build([])
+    for index, loss in enumerate(losses):
+        if index == cut:
+            second = build([])
+            second.restore(json.loads(json.dumps(whole.state())), keep_rollback_count=False)
+        assert second.judge(outcome(loss)) == whole.judge(outcome(loss))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("losses", "12"), ("losses", [None]), ("best", "x"), ("strikes", 0.5), ("rollback_count", None)],
+)
+def test_a_malformed_state_is_refused_and_changes_nothing(field: str, value: JsonValue) -> None:
+    governor = build([2.0])
+    before = governor.state()
+    for broken in (before | {field: value}, {k: v for k, v in before.items() if k != field}):
+        with pytest.raises(ForeignCheckpointError, match="saved governor is malformed"):
+            governor.restore(broken, keep_rollback_count=False)
+    assert governor.state() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"window": 1, "min_history": 1}, "governor.window=1: must be >= 2"),
+        ({"window": 9}, "governor.window=9: must be >= min_history=10"),
+        ({"min_history": 0}, "governor.min_history=0: must be >= 1"),
+        ({"patience": 0}, "governor.patience=0: must be >= 1"),
+        ({"max_rollbacks": -1}, "governor.max_rollbacks=-1: must be >= 0"),
+        ({"max_deviations": 0.0}, "must be finite and > 0"),
+        ({"max_mean_ratio": 1.0}, "must be finite and > 1"),
+        ({"max_loss_ratio": math.inf}, "must be finite and > 1"),
+        ({"max_chance_ratio": math.nan}, "must be finite and >= 1"),
+        ({"collapse_margin": 1.0}, "must be in (0, 1)"),
+        ({"learned_fraction": 0.0}, "must be in (0, 1)"),
+        ({"max_skipped_fraction": 1.5}, "must be in [0, 1]"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_its_name(settings: dict[str, float], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        GovernorConfig(**settings)  # type: ignore[arg-type]
+    assert text in str(caught.value)
+    assert "governor." in str(caught.value)
