@@ -6,6 +6,7 @@ from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registr
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
 from esper.kasmina.cost import count_flops, count_trainable, describe
+from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
 from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
@@ -27,6 +28,7 @@ from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
 
 __all__ = [
     "INCUBATION_NAMES",
+    "MAX_DIFFERENCE",
     "NORMAL_PLAN",
     "AlphaRamp",
     "Birth",
@@ -64,6 +66,7 @@ __all__ = [
     "count_flops",
     "count_trainable",
     "describe",
+    "export_model",
     "find_incubating",
     "norms_with_statistics",
     "require_contract",

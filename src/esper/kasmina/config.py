@@ -22,6 +22,8 @@ class GateConfig:
     min_gradient_ratio: float = 0.05
     """G2: seed gradient RMS over host gradient RMS that counts as evidence of learning, in [0, 1]. A
     healthy newborn stands near 1; below this floor nothing reaches it."""
+    is_evidence_required: bool = True
+    """G2: whether a seed must show a shadow gain (or a gradient ratio); off only where paths are tried."""
     min_probation_epochs: int = 2
     """G4: intervals in PROBATIONARY, >= 1. One interval cannot show stability."""
     min_measurements: int = 2

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from esper.leyline import UnknownNameError
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
+from esper.tamiyo import HeuristicConfig
 from esper.tolaria import HostRunConfig, OptimizerConfig
 
 
@@ -15,8 +16,9 @@ def digits() -> ExperimentConfig:
     """Handwritten digits 8x8, embedded in the package: the first run, under a minute on two cores."""
     return ExperimentConfig(
         task=TaskConfig(name="digits"),
-        model=ModelConfig(kind="cnn", base_channels=4, num_blocks=3, num_pools=2),
+        model=ModelConfig(kind="cnn", base_channels=2, num_blocks=3, num_pools=2),
         host=HostRunConfig(batch_size=64, optimizer=OptimizerConfig(name="sgd", learning_rate=0.05)),
+        heuristic=HeuristicConfig(is_stability_required=False, first_germination_epoch=2),
     )
 
 
@@ -24,8 +26,9 @@ def fashion_mnist() -> ExperimentConfig:
     """Fashion-MNIST, 10,000 training rows: the main image task."""
     return ExperimentConfig(
         task=TaskConfig(name="fashion_mnist"),
-        model=ModelConfig(kind="cnn", base_channels=8, num_blocks=3, num_pools=3),
+        model=ModelConfig(kind="cnn", base_channels=5, num_blocks=3, num_pools=3),
         host=HostRunConfig(batch_size=128, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1)),
+        heuristic=HeuristicConfig(is_stability_required=False, first_germination_epoch=1),
     )
 
 

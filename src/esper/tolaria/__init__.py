@@ -6,6 +6,7 @@ from esper.tolaria.checkpoint import (
     LoadedCheckpoint,
     SavedCheckpoint,
     StateRecord,
+    checkpoint_name,
 )
 from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
 from esper.tolaria.epoch import EpochProgress, StopCheck
@@ -55,6 +56,7 @@ __all__ = [
     "TopologyOptimizer",
     "Workbench",
     "build_objective",
+    "checkpoint_name",
     "estimate_mean",
     "train_flops",
 ]

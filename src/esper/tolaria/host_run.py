@@ -35,6 +35,7 @@ from esper.leyline import (
     Observation,
     RolledBack,
     SeedStage,
+    SlotOutcome,
     TaskSpec,
     TrainingSignals,
     UpdateSkipped,
@@ -205,13 +206,14 @@ class HostRun:
         validation = bench.evaluator.evaluate(bench.model, *bench.validation)
         bench.ledger.charge("validation", None, bench.model.forward_flops * validation.num_items)
         trained = {slot_id: totals.outcome() for slot_id, totals in progress.slots.items()}
-        measured = {}
+        measured: dict[str, SlotOutcome] = {}
         if (self.epoch + 1) % self.config.measuring.counterfactual_every == 0:
             measured, bill = measure_slots(
                 bench.model, bench.evaluator, bench.pool, bench.calibration, bench.gate_items
             )
             bench.ledger.charge("calibration", None, bill.calibration)
             bench.ledger.charge("counterfactual", None, bill.counterfactual)
+        metric = self.task.metric
         items, steps = max(1, progress.num_items), max(1, progress.num_steps)
         return EpochOutcome(
             epoch=self.epoch + 1,
@@ -219,7 +221,10 @@ class HostRun:
             train_metric=progress.metric_sum / items,
             validation_loss=validation.loss,
             metric=validation.metric,
-            raw_metrics={self.task.metric.name: self.task.metric.shown(validation.metric)},
+            raw_metrics={
+                metric.name: metric.shown(validation.metric),
+                f"train_{metric.name}": metric.shown(progress.metric_sum / items),
+            },
             host_gradient_norm=progress.norm_sum / steps,
             learning_rate=bench.optimizer.host_learning_rate,
             num_train_items=progress.num_items,
@@ -227,7 +232,7 @@ class HostRun:
             num_batches=progress.batch,
             num_skipped_batches=progress.num_skipped,
             slots=join_outcomes(measured, trained),
-            flops=bench.ledger.totals(),
+            flops=bench.ledger.close_interval(),
             seconds=seconds,
         )
 
@@ -277,6 +282,8 @@ class HostRun:
         for slot in bench.model.each_slot():
             slot.state.had_governor_event = True
         self.bench.follow_topology()
+        # A second rollback must not bring the blamed seed back.
+        self.last_good = capture_state(self, with_last_good=False)
 
     # ------------------------------------------------------------------ inside
 
@@ -318,7 +325,7 @@ class HostRun:
                 learning_rate=outcome.learning_rate,
                 host_gradient_norm=outcome.host_gradient_norm,
                 total_params=self.bench.model.num_params,
-                flops=outcome.flops,
+                flops=self.bench.ledger.totals(),
                 num_skipped_batches=outcome.num_skipped_batches,
                 seconds=outcome.seconds,
             )

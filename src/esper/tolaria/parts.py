@@ -21,6 +21,7 @@ from esper.leyline import (
     HostProbe,
     NullProbe,
     NullSink,
+    SeedStage,
     SingleProcess,
     TaskSpec,
     derive_seed,
@@ -35,10 +36,8 @@ from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import GradientReducer, NoReduce
 from esper.tolaria.rng import OwnRng
+from esper.tolaria.schedules import compute_newborn_warmup
 from esper.tolaria.signals import SignalTracker
-
-_NEWBORN_WARMUP_BATCHES = 200
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +100,7 @@ class Workbench:
 
     def follow_topology(self) -> None:
         """Add groups for new seeds, drop those of seeds that are gone, freeze those on their way out."""
+        isolated: set[str] = set()
         for slot in self.model.each_slot():
             state, known = slot.state, slot.slot_id in self.optimizer.seed_slots
             if not state.stage.has_seed:
@@ -114,6 +114,11 @@ class Workbench:
                 state.has_optimizer_entries = True
             self.optimizer.set_birth(slot.slot_id, state.birth_batch)
             self.optimizer.set_frozen(slot.slot_id, state.is_cull_pending)
+            if state.stage is SeedStage.FOSSILIZED:
+                self.optimizer.fossilize(slot.slot_id)
+            if state.stage.is_isolated:
+                isolated.add(slot.slot_id)
+        self.reducer.replan(self.optimizer.plan(isolated), self.optimizer.parameters())
 
 
 def build_workbench(
@@ -136,29 +141,18 @@ def build_workbench(
         cache=parts.cache,
     )
     validation = _first_items(parts, data.validation)
-    gates = QualityGates(config.gates, keep_threshold=task.keep_threshold)
-    host = build_seeded(parts.build_host, derive_seed(run_seed, "host", instance)).to(device)
-    model = MorphogeneticModel(
-        host,
-        validation[0][:2],
-        registry=parts.registry,
-        gates=gates,
-        lifecycle=config.lifecycle,
-        slots=parts.slots,
-    )
+    model = _build_model(task, config, parts, validation[0][:2], derive_seed(run_seed, "host", instance))
     horizon = config.epochs if config.epochs is not None else task.horizon_epochs
     optimizer = TopologyOptimizer(
         config.optimizer,
         model.host_parameters(),
         total_batches=horizon * batches.num_batches,
-        newborn_warmup_batches=min(_NEWBORN_WARMUP_BATCHES, batches.num_batches),
+        newborn_warmup_batches=compute_newborn_warmup(batches.num_batches),
     )
     objective = build_objective(task)
     autocast = Autocast(device, config.amp)
     scaler = LossScaler(is_enabled=config.amp == "fp16")
     reducer = NoReduce()
-    if config.compile != "none":
-        model.compile_host(config.compile)
     measuring = config.measuring
     return Workbench(
         model=model,
@@ -188,6 +182,22 @@ def build_workbench(
         rng=OwnRng(derive_seed(run_seed, "torch", instance), device),
         probe=parts.probe,
     )
+
+
+def _build_model(
+    task: TaskSpec, config: HostRunConfig, parts: HostRunParts, sample: Tensor, seed: int
+) -> MorphogeneticModel:
+    model = MorphogeneticModel(
+        build_seeded(parts.build_host, seed).to(parts.device),
+        sample,
+        registry=parts.registry,
+        gates=QualityGates(config.gates, keep_threshold=task.keep_threshold),
+        lifecycle=config.lifecycle,
+        slots=parts.slots,
+    )
+    if config.compile != "none":
+        model.compile_host(config.compile)
+    return model
 
 
 def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:

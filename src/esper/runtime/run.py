@@ -1,0 +1,373 @@
+"""Open, loop, close: one experiment from its configuration to its summary, saved and resumable on the way.
+
+```
+build data, host, policy     everything that can be refused is refused before anything is written
+run directory                config.toml, meta.json before step 0; lock held
+loop                         decide, apply, train_epoch; a checkpoint when due or when a signal asks
+finish                       horizon culls, test split read once, last checkpoint, summary, report
+```
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import final
+
+from esper.leyline import (
+    CheckpointError,
+    CheckpointFailed,
+    CheckpointSaved,
+    ConfigError,
+    Event,
+    EventSink,
+    ForeignCheckpointError,
+    GovernorGaveUpError,
+    InterruptedRunError,
+    JsonValue,
+    RunFinished,
+    RunStarted,
+    SeedStage,
+)
+from esper.nissa import EventHub, build_hub, write_report, write_summary
+from esper.runtime.assemble import Assembly, assemble
+from esper.runtime.config_file import leaf_values, render_config
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
+from esper.runtime.run_records import RUNS_ROOT
+from esper.runtime.shutdown import StopSignal
+from esper.tolaria import CheckpointStore, SplitResult, StateRecord, checkpoint_name
+
+CHECKPOINT_KIND = "host-run"
+_NOT_COMPARED = ("telemetry.", "checkpoint.", "num_threads")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentResult:
+    """What a finished run comes to."""
+
+    run_dir: Path | None
+    task: str
+    policy: str
+    seed: int
+    epochs: int
+    validation_metric: float
+    test_metric: float
+    test_loss: float
+    host_params: int
+    total_params: int
+    flops: Mapping[str, int]
+    total_flops: int
+    slots: tuple[Mapping[str, JsonValue], ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return plain data with stable keys."""
+        return {
+            "run_dir": None if self.run_dir is None else str(self.run_dir),
+            "task": self.task,
+            "policy": self.policy,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "validation_metric": self.validation_metric,
+            "test_metric": self.test_metric,
+            "test_loss": self.test_loss,
+            "host_params": self.host_params,
+            "total_params": self.total_params,
+            "total_flops": self.total_flops,
+            "flops": dict(self.flops),
+            "slots": [dict(slot) for slot in self.slots],
+        }
+
+
+@final
+class LateSink:
+    """Stands where the hub will be until the run directory exists; what comes before that is dropped."""
+
+    def __init__(self) -> None:
+        """Start without a target."""
+        self.target: EventSink | None = None
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on, if there is anybody yet."""
+        if self.target is not None:
+            self.target.emit(event)
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    *,
+    run_dir: Path | None,
+    provenance: Mapping[str, str],
+    resume: bool = False,
+    is_dry_run: bool = False,
+    argv: Sequence[str] = (),
+) -> ExperimentResult:
+    """Run one experiment to its horizon.
+
+    Args:
+        config: The whole experiment.
+        run_dir: Where to write; None chooses a new directory below `runs/`. For a resume: the run.
+        provenance: Dotted key -> where its value came from; written beside the configuration.
+        resume: Go on from the newest valid checkpoint of `run_dir`.
+        is_dry_run: Force one germinate, blend, fossilise and one cull on a short horizon with lenient gates,
+            so that every path runs; nothing is written.
+        argv: Command line, for the record.
+
+    Raises:
+        EsperError: Refused input, an unusable data set or checkpoint, a host that stays sick.
+        InterruptedRunError: A signal stopped the run after its checkpoint was saved.
+    """
+    if is_dry_run:
+        return _run_unwritten(_shorten(config))
+    sink = LateSink()
+    assembly = assemble(config, sink)
+    origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
+    if resume:
+        if run_dir is None:
+            raise ConfigError("resume needs the directory of the run")
+        folder = RunFolder.open(run_dir)
+    else:
+        path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
+        folder = RunFolder.create(path, config_text=render_config(config, provenance), origin=origin)
+    with folder, StopSignal() as stop:
+        hub = build_hub(
+            config.telemetry,
+            run_id=folder.run_id,
+            stream=sys.stderr,
+            environ=os.environ,
+            directory=folder.path,
+        )
+        sink.target = hub
+        run = _WrittenRun(config, assembly, folder, hub)
+        try:
+            result = run.run(stop, is_resumed=resume)
+        finally:
+            hub.close()
+        _write_results(config, folder)
+    return result
+
+
+@final
+class _WrittenRun:
+    """One attempt at a run that has a directory."""
+
+    def __init__(
+        self, config: ExperimentConfig, assembly: Assembly, folder: RunFolder, hub: EventHub
+    ) -> None:
+        self._config = config
+        self._assembly = assembly
+        self._folder = folder
+        self._hub = hub
+        self._store = CheckpointStore(
+            folder.checkpoints_path,
+            kind=CHECKPOINT_KIND,
+            esper_version=version("esper-lite"),
+            keep=config.checkpoint.keep,
+        )
+        self._num_failures = 0
+
+    def run(self, stop: StopSignal, *, is_resumed: bool) -> ExperimentResult:
+        host_run = self._assembly.host_run
+        self._store.clean()
+        rewinds_to = self._load() if is_resumed else None
+        self._hub.emit(describe_start(self._config, self._assembly, rewinds_to, is_resumed=is_resumed))
+        try:
+            self._loop(stop)
+        except GovernorGaveUpError:
+            self._hub.emit(RunFinished(epoch=host_run.epoch, reason="governor"))
+            raise
+        test = host_run.finish()
+        self._save()
+        result = summarise(self._config, self._assembly, test, self._folder.path)
+        self._hub.emit(
+            RunFinished(
+                epoch=host_run.epoch,
+                reason="horizon",
+                test_metrics={self._assembly.task.metric.name: result.test_metric},
+                total_params=result.total_params,
+                flops=result.flops,
+            )
+        )
+        return result
+
+    def _loop(self, stop: StopSignal) -> None:
+        host_run, policy = self._assembly.host_run, self._assembly.policy
+        every = self._config.checkpoint.every_epochs
+        while not host_run.is_finished:
+            if host_run.progress.batch == 0 and not stop():
+                host_run.apply(policy.decide(host_run.observe()))
+            outcome = None if stop() else host_run.train_epoch(stop)
+            if stop() and not host_run.is_finished:
+                self._save()
+                name = checkpoint_name(host_run.epoch, host_run.progress.batch)
+                self._hub.emit(RunFinished(epoch=host_run.epoch, reason="interrupted"))
+                raise InterruptedRunError(
+                    f"stopped by a signal; saved {name}; go on with: esper train --resume {self._folder.path}",
+                    stop.exit_code,
+                )
+            if outcome is not None and every and host_run.epoch % every == 0 and not host_run.is_finished:
+                self._save()
+
+    def _save(self) -> None:
+        host_run = self._assembly.host_run
+        name = checkpoint_name(host_run.epoch, host_run.progress.batch)
+        self._hub.flush(durable=True)
+        record = host_run.state()
+        state: dict[str, JsonValue] = {
+            "run": record.state,
+            "policy": _plain(self._assembly.policy.state()),
+            "last_seq": self._hub.next_seq - 1,
+        }
+        try:
+            saved = self._store.save(
+                name,
+                StateRecord(tensors=record.tensors, state=state),
+                topology_hash=host_run.bench.model.topology_hash(),
+            )
+        except CheckpointError as error:
+            self._num_failures += 1
+            self._hub.emit(
+                CheckpointFailed(
+                    epoch=host_run.epoch, name=name, error=str(error), num_failures=self._num_failures
+                )
+            )
+            return
+        self._hub.emit(CheckpointSaved(epoch=host_run.epoch, name=saved.name, num_bytes=saved.num_bytes))
+
+    def _load(self) -> int:
+        loaded = self._store.load()
+        return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
+
+
+def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str) -> int:
+    """Put a saved run back and return the last telemetry sequence number it had written.
+
+    Raises:
+        ForeignCheckpointError: If the record does not fit, or the rebuilt topology has another hash.
+    """
+    run, policy, last_seq = (record.state.get(name) for name in ("run", "policy", "last_seq"))
+    if not isinstance(run, dict) or not isinstance(policy, dict) or not isinstance(last_seq, int):
+        raise ForeignCheckpointError("the checkpoint holds no host run")
+    assembly.host_run.restore(StateRecord(tensors=record.tensors, state=run))
+    assembly.policy.restore(dict(policy))
+    rebuilt = assembly.host_run.bench.model.topology_hash()
+    if rebuilt != topology_hash:
+        raise ForeignCheckpointError(
+            f"the rebuilt topology has hash {rebuilt[:12]}, the checkpoint says {topology_hash[:12]}"
+        )
+    return last_seq
+
+
+def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[str]:
+    """Return the dotted keys that would change the numbers of a resumed run."""
+    old, new = leaf_values(saved), leaf_values(given)
+    return [key for key in old if old[key] != new.get(key) and not key.startswith(_NOT_COMPARED)]
+
+
+def describe_start(
+    config: ExperimentConfig, assembly: Assembly, rewinds_to: int | None, *, is_resumed: bool
+) -> RunStarted:
+    """Return the first event of an attempt."""
+    model = assembly.host_run.bench.model
+    return RunStarted(
+        epoch=assembly.host_run.epoch,
+        task=config.task.name,
+        policy=config.policy,
+        seed=config.seed,
+        horizon_epochs=assembly.host_run.horizon_epochs,
+        host_params=model.host_params,
+        slots=model.slot_ids,
+        is_resumed=is_resumed,
+        rewinds_to_seq=rewinds_to,
+    )
+
+
+def summarise(
+    config: ExperimentConfig, assembly: Assembly, test: SplitResult, run_dir: Path | None
+) -> ExperimentResult:
+    """Return a finished run in numbers; metrics as a reader expects them."""
+    host_run, metric = assembly.host_run, assembly.task.metric
+    bench = host_run.bench
+    return ExperimentResult(
+        run_dir=run_dir,
+        task=config.task.name,
+        policy=config.policy,
+        seed=config.seed,
+        epochs=host_run.epoch,
+        validation_metric=metric.shown(host_run.signals.metric),
+        test_metric=metric.shown(test.metric),
+        test_loss=test.loss,
+        host_params=bench.model.host_params,
+        total_params=bench.model.num_params,
+        flops=bench.ledger.totals(),
+        total_flops=bench.ledger.total,
+        slots=tuple(
+            {
+                "slot": report.slot,
+                "blueprint": report.blueprint,
+                "stage": report.stage.value,
+                "contribution": None if report.contribution is None else report.contribution.mean,
+                "contribution_error": (
+                    None if report.contribution is None else report.contribution.standard_error
+                ),
+                "params": report.num_params,
+                "flops_per_item": report.flops_per_item,
+            }
+            for report in bench.model.reports()
+        ),
+    )
+
+
+def run_unwritten(config: ExperimentConfig) -> tuple[ExperimentResult, Assembly]:
+    """Run an experiment to its horizon without a run directory."""
+    assembly = assemble(config)
+    host_run, policy = assembly.host_run, assembly.policy
+    while not host_run.is_finished:
+        host_run.apply(policy.decide(host_run.observe()))
+        host_run.train_epoch()
+    test = host_run.finish()
+    return summarise(config, assembly, test, None), assembly
+
+
+def _run_unwritten(config: ExperimentConfig) -> ExperimentResult:
+    result, assembly = run_unwritten(config)
+    stages = {slot.state.slot: slot.state for slot in assembly.host_run.bench.model.each_slot()}
+    reached = {stage for state in stages.values() for stage, _ in state.history}
+    missing = {SeedStage.FOSSILIZED.value, SeedStage.CULLED.value} - reached
+    if missing:
+        raise ConfigError(f"the dry run never reached {', '.join(sorted(missing))}: give it more --epochs")
+    return result
+
+
+def _shorten(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the same experiment with a short horizon and gates that let a forced seed through."""
+    host = config.host
+    gates = replace(
+        host.gates,
+        min_incubation_epochs=1,
+        min_gradient_ratio=0.0,
+        min_probation_epochs=1,
+        min_measurements=1,
+        max_metric_drop=1e6,
+        is_evidence_required=False,
+    )
+    lifecycle = replace(host.lifecycle, min_cull_age_epochs=1, embargo_epochs=1)
+    epochs = 8 if host.epochs is None else host.epochs
+    host = replace(host, gates=gates, lifecycle=lifecycle, epochs=epochs)
+    return replace(config, host=host, policy="cycle")
+
+
+def _write_results(config: ExperimentConfig, folder: RunFolder) -> None:
+    write_summary(folder.path)
+    if config.telemetry.has_report:
+        write_report(folder.path)
+
+
+def _plain(state: Mapping[str, object]) -> dict[str, JsonValue]:
+    return {key: value for key, value in state.items()}  # type: ignore[misc]
