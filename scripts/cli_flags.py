@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from enum import Enum
 
 from esper.runtime.experiment import ExperimentConfig
-
 from generated import settle
 from source_tree import REPO
 

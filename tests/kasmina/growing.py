@@ -71,7 +71,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def make_seed_module(spec: SlotSpec, blueprint: str = "conv_light", form: BlendForm = BlendForm.ADD) -> Seed:
     """Return a seed of a built-in blueprint."""
     build = builtin_registry().get(blueprint).build
-    return build_seeded(lambda: build_seed(build(spec), form, spec.num_channels, 1), 3)
+    return build_seeded(lambda: build_seed(build(spec), form, spec.num_channels, 1, len(spec.shape) - 1), 3)
 
 
 def make_birth(spec: SlotSpec, blueprint: str = "conv_light", form: BlendForm = BlendForm.ADD) -> Birth:

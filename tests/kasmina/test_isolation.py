@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from kasmina.growing import draw, grow, make_clock, make_cnn, make_model, stir
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from esper.kasmina import (
 )
 from esper.kasmina.isolation import pass_straight_through
 from esper.leyline import SeedStage
+from kasmina.growing import draw, grow, make_clock, make_cnn, make_model, stir
 
 INPUTS = draw(6, 3, 8, 8, seed=1)
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0])

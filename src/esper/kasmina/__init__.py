@@ -1,11 +1,12 @@
-"""The plant: hosts, slots, seeds and their lifecycle. Mechanism only: it decides nothing and prints nothing."""
+"""The plant: hosts, slots, seeds and their lifecycle. Mechanism only: it decides and prints nothing."""
 
 from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, compute_curve
 from esper.kasmina.blueprints.contract import ContractReport, check_blueprint, require_contract
+from esper.kasmina.blueprints.price import describe
 from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
-from esper.kasmina.cost import count_flops, count_trainable, describe
+from esper.kasmina.cost import count_flops, count_trainable
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.hosts.protocol import InjectionPoint
 from esper.leyline import HostError, Layout, suggest
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 _RANKS = MappingProxyType({Layout.MAP_2D: 4, Layout.SEQUENCE: 3, Layout.FLAT: 2})
 
@@ -73,7 +75,9 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tenso
     return tuple(_build_spec(by_slot[slot_id], seen.outputs[slot_id]) for slot_id in seen.outputs)
 
 
-def attach_hooks(host: nn.Module, paths: Sequence[str], slots: Sequence[_HookTarget]) -> list[RemovableHandle]:
+def attach_hooks(
+    host: nn.Module, paths: Sequence[str], slots: Sequence[_HookTarget]
+) -> list[RemovableHandle]:
     """Connect each slot to the output of its module; returns the handles that take the hooks off again."""
     return [
         host.get_submodule(path).register_forward_hook(slot.on_host_output)

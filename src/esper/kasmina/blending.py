@@ -95,23 +95,25 @@ class AlphaRamp:
 class SampleGate(nn.Module):
     """Per-sample gate g(h) in (0, 1): pool > Linear(C, max(8, C // 4)) > ReLU > Linear(1) > sigmoid."""
 
-    def __init__(self, num_channels: int, channel_dim: int) -> None:
-        """Build the gate for features with `num_channels` at dimension `channel_dim` (1 or -1)."""
+    def __init__(self, num_channels: int, channel_dim: int, num_inner: int) -> None:
+        """Build the gate for features with `num_channels` at dimension `channel_dim` (1 or -1).
+
+        `num_inner` counts the dimensions beside batch and channels. It is fixed here and not read from the
+        input, because a traced input has no rank to branch on.
+        """
         super().__init__()
         width = max(_GATE_MIN_WIDTH, num_channels // 4)
         self.reduce = nn.Linear(num_channels, width)
         self.expand = nn.Linear(width, 1)
-        self.channel_dim = channel_dim
+        self.num_inner = num_inner
+        first = 2 if channel_dim == 1 else 1
+        self.pooled_dims = tuple(range(first, first + num_inner))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map features [B, ...] to gates [B, 1, ...] that broadcast over them."""
-        num_inner = h.dim() - 2
-        pooled = h
-        if num_inner > 0:
-            dims = list(range(2, h.dim())) if self.channel_dim == 1 else list(range(1, h.dim() - 1))
-            pooled = h.mean(dim=dims)  # [B, C]
+        pooled = h.mean(dim=self.pooled_dims) if self.pooled_dims else h  # [B, C]
         gate = torch.sigmoid(self.expand(torch.relu(self.reduce(pooled))))  # [B, 1]
-        for _ in range(num_inner):
+        for _ in range(self.num_inner):
             gate = gate.unsqueeze(-1)
         return gate
 
@@ -138,10 +140,12 @@ class Seed(nn.Module):
         return delta
 
 
-def build_seed(branch: nn.Module, form: BlendForm, num_channels: int, channel_dim: int) -> Seed:
-    """Return the seed of a branch; a GATE seed draws its gate's weights from the global random stream,
-    so call this inside `build_seeded`."""
-    gate = SampleGate(num_channels, channel_dim) if form is BlendForm.GATE else None
+def build_seed(branch: nn.Module, form: BlendForm, num_channels: int, channel_dim: int, num_inner: int) -> Seed:
+    """Return the seed of a branch.
+
+    A GATE seed draws its gate's weights from the global random stream: call this inside `build_seeded`.
+    """
+    gate = SampleGate(num_channels, channel_dim, num_inner) if form is BlendForm.GATE else None
     return Seed(branch, form, gate)
 
 

@@ -23,7 +23,7 @@ class GateConfig:
     """G2: seed gradient RMS over host gradient RMS that counts as evidence of learning, in [0, 1]. A
     healthy newborn stands near 1; below this floor nothing reaches it."""
     is_evidence_required: bool = True
-    """G2: whether a seed must show a shadow gain (or a gradient ratio); off only where paths are tried."""
+    """G2 and G5: whether a seed must show what it is worth; off only for a dry run, which tries paths."""
     min_probation_epochs: int = 2
     """G4: intervals in PROBATIONARY, >= 1. One interval cannot show stability."""
     min_measurements: int = 2
@@ -106,7 +106,9 @@ class LifecycleConfig:
             if (value := getattr(self, name)) is not None:
                 require_range("lifecycle", name, value, 1, math.inf)
         if self.max_added_params_fraction is not None:
-            require_range("lifecycle", "max_added_params_fraction", self.max_added_params_fraction, 0, math.inf)
+            require_range(
+                "lifecycle", "max_added_params_fraction", self.max_added_params_fraction, 0, math.inf
+            )
 
 
 def require_range(section: str, name: str, value: float, low: float, high: float) -> None:

@@ -80,5 +80,5 @@ def _check_equal(model: MorphogeneticModel, exported: fx.GraphModule, sample: Te
     difference = float((expected - got).abs().max())
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
-            f"the export differs from the network by {difference:.2e} on the sample; at most {MAX_DIFFERENCE:g}"
+            f"the export differs by {difference:.2e} on the sample, at most {MAX_DIFFERENCE:g} is allowed"
         )

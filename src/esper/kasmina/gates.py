@@ -104,7 +104,10 @@ class QualityGates:
                 ),
                 "gradients measured": (ratio is not None, "no gradient was measured yet"),
                 "gradients finite": (state.has_finite_gradients, "a gradient was not finite"),
-                "evidence": (has_evidence or not config.is_evidence_required, f"shadow gain {_show(gain)}, gradient ratio {_show(ratio)}"),
+                "evidence": (
+                    has_evidence or not config.is_evidence_required,
+                    f"shadow gain {_show(gain)}, gradient ratio {_show(ratio)}",
+                ),
             },
             {"shadow_gain": gain, "gradient_ratio": ratio},
         )
@@ -160,7 +163,7 @@ class QualityGates:
         Keep needs mean - k s.e. > 0 and mean >= threshold; in between, wait and pool more intervals.
         """
         config, estimate, credit = self.config, state.contribution, state.credit
-        age = state.contribution_age_epochs
+        age, is_required = state.contribution_age_epochs, config.is_evidence_required
         mean = None if estimate is None else estimate.mean
         lower = None if estimate is None else estimate.lower(config.keep_errors)
         return _collect(
@@ -171,14 +174,17 @@ class QualityGates:
                     f"contribution is {_show(age)} epochs old, at most {config.max_contribution_age_epochs}",
                 ),
                 "above its error": (
-                    lower is not None and lower > 0.0,
+                    not is_required or (lower is not None and lower > 0.0),
                     f"contribution {_show(mean)} less {config.keep_errors:g} s.e. is {_show(lower)}",
                 ),
                 "above threshold": (
-                    mean is not None and mean >= self.keep_threshold,
+                    not is_required or (mean is not None and mean >= self.keep_threshold),
                     f"contribution {_show(mean)}, needs {self.keep_threshold:.4g}",
                 ),
-                "credit": (credit is not None and credit > 0.0, f"credit {_show(credit)}, needs > 0"),
+                "credit": (
+                    not is_required or (credit is not None and credit > 0.0),
+                    f"credit {_show(credit)}, needs > 0",
+                ),
                 "healthy": (state.is_healthy, f"{state.num_skipped_batches} skipped batches"),
             },
             {"contribution": mean, "lower": lower, "credit": credit},

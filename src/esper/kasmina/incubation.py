@@ -84,7 +84,9 @@ class Incubation:
             target = compute_residual_target(features, host_gradient, self._residual_scale)
             delta: Tensor = seed(features)
             return self._residual_weight * (delta.float() - target).square().mean()
-        raise RuntimeError(f"incubation {self.name!r} has no loss here (gradient: {host_gradient is not None})")
+        raise RuntimeError(
+            f"incubation {self.name!r} has no loss here (gradient: {host_gradient is not None})"
+        )
 
 
 def compute_residual_target(features: Tensor, host_gradient: Tensor, scale: float) -> Tensor:
@@ -101,7 +103,8 @@ def compute_residual_target(features: Tensor, host_gradient: Tensor, scale: floa
 
 def apply_seed_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Add d(loss)/d(parameters) to their `.grad`; nothing else in the graph receives a gradient."""
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    # A parameter that the loss does not reach gets None here, which the annotation of torch does not say.
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
@@ -113,7 +116,7 @@ def norms_with_statistics(root: nn.Module) -> tuple[NormWithStatistics, ...]:
     return tuple(
         module
         for module in root.modules()
-        if isinstance(module, NormWithStatistics) and module.track_running_stats
+        if isinstance(module, NormWithStatistics) and module.running_mean is not None
     )
 
 

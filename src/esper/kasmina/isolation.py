@@ -12,11 +12,13 @@ A seed at alpha = 0 is skipped in Python, never multiplied by 0: 0 * inf is NaN.
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
 
 
 @final
@@ -33,7 +35,7 @@ class StraightThrough(torch.autograd.Function):
         return h.view_as(h)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Hand the gradient to both inputs."""
         del ctx
         return grad, grad

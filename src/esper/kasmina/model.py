@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.attach import attach_hooks, probe_slots
-from esper.kasmina.blending import build_seed
+from esper.kasmina.blending import Seed, build_seed
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.config import LifecycleConfig
@@ -47,7 +47,7 @@ from esper.leyline import (
 
 @final
 class MorphogeneticModel(nn.Module):
-    """Host plus slots. Built once; every later change of topology goes through `apply_action` or `restore`."""
+    """Host plus slots. Built once; later changes of topology go through `apply_action` or `restore`."""
 
     def __init__(
         self,
@@ -258,9 +258,8 @@ class MorphogeneticModel(nn.Module):
 
     def _build_birth(self, slot: SeedSlot, action: Action, build_seed: int) -> Birth:
         blueprint = self.registry.get(str(action.blueprint))
-        seed = build_seeded(
-            lambda: _build_module(blueprint.build, slot.spec, action), build_seed
-        ).to(slot.spec.device)
+        seed = build_seeded(lambda: _build_module(blueprint.build, slot.spec, action), build_seed)
+        seed = seed.to(slot.spec.device)
         seed.train(self.host.training)
         return Birth(
             seed=seed,
@@ -390,9 +389,9 @@ def _segment_flops(segments: Sequence[nn.Module], sample: Tensor) -> list[int]:
     return costs
 
 
-def _build_module(build: Callable[[SlotSpec], nn.Module], spec: SlotSpec, action: Action) -> nn.Module:
+def _build_module(build: Callable[[SlotSpec], nn.Module], spec: SlotSpec, action: Action) -> Seed:
     channel_dim = -1 if spec.layout is Layout.SEQUENCE else 1
-    return build_seed(build(spec), action.blend, spec.num_channels, channel_dim)
+    return build_seed(build(spec), action.blend, spec.num_channels, channel_dim, len(spec.shape) - 1)
 
 
 def _key(slot_id: str) -> str:

@@ -1,5 +1,7 @@
-"""Everything that is remembered about one slot and the seed in it, as plain data. Only `lifecycle` writes
-`stage`; everything else here is written by the slot, the lifecycle and the measurements that come in."""
+"""Everything that is remembered about one slot and the seed in it, as plain data.
+
+Only `lifecycle` writes `stage`; the rest is written by the slot, the lifecycle and what is measured.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,8 @@ _SEED_FIELDS = (
 
 def _to_plain(value: object) -> JsonValue:
     if isinstance(value, SeedStage | BlendForm | AlphaCurve):
-        return value.value
+        name: str = value.value
+        return name
     if isinstance(value, AlphaRamp):
         return value.to_dict()
     if isinstance(value, Estimate):
@@ -193,9 +196,7 @@ def _from_plain(name: str, value: JsonValue) -> object:
         return AlphaRamp.from_dict(value)
     if name in ("contribution", "shadow_gain") and isinstance(value, list):
         mean, error, num_items, num_intervals = value
-        return Estimate(
-            mean=mean, standard_error=error, num_items=num_items, num_intervals=num_intervals
-        )
+        return Estimate(mean=mean, standard_error=error, num_items=num_items, num_intervals=num_intervals)
     if name == "history" and isinstance(value, list):
         return [(stage, epoch) for stage, epoch in value]
     return value

@@ -1,9 +1,12 @@
-"""Build a module from a seed without moving anybody's random stream: the one place that may seed the global
-generator, because layer constructors draw from it."""
+"""Build a module from a seed without moving anybody's random stream.
+
+The one place that may seed the global generators: layer constructors draw from them and take no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -14,13 +17,26 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _CPU_SEED_BITS = 32
 
 
-def build_seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
-    """Return `build()` with its weights drawn from a seed in [0, 2**63).
+@contextmanager
+def seeded_streams(seed: int) -> Iterator[None]:
+    """Seed the global streams of torch for a block, and put them back bit for bit afterwards.
 
-    The CPU generator keeps 32 bits of its seed, so both halves of the 63 are mixed into them. The global
-    streams are as before afterwards.
+    The CPU generator keeps 32 bits of its seed, so both halves of the 63 are mixed into them. CUDA streams
+    take part once CUDA is in use; a block that never touched CUDA must not start it, nor queue a seed for it.
+
+    Args:
+        seed: In [0, 2**63).
     """
     folded = (seed ^ (seed >> _CPU_SEED_BITS)) & ((1 << _CPU_SEED_BITS) - 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(folded)  # noqa: TID251 - forked; constructors have no generator argument
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(folded)
+        if devices:
+            torch.cuda.manual_seed_all(folded)
+        yield
+
+
+def build_seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
+    """Return `build()` with its weights drawn from a seed in [0, 2**63); global streams stay as they were."""
+    with seeded_streams(seed):
         return build()

@@ -125,7 +125,7 @@ class SeedSlot(nn.Module):
             return pass_straight_through(h, seed(_plain(features)))
         self.features = features
         if self.records_gradient and h.requires_grad:
-            h.register_hook(self._keep_gradient)
+            h.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
         return None
 
     def _keep_gradient(self, gradient: Tensor) -> None:
@@ -139,6 +139,9 @@ class SeedSlot(nn.Module):
 
 
 def _plain(h: Tensor) -> Tensor:
-    """Return h in plain contiguous layout: group norm's backward on the CPU crashes on channels-last input
-    that needs no gradient (torch 2.13), and a seed's input is exactly that while it incubates."""
+    """Return h in plain contiguous layout.
+
+    Group norm's backward on the CPU crashes on channels-last input that needs no gradient (torch 2.13), and
+    a seed's input is exactly that while it incubates.
+    """
     return h.contiguous()

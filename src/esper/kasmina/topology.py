@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from esper.kasmina.seed_state import SeedState
 from esper.leyline import JsonValue, canonical_hash
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TOPOLOGY_FIELDS = (
     "stage",

@@ -1,4 +1,4 @@
-"""The first five minutes: the digits grow beside the same host that never grows, and leave as a plain model."""
+"""The first five minutes: digits grow beside the same host that never grows, and leave as a plain model."""
 
 from __future__ import annotations
 

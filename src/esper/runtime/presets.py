@@ -61,10 +61,7 @@ def synthetic() -> ExperimentConfig:
 
 
 _PRESETS: Mapping[str, Callable[[], ExperimentConfig]] = MappingProxyType(
-    {
-        build.__name__: build
-        for build in (digits, fashion_mnist, emoji9, cifar10, cifar10_deep, synthetic)
-    }
+    {build.__name__: build for build in (digits, fashion_mnist, emoji9, cifar10, cifar10_deep, synthetic)}
 )
 
 PRESET_NAMES: tuple[str, ...] = tuple(_PRESETS)

@@ -208,7 +208,7 @@ class _WrittenRun:
                 name = checkpoint_name(host_run.epoch, host_run.progress.batch)
                 self._hub.emit(RunFinished(epoch=host_run.epoch, reason="interrupted"))
                 raise InterruptedRunError(
-                    f"stopped by a signal; saved {name}; go on with: esper train --resume {self._folder.path}",
+                    f"stopped by a signal; saved {name}; go on: esper train --resume {self._folder.path}",
                     stop.exit_code,
                 )
             if outcome is not None and every and host_run.epoch % every == 0 and not host_run.is_finished:
@@ -266,7 +266,7 @@ def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str
 
 def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[str]:
     """Return the dotted keys that would change the numbers of a resumed run."""
-    old, new = leaf_values(saved), leaf_values(given)
+    old, new = dict(leaf_values(saved)), dict(leaf_values(given))
     return [key for key in old if old[key] != new.get(key) and not key.startswith(_NOT_COMPARED)]
 
 
@@ -370,4 +370,4 @@ def _write_results(config: ExperimentConfig, folder: RunFolder) -> None:
 
 
 def _plain(state: Mapping[str, object]) -> dict[str, JsonValue]:
-    return {key: value for key, value in state.items()}  # type: ignore[misc]
+    return dict(state)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
-"""The hands: training hosts with their seeds, measuring, judging, saving. Handed decisions, never asks who
-made them."""
+"""The hands: training hosts with their seeds, measuring, judging, saving.
+
+They are handed decisions and never ask who made them.
+"""
 
 from esper.tolaria.checkpoint import (
     CheckpointStore,

@@ -49,7 +49,13 @@ from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.measuring import SplitResult
 from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
 from esper.tolaria.snapshot import capture_state, restore_state
-from esper.tolaria.steps import build_slot_events, charge_training, join_outcomes, measure_slots, record_outcome
+from esper.tolaria.steps import (
+    build_slot_events,
+    charge_training,
+    join_outcomes,
+    measure_slots,
+    record_outcome,
+)
 
 
 @final
@@ -118,7 +124,7 @@ class HostRun:
     # ------------------------------------------------------------------ 1) act
 
     def apply(self, decision: Decision) -> ActionResult:
-        """Carry out a decision between two epochs; an illegal one is refused with a reason and counts as WAIT.
+        """Carry out a decision between two epochs; an illegal one is refused and counts as WAIT.
 
         Raises:
             RuntimeError: If called in the middle of an epoch.
@@ -127,9 +133,7 @@ class HostRun:
             raise RuntimeError(f"apply() inside epoch {self.epoch} at batch {self.progress.batch}")
         action = decision.action
         refusal = refuse_action(action, self.observe())
-        result = ActionResult(
-            requested=action, effective=WAIT if refusal else action, refusal=refusal
-        )
+        result = ActionResult(requested=action, effective=WAIT if refusal else action, refusal=refusal)
         self._emit([_describe_decision(decision, refusal, self.epoch)])
         self.event_count += 1
         with self.bench.rng.installed():
@@ -171,7 +175,7 @@ class HostRun:
         return outcome
 
     def finish(self) -> SplitResult:
-        """End at the horizon: cull what is not fossilised, read the test split once, on the network that leaves.
+        """End at the horizon: cull what is not fossilised, read the test split once, on what leaves.
 
         Statistics of norms are re-estimated where a seed that affected the output was culled, because they
         belonged to the network with it.
@@ -269,7 +273,7 @@ class HostRun:
             [
                 RolledBack(
                     epoch=self.epoch,
-                        verdict=verdict.kind,
+                    verdict=verdict.kind,
                     reason=verdict.reason,
                     restored_epoch=self.epoch,
                     blamed_slot=verdict.blamed_slot,

@@ -1,7 +1,7 @@
-"""What a seed is worth: the same items with and without it, paired, on statistics that belong to each network.
+"""What a seed is worth: the same items with and without it, paired, on statistics of each network.
 
 ```
-calibrate   for each setting: one pass over training items with norms in batch mode -> statistics of that network
+calibrate   for each setting: one pass over training items with norms in batch mode -> its statistics
 evaluate    per chunk of validation items: the network as it is, then only the tail per changed slot
 pair        per item: metric(as it is) - metric(changed);  mean, standard error over items
 ```
@@ -228,7 +228,7 @@ class ContributionPool:
         self._counts: dict[str, int] = {}
 
     def add(self, slot: str, seed_id: str, stage: SeedStage, differences: Tensor) -> Estimate:
-        """Add one interval's differences [N]; a new seed or stage starts over. Returns the pooled estimate."""
+        """Add one interval's differences [N] and return the pooled estimate; a new seed or stage starts over."""
         key = (seed_id, stage.value)
         if self._keys.get(slot) != key:
             self._keys[slot] = key
@@ -240,9 +240,7 @@ class ContributionPool:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
         """Return sums by slot, and keys and counts."""
-        record: dict[str, JsonValue] = {
-            slot: [*self._keys[slot], self._counts[slot]] for slot in self._keys
-        }
+        record: dict[str, JsonValue] = {slot: [*self._keys[slot], self._counts[slot]] for slot in self._keys}
         return dict(self._sums), record
 
     def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, JsonValue]) -> None:

@@ -6,7 +6,7 @@ Only construction stands here: which object is made from which setting, in one p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -39,6 +39,7 @@ from esper.tolaria.rng import OwnRng
 from esper.tolaria.schedules import compute_newborn_warmup
 from esper.tolaria.signals import SignalTracker
 
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRunParts:
@@ -55,9 +56,9 @@ class HostRunParts:
     """Ids or families on offer; empty = every one that fits."""
     slots: tuple[str, ...] = ()
     """Growth points to use; empty = all."""
-    sink: EventSink = NullSink()
-    probe: HostProbe[MorphogeneticModel, Batch] = NullProbe()
-    collective: Collective = SingleProcess()
+    sink: EventSink = field(default_factory=NullSink)
+    probe: HostProbe[MorphogeneticModel, Batch] = field(default_factory=NullProbe)
+    collective: Collective = field(default_factory=SingleProcess)
     augment: AugmentConfig | None = None
     """Random crop and flip of training batches; None = images as they are."""
 
@@ -216,9 +217,7 @@ def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:
     return ActionSpace(slot_ids=model.slot_ids, blueprint_ids=tuple(offered), descriptors=descriptors)
 
 
-def _first_items(
-    parts: HostRunParts, split: ArraySplit, limit: int | None = None
-) -> tuple[Tensor, Tensor]:
+def _first_items(parts: HostRunParts, split: ArraySplit, limit: int | None = None) -> tuple[Tensor, Tensor]:
     data = parts.data
     storage = parts.cache.storage(split, device=parts.device, mean=data.mean, std=data.std)
     return storage.normalise(storage.inputs[:limit].clone()), storage.targets[:limit]

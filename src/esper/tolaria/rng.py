@@ -1,5 +1,7 @@
-"""A host run's own random stream: installed while it runs, put away when it stops, so that runs that take
-turns in one process never share a stream."""
+"""A host run's own random stream: installed while it runs, put away when it stops.
+
+So runs that take turns in one process never share a stream.
+"""
 
 from __future__ import annotations
 

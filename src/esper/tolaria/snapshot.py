@@ -11,21 +11,32 @@ rollback and restored on a resume.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from esper.leyline import ForeignCheckpointError, JsonValue, TrainingSignals
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.epoch import EpochProgress
+from esper.tolaria.parts import Workbench
 
 if TYPE_CHECKING:
-    from esper.tolaria.host_run import HostRun
+    from torch import Tensor
 
 _LAST_GOOD = "last_good."
 
 
-def capture_state(run: HostRun, *, with_last_good: bool) -> StateRecord:
+class RunState(Protocol):
+    """What of a host run is saved; `HostRun` is its implementation."""
+
+    bench: Workbench
+    epoch: int
+    progress: EpochProgress
+    signals: TrainingSignals
+    event_count: int
+    is_terminated: bool
+    last_good: StateRecord
+
+
+def capture_state(run: RunState, *, with_last_good: bool) -> StateRecord:
     """Copy a run's state; tensors are cloned, so that training on changes nothing in the record."""
     bench = run.bench
     model_tensors, slots = bench.model.state()
@@ -59,7 +70,7 @@ def capture_state(run: HostRun, *, with_last_good: bool) -> StateRecord:
     return StateRecord(tensors=tensors, state=state)
 
 
-def restore_state(run: HostRun, record: StateRecord, *, keep_counters: bool) -> None:
+def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) -> None:
     """Put a captured state back.
 
     Args:

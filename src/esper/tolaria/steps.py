@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from esper.kasmina import MorphogeneticModel, SeedSlot
 from esper.leyline import Event, SeedStage, SlotMeasured, SlotOutcome
 from esper.tolaria.ledger import FlopsLedger, train_flops
 from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def plan_settings(model: MorphogeneticModel) -> list[Setting]:
-    """Return what is to be measured now: alpha 0 for seeds that blend or are on probation, alpha 1 for seeds
-    that incubate. Fossils and seeds on their way out are not measured."""
+    """Return what is to be measured now.
+
+    Alpha 0 for seeds that blend or are on probation, alpha 1 for seeds that incubate. Fossils and seeds on
+    their way out are not measured.
+    """
     settings = []
     for slot in model.each_slot():
         state = slot.state
@@ -65,15 +70,11 @@ def join_outcomes(
     joined = dict(trained)
     for slot_id, outcome in measured.items():
         base = joined.get(slot_id, SlotOutcome())
-        joined[slot_id] = replace(
-            base, contribution=outcome.contribution, shadow_gain=outcome.shadow_gain
-        )
+        joined[slot_id] = replace(base, contribution=outcome.contribution, shadow_gain=outcome.shadow_gain)
     return joined
 
 
-def record_outcome(
-    slot: SeedSlot, outcome: SlotOutcome | None, *, metric: float, gate_metric: float
-) -> None:
+def record_outcome(slot: SeedSlot, outcome: SlotOutcome | None, *, metric: float, gate_metric: float) -> None:
     """Write one interval's facts into a slot's record; ages of what was not measured grow by one."""
     state = slot.state
     state.metric_now, state.gate_metric_now = metric, gate_metric
@@ -96,7 +97,7 @@ def record_outcome(
 
 
 def charge_training(ledger: FlopsLedger, model: MorphogeneticModel, num_items: int) -> None:
-    """Charge one epoch of training: 3 x forward for host and seeds, the tail's passes for shadow incubation."""
+    """Charge one epoch of training: 3 forwards for host and seeds, the tail's passes for shadow."""
     host = train_flops(model.host_flops, input_needs_grad=True, weights_frozen=False)
     ledger.charge("host_train", None, host * num_items)
     for slot in model.each_slot():

@@ -45,9 +45,7 @@ def _build_low_rank(spec: SlotSpec) -> nn.Module:
 
 
 FLAT_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
-    BlueprintSpec(
-        id="mlp", family="mlp", layouts=_ONLY_FLAT, build=_mlp(4), count_params=_count_mlp(4)
-    ),
+    BlueprintSpec(id="mlp", family="mlp", layouts=_ONLY_FLAT, build=_mlp(4), count_params=_count_mlp(4)),
     BlueprintSpec(
         id="mlp_small", family="mlp", layouts=_ONLY_FLAT, build=_mlp(2), count_params=_count_mlp(2)
     ),

@@ -1,5 +1,7 @@
-"""Blueprints for 2d maps [B, C, H, W]. Each ends in an un-normalised linear map that is 0 at birth, or in a
-gate after the last activation: delta is exactly 0, and nothing after the zero has a zero derivative there.
+"""Blueprints for 2d maps [B, C, H, W].
+
+Each ends in an un-normalised linear map that is 0 at birth, or in a gate after the last activation: delta is
+exactly 0, and nothing after the zero has a zero derivative there.
 
 ```
 attention   h tanh(W2 relu(W1 pool(h)))            W2, b2 = 0
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.blueprints.shared import choose_groups
+from esper.kasmina.blueprints.shared import choose_groups, has_values_to_normalise
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.leyline import Layout
 
@@ -57,16 +59,15 @@ def _zero_projection(num_in: int, num_out: int) -> nn.Conv2d:
     return projection
 
 
-def _norm(num_channels: int, spec: SlotSpec) -> nn.GroupNorm:
-    _, height, width = spec.shape
-    return nn.GroupNorm(choose_groups(num_channels, height * width), num_channels)
+def _norm(num_channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(choose_groups(num_channels), num_channels)
 
 
-def _projected(spec: SlotSpec, interiors: Sequence[Sequence[nn.Module]]) -> nn.Module:
+def _projected(num_channels: int, interiors: Sequence[Sequence[nn.Module]]) -> nn.Module:
     layers: list[nn.Module] = []
     for interior in interiors:
-        layers += [*interior, _norm(spec.num_channels, spec), nn.ReLU()]
-    return nn.Sequential(*layers, _zero_projection(spec.num_channels, spec.num_channels))
+        layers += [*interior, _norm(num_channels), nn.ReLU()]
+    return nn.Sequential(*layers, _zero_projection(num_channels, num_channels))
 
 
 def _build_attention(spec: SlotSpec) -> nn.Module:
@@ -75,20 +76,22 @@ def _build_attention(spec: SlotSpec) -> nn.Module:
 
 def _build_depthwise(spec: SlotSpec) -> nn.Module:
     c = spec.num_channels
-    return _projected(spec, [[_conv(c, c, 3, groups=c), _conv(c, c, 1)]])
+    return _projected(c, [[_conv(c, c, 3, groups=c), _conv(c, c, 1)]])
 
 
 def _build_conv_small(spec: SlotSpec) -> nn.Module:
-    return _projected(spec, [[_conv(spec.num_channels, spec.num_channels, 1)]])
+    c = spec.num_channels
+    return _projected(c, [[_conv(c, c, 1)]])
 
 
 def _build_conv_light(spec: SlotSpec) -> nn.Module:
-    return _projected(spec, [[_conv(spec.num_channels, spec.num_channels, 3)]])
+    c = spec.num_channels
+    return _projected(c, [[_conv(c, c, 3)]])
 
 
 def _build_conv_heavy(spec: SlotSpec) -> nn.Module:
     c = spec.num_channels
-    return _projected(spec, [[_conv(c, c, 3)], [_conv(c, c, 3)]])
+    return _projected(c, [[_conv(c, c, 3)], [_conv(c, c, 3)]])
 
 
 def _bottleneck_width(num_channels: int) -> int:
@@ -98,7 +101,7 @@ def _bottleneck_width(num_channels: int) -> int:
 def _build_bottleneck(spec: SlotSpec) -> nn.Module:
     c, m = spec.num_channels, _bottleneck_width(spec.num_channels)
     return nn.Sequential(
-        _conv(c, m, 1), nn.ReLU(), _conv(m, m, 3), _norm(m, spec), nn.ReLU(), _zero_projection(m, c)
+        _conv(c, m, 1), nn.ReLU(), _conv(m, m, 3), _norm(m), nn.ReLU(), _zero_projection(m, c)
     )
 
 
@@ -126,6 +129,7 @@ IMAGE_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         layouts=_ONLY_MAPS,
         build=_build_depthwise,
         count_params=lambda spec: 2 * spec.num_channels**2 + 11 * spec.num_channels,
+        accepts=has_values_to_normalise,
     ),
     BlueprintSpec(
         id="conv_small",
@@ -133,6 +137,7 @@ IMAGE_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         layouts=_ONLY_MAPS,
         build=_build_conv_small,
         count_params=lambda spec: 2 * spec.num_channels**2 + 2 * spec.num_channels,
+        accepts=has_values_to_normalise,
     ),
     BlueprintSpec(
         id="conv_light",
@@ -140,6 +145,7 @@ IMAGE_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         layouts=_ONLY_MAPS,
         build=_build_conv_light,
         count_params=lambda spec: 10 * spec.num_channels**2 + 2 * spec.num_channels,
+        accepts=has_values_to_normalise,
     ),
     BlueprintSpec(
         id="conv_heavy",
@@ -147,6 +153,7 @@ IMAGE_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         layouts=_ONLY_MAPS,
         build=_build_conv_heavy,
         count_params=lambda spec: 19 * spec.num_channels**2 + 4 * spec.num_channels,
+        accepts=has_values_to_normalise,
     ),
     BlueprintSpec(
         id="bottleneck",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import final
-
-from torch import nn
+from typing import TYPE_CHECKING, final
 
 from esper.kasmina.blueprints.flat import FLAT_BLUEPRINTS
 from esper.kasmina.blueprints.image import IMAGE_BLUEPRINTS
 from esper.kasmina.blueprints.shared import SHARED_BLUEPRINTS
-from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
+from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec, fits_any_slot
 from esper.leyline import ConfigError, Layout, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @final
@@ -43,7 +44,8 @@ class BlueprintRegistry:
         """Register one blueprint.
 
         Raises:
-            ConfigError: If its id is taken, equals a family of others, or the registry is frozen.
+            ConfigError: If its id is taken or names a family of others, its family is the id of a blueprint
+                of another family, or the registry is frozen.
         """
         if self._is_frozen:
             raise ConfigError(
@@ -51,6 +53,17 @@ class BlueprintRegistry:
             )
         if blueprint.id in self._specs:
             raise ConfigError(f"blueprint {blueprint.id!r} is registered already; choose another id")
+        if any(other.family == blueprint.id for other in self._specs.values()):
+            members = ", ".join(self.members(blueprint.id))
+            raise ConfigError(
+                f"blueprint {blueprint.id!r}: that name stands for {members}; choose another id"
+            )
+        namesake = self._specs.get(blueprint.family)
+        if namesake is not None and namesake.family != blueprint.family:
+            raise ConfigError(
+                f"blueprint {blueprint.id!r}: its family {blueprint.family!r} is the id of a blueprint of "
+                f"the family {namesake.family!r}; choose another family"
+            )
         self._specs[blueprint.id] = blueprint
 
     def register(
@@ -60,8 +73,18 @@ class BlueprintRegistry:
         family: str,
         layouts: Iterable[Layout],
         count_params: Callable[[SlotSpec], int],
+        version: int = 1,
+        accepts: Callable[[SlotSpec], bool] = fits_any_slot,
     ) -> Callable[[Callable[[SlotSpec], nn.Module]], Callable[[SlotSpec], nn.Module]]:
-        """Return a decorator that registers a builder `(SlotSpec) -> nn.Module`.
+        """Return a decorator that registers a builder `(SlotSpec) -> nn.Module` and leaves it as it is.
+
+        Args:
+            blueprint_id: Unique here.
+            family: One of `leyline.BLUEPRINT_FAMILIES` or your own.
+            layouts: Where it fits; at least one.
+            count_params: Exact number of trainable parameters in a slot.
+            version: Raised when the meaning of the id changes.
+            accepts: Whether it can learn in a slot of a fitting layout.
 
         Raises:
             ConfigError: As `add`.
@@ -75,6 +98,8 @@ class BlueprintRegistry:
                     layouts=frozenset(layouts),
                     build=build,
                     count_params=count_params,
+                    version=version,
+                    accepts=accepts,
                 )
             )
             return build
@@ -102,6 +127,8 @@ class BlueprintRegistry:
 
     def members(self, name: str) -> tuple[str, ...]:
         """Return the ids that a name stands for: itself, or every member of the family it names.
+
+        Where a name is both ("mlp" beside "mlp_small"), it is the one blueprint.
 
         Raises:
             UnknownNameError: If it is neither an id nor a family here.

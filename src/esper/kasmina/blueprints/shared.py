@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,28 +11,34 @@ from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.leyline import Layout
 
 _CHANNELS_PER_GROUP = 16
-_MIN_VALUES_PER_GROUP = 4
-_GROUP_CHOICES = (32, 16, 8, 4, 2, 1)
+_GROUP_CHOICES = (32, 16, 8, 4, 2)
+_MIN_NORMALISED_VALUES = 4
 
 
-def choose_groups(num_channels: int, num_positions: int) -> int:
-    """Return the number of groups for a group norm.
+def choose_groups(num_channels: int) -> int:
+    """Return the number of groups for a group norm: 16 channels a group or more, else one group for all.
 
-    The largest of 32, 16, 8, 4, 2, 1 that divides C and leaves at least 16 channels a group; where none does,
-    one group for all channels. Fewer if a group would hold under 4 values of a sample, because a group of
-    one value normalises to its bias (one channel on a 1x1 map).
+    The largest of 32, 16, 8, 4, 2 that divides C and leaves at least 16 channels a group; 1 where none does.
+    One group for fewer than 16 channels, not one group per channel: normalising each channel by itself
+    throws away how strong the channels are beside each other (Wu and He 2018 compare the two ends of the
+    scale), and on a 1x1 map it leaves nothing but the bias. So C = 8 and C = 16 behave alike.
 
     Args:
         num_channels: C.
-        num_positions: H * W, or 1.
     """
     for groups in _GROUP_CHOICES:
-        per_group = num_channels // groups
-        if num_channels % groups or per_group < min(_CHANNELS_PER_GROUP, num_channels):
-            continue
-        if per_group * num_positions >= _MIN_VALUES_PER_GROUP:
+        if num_channels % groups == 0 and num_channels // groups >= _CHANNELS_PER_GROUP:
             return groups
     return 1
+
+
+def has_values_to_normalise(spec: SlotSpec) -> bool:
+    """Whether a norm over one item sees at least 4 values: C H W on a map, else C.
+
+    A norm over one value returns its bias, and a ReLU after it is dead; over two it returns signs.
+    """
+    num_values = math.prod(spec.shape) if spec.layout is Layout.MAP_2D else spec.num_channels
+    return num_values >= _MIN_NORMALISED_VALUES
 
 
 class Nothing(nn.Module):
@@ -42,8 +50,10 @@ class Nothing(nn.Module):
 
 
 class GatedNorm(nn.Module):
-    """delta = tanh(g) (norm(h) - h) with a scalar g = 0: the norm's own scale and shift are live from the
-    second step on, g from the first."""
+    """delta = tanh(g) (norm(h) - h) with a scalar g = 0.
+
+    g is live from the first step, the norm's own scale and shift from the second on.
+    """
 
     def __init__(self, norm: nn.Module) -> None:
         """Wrap a norm that keeps shapes."""
@@ -52,8 +62,12 @@ class GatedNorm(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map h [B, ...] to the same shape."""
-        out: Tensor = torch.tanh(self.gate) * (self.norm(h) - h)
+        """Map h [B, ...] to the same shape.
+
+        The norm sees plain contiguous data: on the CPU, torch 2.13 crashes the process in the backward pass
+        of a group norm over channels-last data that needs no gradient, which is what an isolated seed gets.
+        """
+        out: Tensor = torch.tanh(self.gate) * (self.norm(h.contiguous()) - h)
         return out
 
 
@@ -64,9 +78,7 @@ def _build_nothing(spec: SlotSpec) -> nn.Module:
 
 def _build_norm(spec: SlotSpec) -> nn.Module:
     if spec.layout is Layout.MAP_2D:
-        _, height, width = spec.shape
-        groups = choose_groups(spec.num_channels, height * width)
-        return GatedNorm(nn.GroupNorm(groups, spec.num_channels))
+        return GatedNorm(nn.GroupNorm(choose_groups(spec.num_channels), spec.num_channels))
     return GatedNorm(nn.LayerNorm(spec.num_channels))
 
 
@@ -84,5 +96,6 @@ SHARED_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         layouts=frozenset(Layout),
         build=_build_norm,
         count_params=lambda spec: 2 * spec.num_channels + 1,
+        accepts=has_values_to_normalise,
     ),
 )

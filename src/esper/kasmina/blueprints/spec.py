@@ -1,15 +1,18 @@
-"""What a blueprint is built for, and what a blueprint is: an id, a family, its layouts, a builder, a count."""
+"""What a blueprint is built for, and what it is: an id, a family, its layouts, a builder, a count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import final
 
 import torch
 from torch import nn
 
-from esper.leyline import Layout
+from esper.leyline import ConfigError, Layout
+
+_RANKS = MappingProxyType({Layout.MAP_2D: 3, Layout.SEQUENCE: 2, Layout.FLAT: 1})
 
 
 @final
@@ -28,7 +31,31 @@ class SlotSpec:
     num_channels: int
     """C."""
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        """Check that shape, layout and channels agree.
+
+        Raises:
+            ConfigError: If the shape has another rank than the layout's, a size < 1, or another C.
+        """
+        rank = _RANKS[self.layout]
+        if len(self.shape) != rank or min(self.shape) < 1:
+            raise ConfigError(
+                f"slot {self.slot_id!r}: layout {self.layout.value!r} needs {rank} sizes >= 1, "
+                f"got {self.shape}"
+            )
+        channels = self.shape[0] if self.layout is Layout.MAP_2D else self.shape[-1]
+        if channels != self.num_channels:
+            raise ConfigError(
+                f"slot {self.slot_id!r}: num_channels={self.num_channels}, but {self.shape} has {channels}"
+            )
+
+
+def fits_any_slot(spec: SlotSpec) -> bool:
+    """Accept every slot: what a blueprint without a condition of its own says."""
+    del spec
+    return True
 
 
 @final
@@ -47,7 +74,22 @@ class BlueprintSpec:
     """Exact number of trainable parameters."""
     version: int = 1
     """Raised when the meaning of an id changes."""
+    accepts: Callable[[SlotSpec], bool] = fits_any_slot
+    """Whether the branch can learn in a slot of a fitting layout; False e.g. where it is too small for a norm."""
+
+    def __post_init__(self) -> None:
+        """Check that the recipe can be named and used.
+
+        Raises:
+            ConfigError: If id or family is empty, no layout is named, or the version is < 1.
+        """
+        if not self.id or not self.family:
+            raise ConfigError(f"blueprint id={self.id!r}, family={self.family!r}: neither may be empty")
+        if not self.layouts:
+            raise ConfigError(f"blueprint {self.id!r} names no layout, so it fits no slot: give at least one")
+        if self.version < 1:
+            raise ConfigError(f"blueprint {self.id!r}: version={self.version}, must be >= 1")
 
     def fits(self, spec: SlotSpec) -> bool:
         """Whether this blueprint may live in a slot."""
-        return spec.layout in self.layouts
+        return spec.layout in self.layouts and self.accepts(spec)

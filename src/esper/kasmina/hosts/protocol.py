@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
-
-from torch import nn
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
 from esper.leyline import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @final

@@ -1,0 +1,172 @@
+"""Each check of each gate fails alone, with its numbers, and passes otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kasmina.growing import make_gates
+
+from esper.kasmina import AlphaRamp, GateConfig, GateResult, QualityGates, SeedState
+from esper.leyline import AlphaCurve, Estimate, SeedStage
+
+RAMP = AlphaRamp(start_value=0.0, target=1.0, start_batch=0, num_batches=4, curve=AlphaCurve.LINEAR)
+S = SeedStage
+
+
+def _estimate(mean: float, error: float = 0.001) -> Estimate:
+    return Estimate(mean=mean, standard_error=error, num_items=360, num_intervals=2)
+
+
+def _state(**changes: object) -> SeedState:
+    """A record that passes every gate of a seed, but for the stage."""
+    state = SeedState(
+        slot="block1",
+        stage=S.PROBATIONARY,
+        has_optimizer_entries=True,
+        epochs_in_stage=2,
+        gradient_ratio=0.5,
+        alpha=1.0,
+        num_measurements=2,
+        metric_now=0.8,
+        metric_at_stage_start=0.8,
+        contribution=_estimate(0.05),
+        contribution_age_epochs=0,
+        gate_metric_now=0.8,
+        gate_metric_at_blend_start=0.7,
+    )
+    for name, value in changes.items():
+        setattr(state, name, value)
+    return state
+
+
+def _g0(gates: QualityGates, state: SeedState) -> GateResult:
+    return gates.check_germination(state, fits=True)
+
+
+PASSING: tuple[tuple[Callable[[QualityGates, SeedState], GateResult], str, SeedStage, int], ...] = (
+    (_g0, "G0", S.DORMANT, 2),
+    (QualityGates.check_training, "G1", S.GERMINATED, 2),
+    (QualityGates.check_blending, "G2", S.TRAINING, 5),
+    (QualityGates.check_probation, "G3", S.BLENDING, 2),
+    (QualityGates.check_stability, "G4", S.PROBATIONARY, 6),
+    (QualityGates.check_fossilization, "G5", S.PROBATIONARY, 5),
+)
+
+
+@pytest.mark.parametrize(("check", "name", "stage", "num_checks"), PASSING, ids=lambda v: str(v)[:4])
+def test_gate_passes_with_all_its_checks(
+    check: Callable[[QualityGates, SeedState], GateResult], name: str, stage: SeedStage, num_checks: int
+) -> None:
+    result = check(make_gates(), _state(stage=stage))
+    assert (result.gate, result.is_passed, result.reason, result.score) == (name, True, None, 1.0)
+    assert len(result.passed) == num_checks
+
+
+@pytest.mark.parametrize(
+    ("check", "stage", "changes", "failed"),
+    [
+        (_g0, S.RESETTING, {}, "slot is dormant (RESETTING)"),
+        (QualityGates.check_training, S.TRAINING, {}, "stage is GERMINATED (TRAINING)"),
+        (QualityGates.check_training, S.GERMINATED, {"has_optimizer_entries": False}, "optimiser entries"),
+        (QualityGates.check_blending, S.BLENDING, {}, "stage is TRAINING (BLENDING)"),
+        (QualityGates.check_blending, S.TRAINING, {"epochs_in_stage": 1}, "1 epochs incubated, needs 2"),
+        (QualityGates.check_blending, S.TRAINING, {"has_finite_gradients": False}, "gradients finite"),
+        (QualityGates.check_blending, S.TRAINING, {"gradient_ratio": 0.049}, "gradient ratio 0.049"),
+        (
+            QualityGates.check_blending,
+            S.TRAINING,
+            {"gradient_ratio": None, "shadow_gain": _estimate(0.01)},
+            "no gradient was measured yet",
+        ),
+        (QualityGates.check_blending, S.TRAINING, {"shadow_gain": _estimate(0.0)}, "shadow gain 0,"),
+        (QualityGates.check_probation, S.PROBATIONARY, {}, "stage is BLENDING"),
+        (QualityGates.check_probation, S.BLENDING, {"alpha": 0.7}, "alpha 0.700 of 1, at rest"),
+        (QualityGates.check_probation, S.BLENDING, {"ramp": RAMP}, "alpha 1.000 of 1, ramping"),
+        (QualityGates.check_stability, S.BLENDING, {}, "stage is PROBATIONARY"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"epochs_in_stage": 1}, "1 epochs on probation"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"num_measurements": 1}, "1 measurements, needs 2"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"had_governor_event": True}, "no rollback"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"metric_now": 0.77}, "metric fell by 0.0300"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"alpha": 0.5}, "full amplitude"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"ramp": RAMP}, "full amplitude"),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution_age_epochs": 2}, "2 epochs old"),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution_age_epochs": None}, "fresh"),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"contribution": _estimate(0.05, 0.06)},
+            "contribution 0.05 less 1 s.e. is -0.01",
+        ),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"contribution": _estimate(0.004)},
+            "contribution 0.004, needs 0.005",
+        ),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"gate_metric_now": 0.7}, "credit 0, needs > 0"),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"gate_metric_now": None}, "credit not measured"),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"num_skipped_batches": 3}, "3 skipped batches"),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"has_finite_gradients": False}, "healthy"),
+    ],
+)
+def test_each_check_fails_alone(
+    check: Callable[[QualityGates, SeedState], GateResult],
+    stage: SeedStage,
+    changes: dict[str, object],
+    failed: str,
+) -> None:
+    result = check(make_gates(), _state(stage=stage, **changes))
+    assert len(result.failed) == 1
+    assert failed in result.failed[0]
+    assert result.reason == f"{result.gate}: {result.failed[0]}"
+    assert 0.0 < result.score < 1.0
+
+
+def test_blueprint_that_does_not_fit_is_refused() -> None:
+    result = make_gates().check_germination(SeedState(slot="a"), fits=False)
+    assert result.failed == ("blueprint fits (the blueprint does not fit this slot)",)
+
+
+def test_shadow_gain_outweighs_the_gradient_ratio() -> None:
+    state = _state(stage=S.TRAINING, gradient_ratio=0.0, shadow_gain=_estimate(0.01))
+    result = make_gates().check_blending(state)
+    assert result.is_passed
+    assert result.measured == {"shadow_gain": 0.01, "gradient_ratio": 0.0}
+
+
+def test_missing_contribution_fails_what_needs_it() -> None:
+    result = make_gates().check_fossilization(_state(contribution=None))
+    assert [failure.split(" (")[0] for failure in result.failed] == ["above its error", "above threshold", "credit"]
+
+
+def test_unknown_metrics_do_not_count_as_a_fall() -> None:
+    assert make_gates().check_stability(_state(metric_now=None)).is_passed
+    assert make_gates().check_stability(_state(metric_at_stage_start=None)).is_passed
+
+
+def test_threshold_of_the_config_beats_that_of_the_task() -> None:
+    gates = make_gates(GateConfig(keep_threshold=0.1), keep_threshold=0.001)
+    assert gates.keep_threshold == 0.1
+    assert not gates.check_fossilization(_state()).is_passed
+    assert make_gates(keep_threshold=0.001).keep_threshold == 0.001
+
+
+@pytest.mark.parametrize(
+    ("stage", "gate"), [(S.GERMINATED, "G1"), (S.TRAINING, "G2"), (S.BLENDING, "G3"), (S.DORMANT, "nothing")]
+)
+def test_advance_is_refused_by_the_gate_of_the_stage(stage: SeedStage, gate: str) -> None:
+    refusal = make_gates().refuse_advance(SeedState(slot="a", stage=stage))
+    assert refusal is not None
+    assert refusal.startswith(gate)
+
+
+def test_fossilize_asks_stability_before_contribution() -> None:
+    gates = make_gates()
+    assert gates.refuse_fossilize(_state()) is None
+    assert str(gates.refuse_fossilize(_state(epochs_in_stage=0, contribution=None))).startswith("G4")
+    assert str(gates.refuse_fossilize(_state(contribution=None))).startswith("G5")
+
+
+def test_result_without_checks_scores_one() -> None:
+    assert GateResult(gate="G0", passed=(), failed=()).score == 1.0

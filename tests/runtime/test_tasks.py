@@ -1,0 +1,37 @@
+"""Tasks by name, and their data."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.leyline import UnknownNameError
+from esper.runtime.experiment import TaskConfig
+from esper.runtime.tasks import TASK_NAMES, choose_augmentation, load_task, task_spec
+
+
+def test_every_task_has_its_own_name() -> None:
+    assert [task_spec(name).name for name in TASK_NAMES] == list(TASK_NAMES)
+
+
+def test_unknown_task_names_the_nearest_one() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        task_spec("digit")
+
+
+def test_digits_come_with_the_package_in_the_stated_parts() -> None:
+    spec, data = load_task(TaskConfig(name="digits"))
+    assert data.input_shape == spec.input_shape
+    assert (data.train.num_items, data.validation.num_items, data.test.num_items) == (1077, 360, 360)
+
+
+def test_small_validation_splits_gate_on_the_loss() -> None:
+    assert task_spec("digits").gates_use_loss
+
+
+@pytest.mark.parametrize(("name", "is_on"), [("cifar10", True), ("digits", False)])
+def test_only_photographs_are_augmented_by_default(name: str, is_on: bool) -> None:
+    assert (choose_augmentation(TaskConfig(name=name)) is not None) == is_on
+
+
+def test_a_setting_wins_over_the_tasks_own_augmentation() -> None:
+    assert choose_augmentation(TaskConfig(name="digits", is_augmented=True)) is not None
