@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kasmina.growing import draw
 from torch import nn
 
 from esper.kasmina import AlphaRamp, apply_blend, build_seeded, compute_curve
 from esper.kasmina.blending import SampleGate, build_seed
 from esper.leyline import AlphaCurve, BlendForm
+from kasmina.growing import draw
 
 curves = st.sampled_from(AlphaCurve)
 levels = st.floats(0.0, 1.0)
@@ -84,9 +84,7 @@ def test_ramp_survives_its_record(ramp: AlphaRamp) -> None:
     assert AlphaRamp.from_dict(ramp.to_dict()) == ramp
 
 
-@pytest.mark.parametrize(
-    ("shape", "channel_dim"), [((3, 8, 4, 4), 1), ((3, 5, 8), -1), ((3, 8), 1)]
-)
+@pytest.mark.parametrize(("shape", "channel_dim"), [((3, 8, 4, 4), 1), ((3, 5, 8), -1), ((3, 8), 1)])
 def test_gate_is_per_sample_and_between_zero_and_one(shape: tuple[int, ...], channel_dim: int) -> None:
     gate = build_seeded(lambda: SampleGate(8, channel_dim, len(shape) - 2), 0)
     values = gate(draw(*shape))

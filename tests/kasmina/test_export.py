@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from kasmina.growing import draw, grow, make_clock, make_cnn, make_mlp, make_model
 from torch import Tensor, fx, nn
 
 from esper.kasmina import InjectionPoint
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.leyline import BlendForm, ExportError, Layout, SeedStage
+from kasmina.growing import draw, grow, make_clock, make_cnn, make_mlp, make_model
 
 SAMPLE = draw(4, 3, 8, 8, seed=1)
 

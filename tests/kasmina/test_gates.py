@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kasmina.growing import make_gates
 
 from esper.kasmina import AlphaRamp, GateConfig, GateResult, QualityGates, SeedState
 from esper.leyline import AlphaCurve, Estimate, SeedStage
+from kasmina.growing import make_gates
 
 RAMP = AlphaRamp(start_value=0.0, target=1.0, start_batch=0, num_batches=4, curve=AlphaCurve.LINEAR)
 S = SeedStage
@@ -137,7 +137,11 @@ def test_shadow_gain_outweighs_the_gradient_ratio() -> None:
 
 def test_missing_contribution_fails_what_needs_it() -> None:
     result = make_gates().check_fossilization(_state(contribution=None))
-    assert [failure.split(" (")[0] for failure in result.failed] == ["above its error", "above threshold", "credit"]
+    assert [failure.split(" (")[0] for failure in result.failed] == [
+        "above its error",
+        "above threshold",
+        "credit",
+    ]
 
 
 def test_unknown_metrics_do_not_count_as_a_fall() -> None:

@@ -162,4 +162,3 @@ def test_culled_seed_is_gone_from_the_pass() -> None:
     stir(slot)
     model.cull_live(make_clock(2), "test")
     assert torch.equal(model(INPUTS), bare(INPUTS))
-

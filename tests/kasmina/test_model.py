@@ -6,18 +6,6 @@ import copy
 
 import pytest
 import torch
-from kasmina.growing import (
-    draw,
-    grow,
-    make_action,
-    make_clock,
-    make_cnn,
-    make_gates,
-    make_mlp,
-    make_model,
-    make_ready,
-    stir,
-)
 from torch import Tensor, nn
 
 from esper.kasmina import (
@@ -38,6 +26,18 @@ from esper.leyline import (
     LifecycleOp,
     SeedStage,
     UnknownNameError,
+)
+from kasmina.growing import (
+    draw,
+    grow,
+    make_action,
+    make_clock,
+    make_cnn,
+    make_gates,
+    make_mlp,
+    make_model,
+    make_ready,
+    stir,
 )
 
 INPUTS = draw(4, 3, 8, 8, seed=1)

@@ -150,9 +150,10 @@ class LifecycleMachine(RuleBasedStateMachine):
     @rule()
     def begin_epoch(self) -> None:
         is_due = self.stage is S.GERMINATED
-        if self._try(
-            not is_due or self.evident, lambda: self.lifecycle.begin_epoch(self.slot, self.clock)
-        ) and is_due:
+        if (
+            self._try(not is_due or self.evident, lambda: self.lifecycle.begin_epoch(self.slot, self.clock))
+            and is_due
+        ):
             self._succeed()
 
     @rule()
@@ -230,9 +231,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         new = self.slot.state.stage
         moves = [event for event in self.events if isinstance(event, StageChanged)]
         assert new is old or (old, new) in ALLOWED
-        assert [(move.old, move.new) for move in moves] == (
-            [] if new is old else [(old.value, new.value)]
-        )
+        assert [(move.old, move.new) for move in moves] == ([] if new is old else [(old.value, new.value)])
 
     def _enter(self, stage: SeedStage) -> None:
         self.stage, self.age_in_stage = stage, 0
@@ -265,7 +264,9 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def _frozen(self) -> dict[str, object]:
         record = self.slot.state.to_dict()
-        return {name: record[name] for name in ("stage", "seed_id", "blueprint", "alpha", "ramp", "num_params")}
+        return {
+            name: record[name] for name in ("stage", "seed_id", "blueprint", "alpha", "ramp", "num_params")
+        }
 
 
 LifecycleMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)

@@ -333,6 +333,6 @@ def test_interleaved_runs_of_different_settings_keep_the_logs_that_they_have_alo
 def test_the_script_reaches_every_stage_that_the_cuts_name() -> None:
     assert max(epoch for epoch, _ in EPISODE) < HORIZON
     sink = ListSink()
-    drive(make_run(parts=make_parts(sink=sink)), 8)
+    drive(make_run(parts=make_parts(sink=sink)), HORIZON)
     seen = {cast("str", getattr(event, "new", "")) for event in sink.of("StageChanged")}
     assert {stage.value for stage in SeedStage} <= seen

@@ -140,7 +140,9 @@ class Seed(nn.Module):
         return delta
 
 
-def build_seed(branch: nn.Module, form: BlendForm, num_channels: int, channel_dim: int, num_inner: int) -> Seed:
+def build_seed(
+    branch: nn.Module, form: BlendForm, num_channels: int, channel_dim: int, num_inner: int
+) -> Seed:
     """Return the seed of a branch.
 
     A GATE seed draws its gate's weights from the global random stream: call this inside `build_seeded`.

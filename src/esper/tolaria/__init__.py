@@ -12,6 +12,8 @@ from esper.tolaria.checkpoint import (
 )
 from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
 from esper.tolaria.epoch import EpochProgress, StopCheck
+from esper.tolaria.fleet.protocol import Fleet
+from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.governor import Governor, GovernorConfig
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
@@ -33,6 +35,7 @@ __all__ = [
     "CheckpointStore",
     "EpochProgress",
     "Evaluator",
+    "Fleet",
     "FlopsLedger",
     "Governor",
     "GovernorConfig",
@@ -48,6 +51,7 @@ __all__ = [
     "OptimizerConfig",
     "PlanEntry",
     "SavedCheckpoint",
+    "SerialFleet",
     "SignalTracker",
     "SignalTrackerConfig",
     "SplitResult",

@@ -20,6 +20,7 @@ class OwnRng:
     def __init__(self, seed: int, device: torch.device) -> None:
         """Start the streams from a seed in [0, 2**63)."""
         self._device = device
+        self._is_installed = False
         self._cpu = torch.Generator().manual_seed(seed).get_state()
         self._cuda: Tensor | None = None
         if device.type == "cuda":
@@ -30,27 +31,40 @@ class OwnRng:
         """Run the body on this stream; the caller's stream is put back afterwards."""
         outer_cpu = torch.get_rng_state()
         outer_cuda = torch.cuda.get_rng_state(self._device) if self._cuda is not None else None
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(self._cuda, self._device)
+        self._write()
+        self._is_installed = True
         try:
             yield
         finally:
-            self._cpu = torch.get_rng_state()
+            self._read()
+            self._is_installed = False
             torch.set_rng_state(outer_cpu)
             if outer_cuda is not None:
-                self._cuda = torch.cuda.get_rng_state(self._device)
                 torch.cuda.set_rng_state(outer_cuda, self._device)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the streams as byte tensors."""
+        """Return the streams as byte tensors, as they stand now, installed or not."""
+        if self._is_installed:
+            self._read()
         tensors = {"cpu": self._cpu.clone()}
         if self._cuda is not None:
             tensors["cuda"] = self._cuda.clone()
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+        """Put back what `state` returned; an installed stream goes on from there at once."""
         self._cpu = tensors["cpu"].clone()
         if self._cuda is not None:
             self._cuda = tensors["cuda"].clone()
+        if self._is_installed:
+            self._write()
+
+    def _read(self) -> None:
+        self._cpu = torch.get_rng_state()
+        if self._cuda is not None:
+            self._cuda = torch.cuda.get_rng_state(self._device)
+
+    def _write(self) -> None:
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)

@@ -1,0 +1,10 @@
+"""Every fleet offers the same interface."""
+
+from __future__ import annotations
+
+from esper.tolaria import Fleet, SerialFleet
+
+
+def test_the_serial_fleet_has_every_method_of_the_protocol() -> None:
+    wanted = {name for name in vars(Fleet) if not name.startswith("_")}
+    assert wanted <= {name for name in vars(SerialFleet) if not name.startswith("_")}
