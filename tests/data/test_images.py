@@ -33,7 +33,7 @@ def test_fashion_label_out_of_range_names_the_record(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     labels = np.zeros(48, dtype=np.uint8)
     labels[7] = 10
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels), mtime=0))
     with pytest.raises(DataError, match="record 7 has label 10; expected 0 to 9"):
         load_fashion_mnist(tmp_path)
 
@@ -41,7 +41,7 @@ def test_fashion_label_out_of_range_names_the_record(tmp_path: Path) -> None:
 def test_fashion_labels_of_another_count_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     labels = idx_bytes(np.zeros(47, dtype=np.uint8))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, mtime=0))
     with pytest.raises(DataError, match="47 labels"):
         load_fashion_mnist(tmp_path)
 
@@ -49,7 +49,7 @@ def test_fashion_labels_of_another_count_are_refused(tmp_path: Path) -> None:
 def test_fashion_test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     images = idx_bytes(np.zeros((12, 6, 6), dtype=np.uint8))
-    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, mtime=0))
     with pytest.raises(DataError, match="test images are"):
         load_fashion_mnist(tmp_path)
 

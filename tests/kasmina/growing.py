@@ -155,9 +155,9 @@ def grow(
     blueprint: str = "conv_light",
     blend: BlendForm = BlendForm.ADD,
 ) -> SeedSlot:
-    """Bring a slot from DORMANT to a stage of the success path, weights stirred; the ramp ends in one interval.
+    """Bring a slot from DORMANT to a stage of the success path, weights stirred.
 
-    BLENDING stops half way up the ramp.
+    The ramp takes one interval; BLENDING stops half way up.
     """
     slot, clock, moves = model.slot(slot_id), make_clock(), PATH_TO[stage]
     if moves > 0:

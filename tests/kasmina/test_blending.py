@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_ramp_meets_both_ends_exactly(ramp: AlphaRamp) -> None:
 def test_ramp_is_monotone_and_in_range(ramp: AlphaRamp) -> None:
     values = [ramp.alpha_at(ramp.start_batch + step) for step in range(ramp.num_batches + 1)]
     is_falling = ramp.target < ramp.start_value
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in pairwise(values):
         assert (before - after if is_falling else after - before) >= -1e-12
     assert all(0.0 <= value <= 1.0 for value in values)
 

@@ -193,7 +193,7 @@ EPISODE: tuple[tuple[int, Action], ...] = (
     (5, Action(op=LifecycleOp.CULL, slot="block2", tempo_epochs=1)),
     (6, germinate("block3", "conv_small")),
 )
-"""Epoch and action: both incubate, blend, one is fossilised (epoch 4), one culled (after 5), a third lives on."""
+"""Epoch and action: both incubate, blend, one is fossilised (4), one culled (5), a third lives on."""
 
 
 def decide(epoch: int, script: tuple[tuple[int, Action], ...] = EPISODE) -> Decision:

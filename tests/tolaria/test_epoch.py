@@ -1,4 +1,4 @@
-"""Claims about one epoch: sums are those of its batches, faults are skipped without a trace, progress is data."""
+"""Claims about one epoch: sums are those of its batches, faults leave no trace, progress is data."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from esper.leyline import (
     VerdictKind,
 )
 from esper.tolaria import GovernorConfig, HostRun
+
 from .small_run import (
     BATCHES_PER_EPOCH,
     EPISODE,

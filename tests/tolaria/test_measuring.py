@@ -1,4 +1,4 @@
-"""Claims about counterfactuals: they measure the seed, leave no trace, and are not fooled by normalisation."""
+"""Claims about counterfactuals: they measure the seed, leave no trace, are not fooled by normalisation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class FrozenNoise(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map h [B, C, H, W] to the same shape."""
         delta = nn.functional.conv2d(h, self.weight, padding=1)
-        return delta * (NULL_SIZE * h.norm() / delta.norm())
+        scaled: Tensor = delta * (NULL_SIZE * h.norm() / delta.norm())
+        return scaled
 
 
 def _build_offset(spec: SlotSpec) -> nn.Module:

@@ -127,13 +127,17 @@ def untouched_statistics(norms: Sequence[NormWithStatistics]) -> Iterator[None]:
     In training mode a norm that does not track uses the batch's own statistics and writes nothing.
     """
     training = [norm for norm in norms if norm.training]
+    buffers = [(norm.running_mean, norm.running_var) for norm in training]
     for norm in training:
         norm.track_running_stats = False
+        # An instance norm writes into buffers that it has, whether it tracks or not.
+        norm.running_mean = norm.running_var = None
     try:
         yield
     finally:
-        for norm in training:
+        for norm, (mean, variance) in zip(training, buffers, strict=True):
             norm.track_running_stats = True
+            norm.running_mean, norm.running_var = mean, variance
 
 
 @contextmanager

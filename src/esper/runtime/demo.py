@@ -34,7 +34,7 @@ class DemoSummary:
     @property
     def text(self) -> str:
         """The table that the command prints."""
-        lines = ["", "slot      blueprint    stage         contribution         params      FLOPs"]
+        lines = ["", "slot      blueprint    stage         contribution         params  FLOPs an item"]
         lines += [_slot_line(slot) for slot in self.grown.slots]
         lines += [
             "",
@@ -69,7 +69,7 @@ def _slot_line(slot: Mapping[str, JsonValue]) -> str:
         worth = f"{mean:+.4f} +- {error:.4f}"
     return (
         f"{slot['slot']!s:<10}{slot['blueprint'] or '-'!s:<13}{slot['stage']!s:<14}{worth:<21}"
-        f"{format_count(int(str(slot['params']))):>6}{format_flops(int(str(slot['flops_per_item']))):>11}"
+        f"{format_count(int(str(slot['params']))):>6}{format_flops(int(str(slot['flops_per_item']))):>14}"
     )
 
 

@@ -228,7 +228,7 @@ class ContributionPool:
         self._counts: dict[str, int] = {}
 
     def add(self, slot: str, seed_id: str, stage: SeedStage, differences: Tensor) -> Estimate:
-        """Add one interval's differences [N] and return the pooled estimate; a new seed or stage starts over."""
+        """Add one interval's [N] differences; return the pooled estimate. A new seed or stage starts over."""
         key = (seed_id, stage.value)
         if self._keys.get(slot) != key:
             self._keys[slot] = key

@@ -75,7 +75,7 @@ class BlueprintSpec:
     version: int = 1
     """Raised when the meaning of an id changes."""
     accepts: Callable[[SlotSpec], bool] = fits_any_slot
-    """Whether the branch can learn in a slot of a fitting layout; False e.g. where it is too small for a norm."""
+    """Whether the branch can learn in a slot of a fitting layout; False e.g. where a norm sees one value."""
 
     def __post_init__(self) -> None:
         """Check that the recipe can be named and used.

@@ -38,7 +38,7 @@ class Fleet(Protocol):
         """Carry out one decision per host; finished hosts answer with WAIT."""
 
     def train_epoch(self) -> tuple[tuple[EpochOutcome | None, ...], tuple[Verdict, ...]]:
-        """Train one interval everywhere; None where a host is finished. Returns outcomes and verdicts, [E]."""
+        """Train one interval everywhere; return [E] outcomes (None where finished) and verdicts."""
 
     def finish(self) -> tuple[SplitResult, ...]:
         """End every host at its horizon and read its test split once."""
