@@ -26,7 +26,7 @@ def test_every_value_is_shown_with_its_origin(tmp_path: Path) -> None:
         'name = "digits"  # flag',
         "epochs = 9  # flag",
         "snapshot_every = 4  # file",
-        "base_channels = 4  # preset",
+        "base_channels = 3  # preset",
         'policy = "heuristic"  # default',
     ):
         assert f"\n{line}\n" in shown

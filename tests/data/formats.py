@@ -28,7 +28,7 @@ def write_fashion(folder: Path, *, num_train: int = 48, num_test: int = 12, is_p
         labels = (np.arange(count) % 10).astype(np.uint8)
         for name, array in ((f"{stem}-images-idx3-ubyte", images), (f"{stem}-labels-idx1-ubyte", labels)):
             if is_packed:
-                (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array), mtime=0, mtime=0))
+                (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array), mtime=0))
             else:
                 (folder / name).write_bytes(idx_bytes(array))
     return folder

@@ -97,7 +97,7 @@ def test_a_file_lies_over_the_preset_and_origins_are_told_apart(tmp_path: Path) 
     path.write_text('[task]\nname = "digits"\n[host.optimizer]\nlearning_rate = 1\n', encoding="utf-8")
     resolved = load_config(path, build_preset("digits"))
     assert resolved.config.host.optimizer.learning_rate == 1.0
-    assert resolved.config.model.base_channels == 4
+    assert resolved.config.model.base_channels == 3
     assert set(resolved.provenance) == {key for key, _ in leaf_values(DEFAULT)}
     origins = resolved.provenance
     assert origins["task.name"] == origins["host.optimizer.learning_rate"] == "file"
