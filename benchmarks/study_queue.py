@@ -51,7 +51,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def seeds_of_shard(seeds: Sequence[int], shard: tuple[int, int]) -> tuple[int, ...]:
-    """Return every count-th seed: a seed's arms stay together, because some of them build on another's row."""
+    """Return every count-th seed: a seed's arms stay together, since some build on another's row."""
     index, count = shard
     return tuple(seeds[index::count])
 

@@ -107,7 +107,7 @@ def test_a_corrupt_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_host_is_foreign(tmp_path: Path) -> None:
     target, config = tmp_path / "run", tiny(epochs=2)
     run_experiment(config, run_dir=target, provenance={})
-    wider = replace(config, model=replace(config.model, base_channels=3))
+    wider = replace(config, model=replace(config.model, base_channels=5))
     with pytest.raises(ForeignCheckpointError):
         run_experiment(wider, run_dir=target, provenance={}, resume=True)
 

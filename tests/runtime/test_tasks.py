@@ -24,6 +24,11 @@ def test_digits_come_with_the_package_in_the_stated_parts() -> None:
     assert (data.train.num_items, data.validation.num_items, data.test.num_items) == (1077, 360, 360)
 
 
+def test_synthetic_data_fit_their_task() -> None:
+    spec, data = load_task(TaskConfig(name="synthetic"))
+    assert (data.input_shape, data.num_classes) == (spec.input_shape, spec.num_outputs)
+
+
 def test_small_validation_splits_gate_on_the_loss() -> None:
     assert task_spec("digits").gates_use_loss
 

@@ -36,7 +36,7 @@ _TASKS = MappingProxyType(
             _classify("emoji9", (3, 32, 32), 9, 40, 0.005),
             _classify("cifar10", (3, 32, 32), 10, 75, 0.005),
             _classify("cifar10_deep", (3, 32, 32), 10, 75, 0.005),
-            _classify("synthetic", (16,), 10, 40, 0.005),
+            _classify("synthetic", (16,), 4, 40, 0.005),
         )
     }
 )

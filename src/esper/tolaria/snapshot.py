@@ -82,6 +82,9 @@ def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) ->
         ForeignCheckpointError: If slots, tensor names or shapes do not fit.
     """
     bench, state = run.bench, record.state
+    missing = [name for name in ("epoch", "event_count", "is_terminated") if name not in state]
+    if missing:
+        raise ForeignCheckpointError(f"saved state lacks {', '.join(missing)}")
     own = {name: tensor for name, tensor in record.tensors.items() if not name.startswith(_LAST_GOOD)}
     try:
         bench.model.restore(_part(own, "model."), _mapping(state, "slots"))
