@@ -11,9 +11,9 @@ import pytest
 
 from esper.leyline import (
     CheckpointError,
+    ConfigError,
     Event,
     ExitCode,
-    ForeignCheckpointError,
     InterruptedRunError,
     RunDirectoryError,
 )
@@ -104,11 +104,11 @@ def test_a_corrupt_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         run_experiment(tiny(epochs=2), run_dir=target, provenance={}, resume=True)
 
 
-def test_a_checkpoint_of_another_host_is_foreign(tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused_and_names_them(tmp_path: Path) -> None:
     target, config = tmp_path / "run", tiny(epochs=2)
     run_experiment(config, run_dir=target, provenance={})
     wider = replace(config, model=replace(config.model, base_channels=5))
-    with pytest.raises(ForeignCheckpointError):
+    with pytest.raises(ConfigError, match=r"model\.base_channels"):
         run_experiment(wider, run_dir=target, provenance={}, resume=True)
 
 

@@ -36,10 +36,10 @@ from esper.leyline import (
 )
 from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
-from esper.runtime.config_file import leaf_values, render_config
+from esper.runtime.config_file import leaf_values, read_config, render_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
-from esper.runtime.run_records import RUNS_ROOT
+from esper.runtime.run_records import CONFIG_NAME, RUNS_ROOT, read_meta
 from esper.runtime.shutdown import StopSignal
 from esper.tolaria import CheckpointStore, SplitResult, StateRecord, checkpoint_name
 
@@ -131,6 +131,7 @@ def run_experiment(
     if resume:
         if run_dir is None:
             raise ConfigError("resume needs the directory of the run")
+        _refuse_changes(run_dir, config)
         folder = RunFolder.open(run_dir)
     else:
         path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
@@ -268,6 +269,16 @@ def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[st
     """Return the dotted keys that would change the numbers of a resumed run."""
     old, new = dict(leaf_values(saved)), dict(leaf_values(given))
     return [key for key in old if old[key] != new.get(key) and not key.startswith(_NOT_COMPARED)]
+
+
+def _refuse_changes(run_dir: Path, given: ExperimentConfig) -> None:
+    read_meta(run_dir)
+    changed = compare_configs(read_config(run_dir / CONFIG_NAME), given)
+    if changed:
+        raise ConfigError(
+            f"{run_dir} was started with other settings: {', '.join(changed)}; resume without them, or start "
+            "a new run"
+        )
 
 
 def describe_start(
