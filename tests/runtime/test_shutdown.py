@@ -32,8 +32,10 @@ sys.exit(int(stop.exit_code))
 
 
 def _start(program: str) -> subprocess.Popen[str]:
+    # A suite started in the background inherits ignored signals, and an ignored one stays ignored.
+    reset = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", reset + program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
