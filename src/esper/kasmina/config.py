@@ -60,8 +60,8 @@ class LifecycleConfig:
     """How seeds move through their stages."""
 
     incubation: str = "shadow"
-    """Objective in TRAINING: "shadow", "residual" or "straight_through". The first two are bounded; see
-    docs/decisions for the measurement that chose the default."""
+    """Objective in TRAINING: "shadow", "residual" or "straight_through". The first two are bounded;
+    "shadow", because it learns the true loss."""
     residual_scale: float = 0.5
     """Objective "residual": size of the target relative to the features' spread, > 0. Half a spread is a
     visible and still gentle change."""
