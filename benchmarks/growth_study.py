@@ -4,13 +4,15 @@
     python benchmarks/growth_study.py --task fashion_mnist --seeds 0-9 --shard 1/2
 
     never                the host alone
+    never_flops          the host alone, for as many epochs as the heuristic's FLOPs pay for
     heuristic            the heuristic policy
     random               random legal actions, germinating as often (where it is legal) as the heuristic did
     static_final_epochs  the network that the heuristic ended with, from scratch, for the same epochs
     static_final_flops   the same network, for as many epochs as the heuristic's FLOPs pay for
 
-The last three build on the heuristic's row of the same seed and learning rate. Every schedule decays within
-its own budget. Seeds from 1000 on are for tuning: their rows carry validation results only.
+All but never and heuristic build on the heuristic's row of the same seed; --grown-rate says of which learning
+rate, where it is not the arm's own. Every schedule decays within its own budget. Seeds from 1000 on are for
+tuning: their rows carry validation results only.
 """
 
 from __future__ import annotations
@@ -60,10 +62,11 @@ from esper.tolaria import FlopsLedger, HostRun
 from esper.tolaria.snapshot import capture_state
 from esper.tolaria.steps import charge_training
 
-ARMS = ("never", "heuristic", "random", "static_final_epochs", "static_final_flops")
-"""In the order in which they run: the last three need the heuristic's row."""
+ARMS = ("never", "heuristic", "random", "static_final_epochs", "static_final_flops", "never_flops")
+"""In the order in which they run: all after the second need the heuristic's row."""
 
-NEEDS_HEURISTIC = frozenset({"random", "static_final_epochs", "static_final_flops"})
+NEEDS_HEURISTIC = frozenset(ARMS[2:])
+FLOP_MATCHED = frozenset({"static_final_flops", "never_flops"})
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -189,11 +192,12 @@ def plant_fossils(run: HostRun, fossils: list[Mapping[str, JsonValue]]) -> None:
     run.last_good = capture_state(run, with_last_good=False)
 
 
-def affordable_epochs(study: Study, heuristic: Row, learning_rate: float, seed: int) -> int:
+def affordable_epochs(study: Study, arm: str, heuristic: Row, learning_rate: float, seed: int) -> int:
     """The number of epochs whose FLOPs come nearest to what the heuristic's run spent, at least one."""
     counter = EventCounter()
     run = study.assemble(study.config("never", learning_rate, seed, study.epochs), counter).host_run
-    plant_fossils(run, read_fossils(heuristic))
+    if arm.startswith("static"):
+        plant_fossils(run, read_fossils(heuristic))
     ledger = FlopsLedger()
     charge_training(ledger, run.bench.model, run.bench.batches.num_items)
     return max(1, round(int(str(heuristic["flops_total"])) / ledger.total))
@@ -203,9 +207,9 @@ def run_job(study: Study, arm: str, learning_rate: float, seed: int, heuristic: 
     """Run one arm on one seed and return its row."""
     policy_name = arm if arm in ("never", "heuristic", "random") else "never"
     epochs = study.epochs
-    if arm == "static_final_flops":
+    if arm in FLOP_MATCHED:
         assert heuristic is not None
-        epochs = affordable_epochs(study, heuristic, learning_rate, seed)
+        epochs = affordable_epochs(study, arm, heuristic, learning_rate, seed)
     config = study.config(policy_name, learning_rate, seed, epochs)
     counter, started = EventCounter(), time.monotonic()
     assembly = study.assemble(config, counter)
@@ -222,6 +226,7 @@ def run_job(study: Study, arm: str, learning_rate: float, seed: int, heuristic: 
     row = study.key(arm, learning_rate, seed) | {
         "format": 1,
         "epochs": epochs,
+        "grown_rate": None if heuristic is None else heuristic["learning_rate"],
         "num_threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "config_hash": hash_config(config),
@@ -296,13 +301,17 @@ def build_study(arguments: argparse.Namespace) -> Study:
     )
 
 
-def work(study: Study, arms: tuple[str, ...], learning_rate: float, seed: int) -> bool:
+def work(
+    study: Study, arms: tuple[str, ...], learning_rate: float, seed: int, grown_rate: float | None
+) -> bool:
     """Run what is missing of one seed; return whether every arm has its row."""
     is_complete = True
     for arm in arms:
         if study.find(arm, learning_rate, seed) is not None:
             continue
-        heuristic = study.find("heuristic", learning_rate, seed) if arm in NEEDS_HEURISTIC else None
+        heuristic = (
+            study.find("heuristic", grown_rate or learning_rate, seed) if arm in NEEDS_HEURISTIC else None
+        )
         if arm in NEEDS_HEURISTIC and heuristic is None:
             print(f"seed {seed} {arm}: left out, it needs the row of arm heuristic", file=sys.stderr)
             is_complete = False
@@ -327,7 +336,8 @@ def parse_arguments() -> argparse.Namespace:
         "--seeds", default=parse_seeds("0-9"), type=parse_seeds, help='such as "0-9" or "3,5"'
     )
     parser.add_argument("--learning-rate", nargs="+", type=float, help="peak rates; default: the preset's")
-    parser.add_argument("--epochs", type=int, help="epochs of every arm but static_final_flops")
+    parser.add_argument("--grown-rate", type=float, help="peak rate of the heuristic's row to build on")
+    parser.add_argument("--epochs", type=int, help="epochs of every arm that is not matched by FLOPs")
     parser.add_argument("--shard", default=(0, 1), type=parse_shard, help="INDEX/COUNT of the seeds")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows files")
@@ -340,7 +350,7 @@ def main() -> int:
     rates = arguments.learning_rate or [study.base.host.optimizer.learning_rate]
     arms = tuple(arm for arm in ARMS if arm in arguments.arms)
     complete = [
-        work(study, arms, rate, seed)
+        work(study, arms, rate, seed, arguments.grown_rate)
         for seed in seeds_of_shard(arguments.seeds, arguments.shard)
         for rate in rates
     ]
