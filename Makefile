@@ -19,7 +19,7 @@ EVERYTHING := not gpu and not full_data
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check style test test-all coverage docs generate benchmarks clean
+.PHONY: help run setup check style test test-all coverage docs generate mutation benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,9 +76,18 @@ generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, conf
 	$(BIN)/python scripts/lifecycle_page.py
 	$(BIN)/python scripts/cli_flags.py --update
 
-benchmarks: $(DEV_STAMP) ## measure the data path; the studies are started by hand (see docs/results.md)
+# mutmut works on a copy in mutants/; src stays as it is. Started anew, because it keeps earlier answers.
+mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count those that the tests catch (minutes)
+	$(PIP) -c constraints.txt -e '.[mutation]'
+	rm -rf mutants
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/python scripts/mutation_table.py
+
+benchmarks: $(DEV_STAMP) ## measure data path, start-up, and a host run against a bare loop (needs Fashion-MNIST)
 	@mkdir -p build
 	$(BIN)/python benchmarks/data_path.py build/data_path.json
+	$(BIN)/python benchmarks/start_up.py build/start_up.json
+	$(BIN)/python benchmarks/host_run.py build/host_run.json
 
 clean: ## remove build and cache folders; the environment and the runs stay
-	rm -rf site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf site build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

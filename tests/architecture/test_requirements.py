@@ -1,4 +1,4 @@
-"""docs/requirements.md names a test for every requirement that is done, and every named test exists."""
+"""docs/requirements.md names a test for every requirement that is done; every test named on a page exists."""
 
 from __future__ import annotations
 
@@ -51,6 +51,23 @@ def test_every_requirement_is_shown_by_tests_that_exist() -> None:
     page = (REPO / "docs" / "requirements.md").read_text(encoding="utf-8")
     assert ROW.search(page)
     assert find_requirement_faults(page, REPO) == []
+
+
+def find_missing_tests(page: str, repo: Path) -> list[str]:
+    """Name the test ids on a page that lead nowhere."""
+    return [f"{file}::{name}" for file, name in TEST_ID.findall(page) if not _exists(repo, file, name)]
+
+
+def test_every_test_that_the_reliability_page_names_exists() -> None:
+    page = (REPO / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert len(TEST_ID.findall(page)) > 20
+    assert find_missing_tests(page, REPO) == []
+
+
+def test_a_test_id_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    assert find_missing_tests("| fault | `tests/test_a.py::test_gone` |", tmp_path) == [
+        "tests/test_a.py::test_gone"
+    ]
 
 
 def test_requirement_faults_are_found(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ def test_a_wrong_argument_is_one_config_error(args: list[str], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_help_begins_with_the_words_of_the_docstring() -> None:
+    assert _parser().format_help().startswith("usage: esper demo\n\nTry it.\n\noptions:\n")
+    assert CommandParser("demo", None).format_help().startswith("usage: esper demo [-h]\n\noptions:\n")
+
+
 def test_a_verb_is_split_off() -> None:
     assert split_verb("runs", ["ls", "x"], ("ls", "show")) == ("ls", ["x"])
 

@@ -23,7 +23,10 @@ def test_every_set_is_listed_with_state_licence_and_credit() -> None:
     assert sets["digits"]["state"] == "embedded"
     assert (sets["emoji9"]["state"], sets["emoji9"]["path"]) == ("missing", None)
     assert all(item["licence"] and item["credit"] for item in sets.values())
-    assert "digits" in call(["data", "list"]).out
+    answer = call(["data", "list"])
+    assert "Data sets\nname " in answer.out
+    assert "\nCredits\nname " in answer.out
+    assert answer.err.startswith("missing: `esper data check cifar10` says where")
 
 
 def test_the_sets_that_are_there_are_checked() -> None:
@@ -52,13 +55,20 @@ def test_a_damaged_file_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.err == "1 of 2 files are missing or damaged\n"
 
 
+def test_a_missing_set_says_where_it_was_looked_for_line_by_line() -> None:
+    answer = call(["data", "check", "emoji9"])
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.error_lines[0].startswith("esper: error: data set 'emoji9' was not found. Looked in:")
+    assert all(line.startswith("  ") for line in answer.error_lines[1:])
+    assert "To get it: " in answer.error_lines[-1]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         ([], 2, "give one of list, check"),
         (["chek"], 2, "did you mean 'check'?"),
         (["check", "digit"], 2, "unknown data set 'digit': did you mean 'digits'?"),
-        (["check", "emoji9"], 3, "To get it: "),
         (["list", "--data-dir", "/no/such"], 3, "data folder /no/such does not exist"),
         (["list", "digits"], 2, "unknown argument 'digits'"),
     ],

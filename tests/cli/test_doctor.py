@@ -23,7 +23,9 @@ def test_only_a_problem_fails(state: str, code: int, monkeypatch: pytest.MonkeyP
         return (HealthFinding(topic="disk", name="runs", state=state, detail=""),)  # type: ignore[arg-type]
 
     monkeypatch.setattr(doctor, "collect_findings", collect)
-    assert call(["doctor"]).code == code
+    answer = call(["doctor"])
+    assert answer.code == code
+    assert answer.err == ("a run would fail: see runs\n" if code else "ready to run\n")
 
 
 def test_an_unknown_argument_is_refused() -> None:

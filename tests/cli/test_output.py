@@ -7,12 +7,12 @@ import pytest
 
 from esper.cli.output import (
     Table,
-    flatten_record,
     render_plain,
     report_error,
     report_note,
     write_json,
     write_table,
+    write_tables,
     write_text,
 )
 
@@ -21,6 +21,16 @@ TABLE = Table(title="Runs", columns=("name", "state"), rows=(("a", "running"), (
 
 def test_plain_tables_are_aligned_and_have_no_trailing_blanks() -> None:
     assert render_plain(TABLE) == "Runs\nname    state\na       running\nlonger  x\n"
+
+
+def test_numbers_are_aligned_to_the_right() -> None:
+    table = Table(title="T", columns=("a", "n"), rows=(("x", "1"), ("y", "1,000")), numbers=frozenset({"n"}))
+    assert render_plain(table) == "T\na      n\nx      1\ny  1,000\n"
+
+
+def test_tables_have_an_empty_line_between_them(capsys: pytest.CaptureFixture[str]) -> None:
+    write_tables((TABLE, TABLE))
+    assert capsys.readouterr().out == render_plain(TABLE) + "\n" + render_plain(TABLE)
 
 
 def test_an_empty_table_says_so() -> None:
@@ -48,6 +58,19 @@ def test_on_a_terminal_tables_are_framed_and_markup_is_text(
     assert ("[bold]a" in shown) is bool(rows)
 
 
+@pytest.mark.parametrize("has_colour", [True, False])
+def test_no_color_is_honoured_on_a_terminal(
+    has_colour: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not has_colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    write_table(Table(title="T", columns=("c",), rows=(("kept",), ("gone",)), colours={"kept": "green"}))
+    assert ("\x1b[32mkept" in capsys.readouterr().out) is has_colour
+
+
 def test_json_is_one_document_and_non_finite_numbers_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     write_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "\u00e9"}})
     out = capsys.readouterr().out
@@ -55,39 +78,14 @@ def test_json_is_one_document_and_non_finite_numbers_are_null(capsys: pytest.Cap
     assert out.isascii()
 
 
-def test_notes_and_errors_go_to_stderr_as_single_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_and_errors_go_to_stderr_and_no_line_of_one_looks_like_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     report_note("a\nb")
-    report_error("c\nd")
-    assert capsys.readouterr() == ("", "a b\nesper: error: c d\n")
+    report_error("c\nesper: error: d\x1b[2J")
+    assert capsys.readouterr() == ("", "a b\nesper: error: c\n  esper: error: d\n")
 
 
 def test_text_ends_with_one_line_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_text("a\n\n")
     assert capsys.readouterr().out == "a\n"
-
-
-def test_records_become_dotted_rows_without_empty_values() -> None:
-    rows = flatten_record(
-        {
-            "n": 12345,
-            "f": 0.5,
-            "ok": True,
-            "no": False,
-            "none": None,
-            "": "",
-            "l": [1, {"x": 1.0}],
-            "m": {"k": "v"},
-        }
-    )
-    assert rows == (
-        ("n", "12,345"),
-        ("f", "0.5"),
-        ("ok", "yes"),
-        ("no", "no"),
-        ("l", '1, {"x": 1.0}'),
-        ("m.k", "v"),
-    )
-
-
-def test_an_empty_list_is_left_out() -> None:
-    assert flatten_record({"l": []}) == ()

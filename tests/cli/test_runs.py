@@ -103,7 +103,8 @@ def _write_run(path: Path, events: list[Event]) -> Path:
 
 def test_no_runs_are_an_empty_list(tmp_path: Path) -> None:
     answer = call(["runs", "ls", str(tmp_path / "none")])
-    assert (answer.code, answer.out, answer.err) == (0, f"Runs in {tmp_path / 'none'}\nnone\n", "")
+    assert (answer.code, answer.out, answer.err) == (0, f"Runs in {tmp_path / 'none'}\nno such folder\n", "")
+    assert "none; `esper demo` and `esper train` write runs" in call(["runs", "ls", str(tmp_path)]).out
     assert json.loads(call(["runs", "ls", str(tmp_path), "--json"]).out) == []
 
 
@@ -112,7 +113,8 @@ def test_runs_are_listed_and_unreadable_ones_named_on_stderr(tmp_path: Path) -> 
     (_write_run(tmp_path / "bad", []) / "status.json").write_text("{", encoding="utf-8")
     answer = call(["runs", "ls", str(tmp_path)])
     assert answer.code == 0
-    assert "good  digits  heuristic  0     finished" in answer.out
+    assert "good  digits  heuristic     0  finished" in answer.out
+    assert "+00:00" not in answer.out
     assert answer.err.startswith("bad: ")
     listed = {
         Path(item["path"]).name: item
@@ -124,11 +126,15 @@ def test_runs_are_listed_and_unreadable_ones_named_on_stderr(tmp_path: Path) -> 
 def test_a_run_is_shown_as_tables(tmp_path: Path) -> None:
     shown = call(["runs", "show", str(_write_run(tmp_path / "a", _events()))])
     assert (shown.code, shown.err) == (0, "")
-    assert "block1  block1#1  conv_light  FOSSILIZED  +0.0200 +- 0.0050  1,204   50 kFLOPs" in shown.out
-    assert "block2  -         -           DORMANT     -" in shown.out
+    assert (
+        "block1  block1#1  conv_light  FOSSILIZED  +0.0200 +- 0.0050       1,204       50 kFLOPs" in shown.out
+    )
+    assert "block2  -         -           DORMANT" + " " * 21 + "-           -               -" in shown.out
     assert "block1  block1#1  PROBATIONARY > FOSSILIZED  policy" in shown.out
-    assert "test_metrics.accuracy  0.79" in shown.out
-    assert "state       finished" in shown.out
+    assert "test accuracy             79.0 %\n" in shown.out
+    assert "compute                   9 FLOPs\n" in shown.out
+    assert "state      finished (exit code 0)\n" in shown.out
+    assert "resumed    never\n" in shown.out
 
 
 def test_a_run_is_shown_as_json(tmp_path: Path) -> None:
@@ -151,7 +157,18 @@ def test_a_live_seed_has_its_slots_stage(tmp_path: Path) -> None:
 def test_a_run_without_events_yet_is_shown(tmp_path: Path) -> None:
     answer = call(["runs", "show", str(_write_run(tmp_path / "a", []))])
     assert (answer.code, answer.err) == (0, "")
-    assert "Slots\nnone\nLifecycle\nnone\n" in answer.out
+    assert "Results\nnone\n\nSlots\nnone\n\nLifecycle\nnone\n" in answer.out
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path: Path) -> None:
+    path = _write_run(tmp_path / "a", _events()[:5])
+    status = json.loads((path / "status.json").read_text(encoding="utf-8"))
+    text = json.dumps({**status, "state": "interrupted", "exit_code": 130, "attempt": 2})
+    (path / "status.json").write_text(text, encoding="utf-8")
+    answer = call(["runs", "show", str(path)])
+    assert "interrupted (exit code 130)" in answer.out
+    assert "2 times" in answer.out
+    assert answer.err == f"go on: esper train --resume {path}\n"
 
 
 def test_a_bad_line_is_named_on_stderr(tmp_path: Path) -> None:

@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 
 from cli.calling import call
+from cli.results import make_result
 from esper.cli import train
-from esper.leyline import ConfigError, ExitCode, InterruptedRunError, JsonValue
+from esper.leyline import ConfigError, ExitCode, InterruptedRunError
 from esper.runtime.config_file import provenance_of_preset, render_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.presets import build_preset
+from esper.runtime.run import ExperimentResult
 from esper.runtime.run_folder import RunFolder, RunOrigin
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeSummary:
-    def to_json(self) -> dict[str, JsonValue]:
-        return {"test": {"accuracy": 0.9}, "path": "runs/x", "reason": None}
 
 
 @dataclass(slots=True)
@@ -40,13 +36,13 @@ class FakeRun:
         resume: bool = False,
         is_dry_run: bool = False,
         argv: Sequence[str] = (),
-    ) -> FakeSummary:
+    ) -> ExperimentResult:
         self.configs.append(config)
         self.provenance = provenance
         self.rest = {"run_dir": run_dir, "resume": resume, "is_dry_run": is_dry_run, "argv": tuple(argv)}
         if self.error is not None:
             raise self.error
-        return FakeSummary()
+        return make_result(config.policy, run_dir or Path("runs/x"))
 
 
 @pytest.fixture
@@ -103,11 +99,28 @@ def test_without_a_policy_the_configuration_decides(runs: FakeRun, tmp_path: Pat
     assert runs.rest["is_dry_run"] is True
 
 
-def test_the_summary_is_a_table_or_json(runs: FakeRun) -> None:
-    assert call(["train", "never"]).out == (
-        "Run\nwhat           value\ntest.accuracy  0.9\npath           runs/x\n"
-    )
-    assert json.loads(call(["train", "never", "--json"]).out) == FakeSummary().to_json()
+def test_the_result_is_two_tables_or_json_and_the_next_step_is_a_note(runs: FakeRun) -> None:
+    answer = call(["train", "never"])
+    assert answer.out.startswith("Slots (contribution: ")
+    assert "\nRun: digits, never, seed 3\n" in answer.out
+    assert "{" not in answer.out
+    assert answer.err == "next: esper runs show runs/x, or esper export runs/x -o model\n"
+    assert json.loads(call(["train", "never", "--json"]).out) == make_result("never").to_json()
+
+
+def test_a_dry_run_says_what_it_did(runs: FakeRun) -> None:
+    answer = call(["train", "--dry-run"])
+    assert answer.err.startswith("dry run: in 12 epochs one seed was forced to be kept and one to be culled")
+    shown = call(["train", "--help"]).out
+    assert "write nothing" in shown
+    assert "train nothing" not in shown
+
+
+def test_resuming_a_finished_run_says_so(runs: FakeRun, tmp_path: Path) -> None:
+    _make_run(tmp_path / "old")
+    answer = call(["train", "--resume", "old"])
+    assert answer.code == 0
+    assert answer.error_lines[0] == "old has finished already; nothing is left to train"
 
 
 def test_print_config_runs_nothing(runs: FakeRun) -> None:

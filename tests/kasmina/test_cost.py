@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-import torch
-from torch import nn
+from dataclasses import replace
 
-from esper.kasmina import count_flops, count_trainable
-from esper.leyline import SeedStage
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina import InjectionPoint, count_flops, count_trainable
+from esper.leyline import HostError, SeedStage
 from kasmina.growing import draw, grow, make_cnn, make_model
 
 
@@ -34,3 +37,53 @@ def test_seeds_are_not_part_of_the_price_of_the_host() -> None:
     grow(model, "block2", SeedStage.PROBATIONARY)
     assert count_flops(model.host, (3, 8, 8)) == model.host_flops
     assert model(draw(1, 3, 8, 8)).shape == (1, 5)
+
+
+class Deciding(nn.Module):
+    """Chooses its path by the values that it sees."""
+
+    def __init__(self, *, is_guarded: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4, bias=False)
+        self.is_guarded = is_guarded
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs)
+        if self.is_guarded and inputs.is_meta:
+            return out
+        return out if bool(inputs.sum() > 0.0) else -out
+
+
+def test_a_forward_that_looks_at_values_is_refused_by_name_with_a_remedy() -> None:
+    with pytest.raises(HostError) as caught:
+        count_flops(Deciding(is_guarded=False), (6,))
+    text = str(caught.value)
+    assert text.startswith("Deciding: ")
+    assert "shape (1, 6)" in text
+    assert "is_meta" in text
+    assert "\n" not in text
+
+
+def test_the_remedy_helps() -> None:
+    assert count_flops(Deciding(is_guarded=True), (6,)) == 2 * 6 * 4
+
+
+class DecidingHost(nn.Module):
+    """A host that chooses its path by the values that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = make_cnn()
+
+    def injection_points(self) -> tuple[InjectionPoint, ...]:
+        points = self.inner.injection_points()
+        return tuple(replace(point, path=f"inner.{point.path}") for point in points)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.inner(inputs)
+        return out if float(inputs.sum()) < 1e9 else -out
+
+
+def test_a_host_that_looks_at_values_is_refused_when_it_is_built() -> None:
+    with pytest.raises(HostError, match="DecidingHost: "):
+        make_model(DecidingHost())

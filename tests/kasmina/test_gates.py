@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import pytest
 
@@ -44,23 +45,75 @@ def _g0(gates: QualityGates, state: SeedState) -> GateResult:
     return gates.check_germination(state, fits=True)
 
 
-PASSING: tuple[tuple[Callable[[QualityGates, SeedState], GateResult], str, SeedStage, int], ...] = (
-    (_g0, "G0", S.DORMANT, 2),
-    (QualityGates.check_training, "G1", S.GERMINATED, 2),
-    (QualityGates.check_blending, "G2", S.TRAINING, 5),
-    (QualityGates.check_probation, "G3", S.BLENDING, 2),
-    (QualityGates.check_stability, "G4", S.PROBATIONARY, 6),
-    (QualityGates.check_fossilization, "G5", S.PROBATIONARY, 5),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passing:
+    """A gate with what it answers to a record that passes: the names and the numbers that telemetry keeps."""
+
+    check: Callable[[QualityGates, SeedState], GateResult]
+    name: str
+    stage: SeedStage
+    passed: tuple[str, ...]
+    measured: Mapping[str, object]
+
+
+PASSING = (
+    _Passing(
+        check=_g0, name="G0", stage=S.DORMANT, passed=("slot is dormant", "blueprint fits"), measured={}
+    ),
+    _Passing(
+        check=QualityGates.check_training,
+        name="G1",
+        stage=S.GERMINATED,
+        passed=("stage is GERMINATED", "optimiser entries"),
+        measured={},
+    ),
+    _Passing(
+        check=QualityGates.check_blending,
+        name="G2",
+        stage=S.TRAINING,
+        passed=("stage is TRAINING", "incubated", "gradients measured", "gradients finite", "evidence"),
+        measured={"gradient_ratio": 0.5},
+    ),
+    _Passing(
+        check=QualityGates.check_probation,
+        name="G3",
+        stage=S.BLENDING,
+        passed=("stage is BLENDING", "full amplitude"),
+        measured={"alpha": 1.0},
+    ),
+    _Passing(
+        check=QualityGates.check_stability,
+        name="G4",
+        stage=S.PROBATIONARY,
+        passed=(
+            "stage is PROBATIONARY",
+            "lasted",
+            "measured",
+            "no rollback",
+            "metric held",
+            "full amplitude",
+        ),
+        measured={"metric_drop": 0.0},
+    ),
+    _Passing(
+        check=QualityGates.check_fossilization,
+        name="G5",
+        stage=S.PROBATIONARY,
+        passed=("fresh", "above its error", "above threshold", "credit", "healthy"),
+        measured={
+            "contribution": 0.05,
+            "lower": pytest.approx(0.049),
+            "credit": 0.05,
+        },
+    ),
 )
 
 
-@pytest.mark.parametrize(("check", "name", "stage", "num_checks"), PASSING, ids=lambda v: str(v)[:4])
-def test_gate_passes_with_all_its_checks(
-    check: Callable[[QualityGates, SeedState], GateResult], name: str, stage: SeedStage, num_checks: int
-) -> None:
-    result = check(make_gates(), _state(stage=stage))
-    assert (result.gate, result.is_passed, result.reason, result.score) == (name, True, None, 1.0)
-    assert len(result.passed) == num_checks
+@pytest.mark.parametrize("gate", PASSING, ids=lambda gate: gate.name)
+def test_gate_passes_with_all_its_checks_and_shows_its_numbers(gate: _Passing) -> None:
+    result = gate.check(make_gates(), _state(stage=gate.stage))
+    assert (result.gate, result.is_passed, result.reason, result.score) == (gate.name, True, None, 1.0)
+    assert (result.passed, result.measured) == (gate.passed, gate.measured)
 
 
 @pytest.mark.parametrize(
@@ -68,46 +121,131 @@ def test_gate_passes_with_all_its_checks(
     [
         (_g0, S.RESETTING, {}, "slot is dormant (RESETTING)"),
         (QualityGates.check_training, S.TRAINING, {}, "stage is GERMINATED (TRAINING)"),
-        (QualityGates.check_training, S.GERMINATED, {"has_optimizer_entries": False}, "optimiser entries"),
+        (
+            QualityGates.check_training,
+            S.GERMINATED,
+            {"has_optimizer_entries": False},
+            "optimiser entries (the optimiser does not know the seed)",
+        ),
         (QualityGates.check_blending, S.BLENDING, {}, "stage is TRAINING (BLENDING)"),
-        (QualityGates.check_blending, S.TRAINING, {"epochs_in_stage": 1}, "1 epochs incubated, needs 2"),
-        (QualityGates.check_blending, S.TRAINING, {"has_finite_gradients": False}, "gradients finite"),
-        (QualityGates.check_blending, S.TRAINING, {"gradient_ratio": 0.049}, "gradient ratio 0.049"),
+        (
+            QualityGates.check_blending,
+            S.TRAINING,
+            {"epochs_in_stage": 1},
+            "incubated (1 epochs incubated, needs 2)",
+        ),
+        (
+            QualityGates.check_blending,
+            S.TRAINING,
+            {"has_finite_gradients": False},
+            "gradients finite (a gradient was not finite)",
+        ),
+        (
+            QualityGates.check_blending,
+            S.TRAINING,
+            {"gradient_ratio": 0.049},
+            "evidence (shadow gain not measured, gradient ratio 0.049)",
+        ),
         (
             QualityGates.check_blending,
             S.TRAINING,
             {"gradient_ratio": None, "shadow_gain": _estimate(0.01)},
-            "no gradient was measured yet",
+            "gradients measured (no gradient was measured yet)",
         ),
-        (QualityGates.check_blending, S.TRAINING, {"shadow_gain": _estimate(0.0)}, "shadow gain 0,"),
-        (QualityGates.check_probation, S.PROBATIONARY, {}, "stage is BLENDING"),
-        (QualityGates.check_probation, S.BLENDING, {"alpha": 0.7}, "alpha 0.700 of 1, at rest"),
-        (QualityGates.check_probation, S.BLENDING, {"ramp": RAMP}, "alpha 1.000 of 1, ramping"),
-        (QualityGates.check_stability, S.BLENDING, {}, "stage is PROBATIONARY"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"epochs_in_stage": 1}, "1 epochs on probation"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"num_measurements": 1}, "1 measurements, needs 2"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"had_governor_event": True}, "no rollback"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"metric_now": 0.77}, "metric fell by 0.0300"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"alpha": 0.5}, "full amplitude"),
-        (QualityGates.check_stability, S.PROBATIONARY, {"ramp": RAMP}, "full amplitude"),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution_age_epochs": 2}, "2 epochs old"),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution_age_epochs": None}, "fresh"),
+        (
+            QualityGates.check_blending,
+            S.TRAINING,
+            {"shadow_gain": _estimate(0.0)},
+            "evidence (shadow gain 0, gradient ratio 0.5)",
+        ),
+        (QualityGates.check_probation, S.PROBATIONARY, {}, "stage is BLENDING (PROBATIONARY)"),
+        (
+            QualityGates.check_probation,
+            S.BLENDING,
+            {"alpha": 0.7},
+            "full amplitude (alpha 0.700 of 1, at rest)",
+        ),
+        (
+            QualityGates.check_probation,
+            S.BLENDING,
+            {"ramp": RAMP},
+            "full amplitude (alpha 1.000 of 1, ramping)",
+        ),
+        (QualityGates.check_stability, S.BLENDING, {}, "stage is PROBATIONARY (BLENDING)"),
+        (
+            QualityGates.check_stability,
+            S.PROBATIONARY,
+            {"epochs_in_stage": 1},
+            "lasted (1 epochs on probation, needs 2)",
+        ),
+        (
+            QualityGates.check_stability,
+            S.PROBATIONARY,
+            {"num_measurements": 1},
+            "measured (1 measurements, needs 2)",
+        ),
+        (
+            QualityGates.check_stability,
+            S.PROBATIONARY,
+            {"had_governor_event": True},
+            "no rollback (a rollback happened on probation)",
+        ),
+        (
+            QualityGates.check_stability,
+            S.PROBATIONARY,
+            {"metric_now": 0.77},
+            "metric held (metric fell by 0.0300, at most 0.0200)",
+        ),
+        (QualityGates.check_stability, S.PROBATIONARY, {"alpha": 0.5}, "full amplitude (alpha 0.500 of 1)"),
+        (QualityGates.check_stability, S.PROBATIONARY, {"ramp": RAMP}, "full amplitude (alpha 1.000 of 1)"),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"contribution_age_epochs": 2},
+            "fresh (contribution is 2 epochs old, at most 1)",
+        ),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"contribution_age_epochs": None},
+            "fresh (contribution is not measured epochs old, at most 1)",
+        ),
         (
             QualityGates.check_fossilization,
             S.PROBATIONARY,
             {"contribution": _estimate(0.05, 0.06)},
-            "contribution 0.05 less 1 s.e. is -0.01",
+            "above its error (contribution 0.05 less 1 s.e. is -0.01)",
         ),
         (
             QualityGates.check_fossilization,
             S.PROBATIONARY,
             {"contribution": _estimate(0.004)},
-            "contribution 0.004, needs 0.005",
+            "above threshold (contribution 0.004, needs 0.005)",
         ),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"gate_metric_now": 0.7}, "credit 0, needs > 0"),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"gate_metric_now": None}, "credit not measured"),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"num_skipped_batches": 3}, "3 skipped batches"),
-        (QualityGates.check_fossilization, S.PROBATIONARY, {"has_finite_gradients": False}, "healthy"),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"gate_metric_now": 0.7},
+            "credit (credit 0, needs > 0)",
+        ),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"gate_metric_now": None},
+            "credit (credit not measured, needs > 0)",
+        ),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"num_skipped_batches": 3},
+            "healthy (3 skipped batches)",
+        ),
+        (
+            QualityGates.check_fossilization,
+            S.PROBATIONARY,
+            {"has_finite_gradients": False},
+            "healthy (0 skipped batches)",
+        ),
     ],
 )
 def test_each_check_fails_alone(
@@ -117,10 +255,58 @@ def test_each_check_fails_alone(
     failed: str,
 ) -> None:
     result = check(make_gates(), _state(stage=stage, **changes))
-    assert len(result.failed) == 1
-    assert failed in result.failed[0]
+    assert result.failed == (failed,)
     assert result.reason == f"{result.gate}: {result.failed[0]}"
     assert 0.0 < result.score < 1.0
+
+
+# The floats of these records are exact: a bound is met, not passed by a rounding error.
+EXACT = GateConfig(min_gradient_ratio=0.25, max_metric_drop=0.25)
+
+
+@pytest.mark.parametrize(
+    ("check", "stage", "changes"),
+    [
+        (QualityGates.check_blending, S.TRAINING, {"gradient_ratio": 0.25}),
+        (QualityGates.check_probation, S.BLENDING, {"alpha": 1.0 - 5e-7}),
+        (QualityGates.check_stability, S.PROBATIONARY, {"metric_at_stage_start": 0.75, "metric_now": 0.5}),
+        (QualityGates.check_stability, S.PROBATIONARY, {"alpha": 1.0 - 5e-7}),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution_age_epochs": 1}),
+        (QualityGates.check_fossilization, S.PROBATIONARY, {"contribution": _estimate(0.125)}),
+    ],
+)
+def test_a_value_at_its_bound_passes(
+    check: Callable[[QualityGates, SeedState], GateResult], stage: SeedStage, changes: dict[str, object]
+) -> None:
+    gates = make_gates(EXACT, keep_threshold=0.125)
+    state = _state(stage=stage, **{"contribution": _estimate(0.25), **changes})
+    assert check(gates, state).failed == ()
+
+
+@pytest.mark.parametrize(
+    ("check", "stage"),
+    [(QualityGates.check_probation, S.BLENDING), (QualityGates.check_stability, S.PROBATIONARY)],
+)
+def test_an_alpha_beyond_rounding_error_is_not_full_amplitude(
+    check: Callable[[QualityGates, SeedState], GateResult], stage: SeedStage
+) -> None:
+    assert check(make_gates(), _state(stage=stage, alpha=1.0 - 2e-6)).failed[0].startswith("full amplitude")
+
+
+def test_a_contribution_that_only_equals_its_error_is_not_above_it() -> None:
+    result = make_gates().check_fossilization(_state(contribution=_estimate(0.05, 0.05)))
+    assert result.failed == ("above its error (contribution 0.05 less 1 s.e. is 0)",)
+
+
+def test_a_gradient_of_zero_is_no_evidence() -> None:
+    result = make_gates().check_blending(_state(stage=S.TRAINING, gradient_ratio=0.0))
+    assert result.failed == ("evidence (shadow gain not measured, gradient ratio 0)",)
+
+
+def test_a_dry_run_asks_for_no_evidence_of_worth() -> None:
+    gates = make_gates(GateConfig(is_evidence_required=False))
+    assert gates.check_blending(_state(stage=S.TRAINING, gradient_ratio=0.0)).is_passed
+    assert gates.check_fossilization(_state(contribution=_estimate(-0.05))).is_passed
 
 
 def test_blueprint_that_does_not_fit_is_refused() -> None:

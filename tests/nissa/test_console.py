@@ -71,11 +71,12 @@ def test_plain_lines_tell_the_run() -> None:
     assert "block2: seed block2#1 (conv_light) TRAINING -> BLENDING: advance" in lines
     kept = "contribution +0.0213 +- 0.0041, 1,204 params, age 12 epochs"
     assert f"block2: seed block2#1 (conv_light) FOSSILIZED: {kept}" in lines
-    assert "block1: seed block1#1 (norm) CULLED: policy, contribution -0.0112, -640 params" in lines
+    culled = "block1: seed block1#1 (norm) CULLED: plateau of 3 epochs; contribution -0.0112, -640 params"
+    assert culled in lines
     assert "refused: FOSSILIZE block2: gate G4: 0 of 2 measurements" in lines
     assert lines[-1] == (
-        "run finished (horizon): test accuracy 93.8 %, test loss 0.231; 7,622 params; "
-        "1 fossilized, 2 culled; 5.72 GFLOPs"
+        "run finished: test accuracy 93.8 %, test loss 0.231; 7,622 params; "
+        "1 fossilized, 2 culled; 5.16 GFLOPs"
     )
     assert "\x1b" not in stream.getvalue()
 

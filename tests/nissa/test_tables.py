@@ -28,6 +28,7 @@ def test_the_head_holds_metrics_and_costs() -> None:
     assert "# Growth run: digits" in text
     assert "| test accuracy | 93.8 % |" in text
     assert "| parameters | 7,622 (host 6,418) |" in text
+    assert "| compute | 5.16 GFLOPs |" in text
     assert "40 of 40 epochs in 1 min 00 s" in text
 
 
@@ -45,8 +46,9 @@ def test_slots_show_who_lives_there_at_the_end() -> None:
 
 def test_flops_add_up_to_the_whole() -> None:
     text = render_flops(SUMMARY)
-    assert "| train | 4.8 GFLOPs | 83.9 % |" in text
-    assert "| all | 5.72 GFLOPs | 100.0 % |" in text
+    assert "| train | 4.8 GFLOPs | 93.0 % |" in text
+    assert "| all | 5.16 GFLOPs | 100.0 % |" in text
+    assert text.endswith("| validation (not counted) | 560 MFLOPs | - |\n")
     assert "| all | 0 FLOPs | - |" in render_flops(RunSummary())
 
 

@@ -17,7 +17,9 @@ from esper.leyline import (
     EventsDropped,
     Notice,
     RolledBack,
+    RunFinished,
     RunStarted,
+    SeedCulled,
     UpdateSkipped,
 )
 from esper.nissa.wording import Line, Narrator, Tone, primary_metric
@@ -28,6 +30,20 @@ def tell(*events: Event) -> Line | None:
     """The line of the last event after the others."""
     narrator = Narrator()
     return [narrator.tell(record) for record in numbered(events)][-1]
+
+
+def culled(reason: str) -> SeedCulled:
+    """The end of the seed b1#1."""
+    return SeedCulled(
+        epoch=4,
+        slot="b1",
+        seed_id="b1#1",
+        blueprint="norm",
+        reason=reason,
+        num_params=640,
+        age_epochs=3,
+        contribution=None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,6 +59,18 @@ def tell(*events: Event) -> Line | None:
                 rollback_count=1,
             ),
             "rolled back to epoch 4 (rollback 1): diverged: loss 9.1, b1 is blamed",
+        ),
+        (
+            RolledBack(
+                epoch=4,
+                verdict="diverged",
+                reason="loss 9.1",
+                restored_epoch=4,
+                blamed_slot=None,
+                rollback_count=1,
+                is_terminal=True,
+            ),
+            "rolled back to epoch 4 (rollback 1): diverged: loss 9.1; the episode ends here",
         ),
         (
             UpdateSkipped(epoch=1, group="host", num_batches=3),
@@ -68,6 +96,7 @@ def test_warnings_are_told_even_when_quiet(event: Event, text: str) -> None:
         CheckpointSaved(epoch=1, name="e1-b0", num_bytes=9),
         moved(1, "b", "CULLED", "EMBARGOED", "b#1"),
         measured(1, "b", "b#1", "BLENDING", 0.1),
+        moved(1, "b", "GERMINATED", "TRAINING", "b#1"),
     ],
     ids=lambda event: event.kind,
 )
@@ -91,6 +120,54 @@ def test_a_retarget_tells_the_ramp() -> None:
     assert line.text == "b1: seed b1#1 alpha 0.25 -> 0.50 over 3 epochs (cosine)"
 
 
+def test_a_retarget_over_one_epoch_is_in_the_singular() -> None:
+    line = tell(
+        AlphaRetargeted(epoch=1, slot="b1", seed_id="b1#1", alpha=1, target=0, tempo_epochs=1, curve="linear")
+    )
+    assert line is not None
+    assert line.text.endswith("alpha 1.00 -> 0.00 over 1 epoch (linear)")
+
+
+def test_a_cull_tells_why_the_policy_asked_for_it() -> None:
+    asked = DecisionMade(
+        epoch=3,
+        op="CULL",
+        slot="b1",
+        blueprint=None,
+        reason="cull b1#1 (norm): no gain: at all",
+        confidence=1.0,
+    )
+    line = tell(asked, culled("policy"))
+    assert line is not None
+    assert line.text == "b1: seed b1#1 CULLED: no gain: at all; contribution not measured, -640 params"
+
+
+@pytest.mark.parametrize(("refusal", "reason"), [(None, "horizon"), ("too young", "policy")])
+def test_a_cull_that_no_decision_brought_about_has_its_own_reason(refusal: str | None, reason: str) -> None:
+    line = tell(decided(3, "CULL", "b1", refusal=refusal), culled(reason))
+    assert line is not None
+    assert f"CULLED: {reason}; " in line.text
+
+
+def test_an_interrupted_run_tells_what_it_has_and_nothing_it_has_not() -> None:
+    stopped = RunFinished(epoch=8, reason="interrupted", total_params=1984, flops={"host_train": 2_000_000})
+    line = tell(next(iter(run_events())), finished_epoch(8), stopped)
+    assert line == Line(text="run stopped at epoch 8/40 (interrupted): 1,984 params; 2 MFLOPs", tone=Tone.END)
+    line = tell(RunFinished(epoch=0, reason="interrupted"))
+    assert line == Line(text="run stopped at epoch 0/? (interrupted)", tone=Tone.END)
+
+
+def test_a_resumed_run_counts_fossils_of_before_and_culls_since() -> None:
+    start = next(iter(run_events()))
+    assert isinstance(start, RunStarted)
+    end = RunFinished(epoch=40, reason="horizon", total_params=9, flops={"host_train": 1, "validation": 5})
+    line = tell(
+        replace(start, is_resumed=True), measured(20, "b2", "b2#1", "FOSSILIZED", 0.1), culled("horizon"), end
+    )
+    assert line is not None
+    assert line.text == "run finished: 9 params; 1 fossilized, 1 culled since the resume; 1 FLOPs"
+
+
 def test_a_fleet_names_the_instance() -> None:
     line = tell(Notice(epoch=1, instance=3, text="hello"))
     assert line is not None
@@ -108,6 +185,10 @@ def test_a_resume_is_told_and_forgets_the_pause() -> None:
     lines = [narrator.tell(record) for record in late]
     assert lines[2] is not None
     assert lines[2].text.startswith("run resumed at epoch 1: ")
+    assert lines[1] is not None
+    assert lines[3] is not None
+    assert "params, 0 live)" in lines[1].text
+    assert " live" not in lines[3].text  # which seeds live is not known before the first measurement
     assert narrator.eta_seconds() == 38.0  # one second per epoch, the pause left out
     assert narrator.progress() == (2, 40)
 

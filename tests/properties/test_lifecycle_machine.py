@@ -28,6 +28,10 @@ ALLOWED = frozenset((old, new) for old, targets in TRANSITIONS.items() for new i
 SUCCESS = {S.GERMINATED: S.TRAINING, S.TRAINING: S.BLENDING, S.BLENDING: S.PROBATIONARY}
 LIVE = frozenset({S.GERMINATED, S.TRAINING, S.BLENDING, S.PROBATIONARY})
 EMBARGO, RESET = 2, 1
+GROWTH = ("germinate", "gather_evidence", "begin_epoch", "gather_evidence", "advance", "ramp")
+COOLDOWN = ("pass_one_interval",) * (1 + EMBARGO + RESET)
+WALK = (*GROWTH, "gather_evidence", "cull", *COOLDOWN, *GROWTH, "advance", "gather_evidence", "fossilize")
+"""A first seed that is culled, a second that is kept; a case starts after any number of these moves."""
 CURVES = st.sampled_from(AlphaCurve)
 TARGETS = st.sampled_from((0.5, 0.7, 1.0))
 
@@ -52,13 +56,24 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.ramp_left = 0
         self.fossil: dict[str, object] | None = None
 
-    @initialize(is_automatic=st.booleans())
-    def begin(self, is_automatic: bool) -> None:
+    @initialize(is_automatic=st.booleans(), start=st.integers(0, len(WALK)), tempo=st.integers(1, 2))
+    def begin(self, is_automatic: bool, start: int, tempo: int) -> None:
+        """Walk some way through a life first: drawn moves alone would seldom get past incubation."""
         config = LifecycleConfig(
             embargo_epochs=EMBARGO, reset_epochs=RESET, is_blending_automatic=is_automatic
         )
         self.is_automatic = is_automatic
         self.lifecycle = Lifecycle(config, make_gates())
+        for move in WALK[:start]:
+            if move == "germinate":
+                self.germinate(AlphaCurve.COSINE, tempo, 1.0)
+            elif move == "ramp":
+                for _ in range(tempo):
+                    self.pass_one_interval()
+            elif move == "cull":
+                self.cull(0, AlphaCurve.LINEAR)
+            else:
+                getattr(self, move)()
 
     # ------------------------------------------------------------------ moves
 
@@ -269,5 +284,5 @@ class LifecycleMachine(RuleBasedStateMachine):
         }
 
 
-LifecycleMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+LifecycleMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestLifecycle = pytest.mark.slow(LifecycleMachine.TestCase)

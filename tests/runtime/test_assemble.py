@@ -23,7 +23,7 @@ def test_a_host_takes_the_tasks_inputs_and_gives_its_outputs(kind: str) -> None:
 def test_every_growth_point_offers_blueprints_with_costs() -> None:
     assembly = assemble(digits())
     space = assembly.host_run.observe().space
-    assert space.slot_ids == ("block1", "block2", "block3")
+    assert space.slot_ids == ("block1", "block2")
     assert all(space.descriptors[slot] for slot in space.slot_ids)
 
 

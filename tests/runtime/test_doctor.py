@@ -38,8 +38,9 @@ def test_a_missing_set_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("ESPER_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     finding = _by_name(collect_findings(tmp_path))["data/emoji9"]
-    assert (finding.state, finding.detail) == ("note", "missing")
-    assert finding.to_json() == {"topic": "data", "name": "emoji9", "state": "note", "detail": "missing"}
+    detail = "missing; `esper data check emoji9` says how to get it"
+    assert (finding.state, finding.detail) == ("note", detail)
+    assert finding.to_json() == {"topic": "data", "name": "emoji9", "state": "note", "detail": detail}
 
 
 def test_a_data_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:

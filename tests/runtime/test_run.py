@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from esper.leyline import (
     CheckpointError,
+    CheckpointFailed,
     ConfigError,
     Event,
     ExitCode,
     InterruptedRunError,
+    RolledBack,
     RunDirectoryError,
+    RunFinished,
 )
-from esper.nissa import effective_log
+from esper.nissa import effective_log, read_run, total_flops
 from esper.runtime import run as run_module
+from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
 from esper.runtime.presets import digits
-from esper.runtime.run import LateSink, compare_configs, run_experiment, run_unwritten
+from esper.runtime.run import LateSink, run_experiment, run_unwritten
+from esper.tolaria.checkpoint import CheckpointStore, SavedCheckpoint, StateRecord
 
 
 def tiny(policy: str = "cycle", epochs: int = 8) -> ExperimentConfig:
@@ -40,7 +46,8 @@ def test_a_run_leaves_config_events_summary_and_a_checkpoint(tmp_path: Path) -> 
     result = run_experiment(tiny(), run_dir=tmp_path / "run", provenance={})
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.toml", "meta.json", "status.json", "summary.json", "events-0.jsonl"} <= names
-    assert result.epochs == 8
+    assert (result.epochs, result.metric_name) == (8, "accuracy")
+    assert result.total_flops == total_flops(result.flops)
     assert 0.0 < result.test_metric <= 1.0
     stages = [slot["stage"] for slot in result.slots]
     assert "FOSSILIZED" in stages
@@ -84,6 +91,34 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert effective_log(tmp_path / "cut") == effective_log(tmp_path / "whole")
 
 
+def test_an_interrupted_run_says_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LateSink.emit
+
+    def emit(self: LateSink, event: Event) -> None:
+        original(self, event)
+        SignalAt(2).emit(event)
+
+    monkeypatch.setattr(LateSink, "emit", emit)
+    with pytest.raises(InterruptedRunError):
+        run_experiment(tiny(), run_dir=tmp_path / "run", provenance={})
+    (end,) = [event for event in _events(tmp_path / "run") if isinstance(event, RunFinished)]
+    assert (end.reason, end.epoch) == ("interrupted", 2)
+    assert end.total_params > 0
+    assert end.flops["host_train"] > 0
+
+
+def test_resuming_a_finished_run_trains_nothing_and_gives_the_same_result(tmp_path: Path) -> None:
+    target, config = tmp_path / "run", tiny(epochs=3)
+    first = run_experiment(config, run_dir=target, provenance={})
+    again = run_experiment(config, run_dir=target, provenance={}, resume=True)
+    assert again == first
+    assert not [event for event in _events(target) if isinstance(event, CheckpointFailed)]
+
+
+def _events(run_dir: Path) -> list[Event]:
+    return [record.event for record in read_run(run_dir).records]
+
+
 def test_a_run_directory_in_use_is_refused_and_untouched(tmp_path: Path) -> None:
     target = tmp_path / "run"
     run_experiment(tiny(epochs=1), run_dir=target, provenance={})
@@ -108,7 +143,7 @@ def test_resuming_with_other_settings_is_refused_and_names_them(tmp_path: Path) 
     target, config = tmp_path / "run", tiny(epochs=2)
     run_experiment(config, run_dir=target, provenance={})
     wider = replace(config, model=replace(config.model, base_channels=5))
-    with pytest.raises(ConfigError, match=r"model\.base_channels"):
+    with pytest.raises(ConfigError, match=r"model\.base_channels \(there 3, given 5\)"):
         run_experiment(wider, run_dir=target, provenance={}, resume=True)
 
 
@@ -121,10 +156,66 @@ def test_a_dry_run_goes_through_every_path_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_settings_that_change_numbers_count_as_different() -> None:
-    config = digits()
-    assert compare_configs(config, replace(config, num_threads=2)) == []
-    assert compare_configs(config, replace(config, seed=5)) == ["seed"]
+def poison_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put NaN into the host of the next run once, when an epoch has ended for the first time."""
+    taken: list[Assembly] = []
+    original = LateSink.emit
+
+    def assemble_and_keep(*args: object, **options: object) -> Assembly:
+        taken.append(assemble(*args, **options))  # type: ignore[arg-type]
+        return taken[-1]
+
+    def emit(self: LateSink, event: Event) -> None:
+        original(self, event)
+        if taken and event.kind == "EpochCompleted" and event.epoch == epoch:
+            with torch.no_grad():
+                for parameter in taken.pop().host_run.bench.model.host.parameters():
+                    parameter.fill_(float("nan"))
+
+    monkeypatch.setattr(run_module, "assemble", assemble_and_keep)
+    monkeypatch.setattr(LateSink, "emit", emit)
+
+
+def test_after_a_rollback_every_checkpoint_is_saved_under_a_name_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison_after(4, monkeypatch)
+    target, config = tmp_path / "run", replace(tiny(), checkpoint=CheckpointConfig(every_epochs=1, keep=20))
+    run_experiment(config, run_dir=target, provenance={})
+    events = _events(target)
+    assert [event.restored_epoch for event in events if isinstance(event, RolledBack)] == [3]
+    assert not [event for event in events if isinstance(event, CheckpointFailed)]
+    names = {path.name for path in (target / "checkpoints").iterdir()}
+    assert {"e0004-b00000", "e0004-b00000-r1", "e0008-b00000-r1"} <= names
+
+
+def test_a_save_that_fails_is_reported_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = CheckpointStore.save
+    failed: list[str] = []
+
+    def save(self: CheckpointStore, name: str, record: StateRecord, *, topology_hash: str) -> SavedCheckpoint:
+        if not failed:
+            failed.append(name)
+            raise CheckpointError("the disk is full")
+        return original(self, name, record, topology_hash=topology_hash)
+
+    monkeypatch.setattr(CheckpointStore, "save", save)
+    result = run_experiment(tiny(), run_dir=tmp_path / "run", provenance={})
+    (event,) = [event for event in _events(tmp_path / "run") if isinstance(event, CheckpointFailed)]
+    assert (event.name, event.error, event.num_failures) == ("e0003-b00000", "the disk is full", 1)
+    assert result.epochs == 8
+    assert (tmp_path / "run" / "checkpoints" / "e0006-b00000").is_dir()
+
+
+def test_an_episode_that_the_governor_ends_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison_after(4, monkeypatch)
+    config = tiny()
+    host = replace(config.host, on_failure="terminate")
+    run_experiment(replace(config, host=host), run_dir=tmp_path / "run", provenance={})
+    (end,) = [event for event in _events(tmp_path / "run") if isinstance(event, RunFinished)]
+    assert (end.reason, end.epoch) == ("governor", 3)
 
 
 def test_never_growing_adds_no_parameter() -> None:

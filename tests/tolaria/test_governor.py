@@ -10,8 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.leyline import ConfigError, EpochOutcome, ForeignCheckpointError, JsonValue, Verdict, VerdictKind
-from esper.tolaria.governor import Governor, GovernorConfig
+from builders import make_report
+from esper.leyline import (
+    ConfigError,
+    EpochOutcome,
+    ForeignCheckpointError,
+    JsonValue,
+    SeedStage,
+    SlotOutcome,
+    SlotReport,
+    Verdict,
+    VerdictKind,
+)
+from esper.tolaria.governor import Governor, GovernorConfig, find_blamed
 
 CHANCE = math.log(10)
 
@@ -177,6 +188,61 @@ def test_the_window_holds_finite_losses_only_and_never_too_many(losses: list[flo
     assert isinstance(window, list)
     assert len(window) <= 20
     assert json.loads(json.dumps(governor.state(), allow_nan=False)) == governor.state()
+
+
+# ---------------------------------------------------------------------- blame
+
+
+def seed_at(slot: str, stage: SeedStage, epochs_in_stage: int = 1) -> SlotReport:
+    return make_report(slot, stage, epochs_in_stage=epochs_in_stage)
+
+
+def skipped_in(**batches: int) -> EpochOutcome:
+    slots = {slot: SlotOutcome(num_skipped_batches=count) for slot, count in batches.items()}
+    return replace(outcome(1.0), slots=slots)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        SeedStage.DORMANT,
+        SeedStage.GERMINATED,
+        SeedStage.TRAINING,
+        SeedStage.FOSSILIZED,
+        SeedStage.CULLED,
+        SeedStage.EMBARGOED,
+    ],
+)
+def test_only_a_seed_that_reaches_the_output_and_can_still_go_is_blamed(stage: SeedStage) -> None:
+    assert find_blamed([seed_at("s1", stage)], skipped_in(s1=9), ("s1",)) is None
+    both = [seed_at("s1", stage), seed_at("s2", SeedStage.PROBATIONARY)]
+    assert find_blamed(both, skipped_in(s1=9), ("s1",)) == "s2"
+
+
+def test_without_other_evidence_the_last_one_to_blend_is_blamed() -> None:
+    probation, old = seed_at("s1", SeedStage.PROBATIONARY, 0), seed_at("s2", SeedStage.BLENDING, 4)
+    young = seed_at("s3", SeedStage.BLENDING, 2)
+    assert find_blamed([probation, old], skipped_in(), ()) == "s2"
+    assert find_blamed([probation, old, young], skipped_in(s1=2, s2=2, s3=2), ()) == "s3"
+    assert find_blamed([probation], skipped_in(), ()) == "s1"
+    assert find_blamed([], skipped_in(), ()) is None
+
+
+def test_faulty_gradients_are_stronger_evidence_and_the_loss_scalers_word_is_the_strongest() -> None:
+    reports = [
+        seed_at("s1", SeedStage.PROBATIONARY, 5),
+        seed_at("s2", SeedStage.BLENDING, 4),
+        seed_at("s3", SeedStage.BLENDING, 2),
+    ]
+    assert find_blamed(reports, skipped_in(s2=3, s3=2), ()) == "s2"
+    assert find_blamed(reports, skipped_in(s2=3, s3=2), ("s1", "gone")) == "s1"
+
+
+def test_batches_in_which_the_host_was_faulty_too_are_no_evidence_against_a_seed() -> None:
+    reports = [seed_at("s1", SeedStage.PROBATIONARY, 5), seed_at("s2", SeedStage.BLENDING, 2)]
+    for_all = replace(skipped_in(s1=4, s2=3), num_skipped_batches=4)
+    assert find_blamed(reports, for_all, ()) == "s2"
+    assert find_blamed(reports, replace(for_all, num_skipped_batches=3), ()) == "s1"
 
 
 # ---------------------------------------------------------------------- rollbacks and state

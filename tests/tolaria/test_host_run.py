@@ -21,8 +21,10 @@ from esper.leyline import (
     SeedCulled,
     SeedStage,
     VerdictKind,
+    derive_seed,
 )
-from esper.tolaria import GovernorConfig, HostRun
+from esper.tolaria import EpochProgress, GovernorConfig, HostRun
+from esper.tolaria.rng import OwnRng
 
 from .small_run import (
     BATCHES_PER_EPOCH,
@@ -272,13 +274,137 @@ def test_a_rollback_survives_a_save_and_a_resume() -> None:
     assert run.state().state == resumed.state().state
 
 
-def test_terminate_mode_ends_the_episode() -> None:
-    run = make_run(replace(make_config(), on_failure="terminate"), make_parts(probe=Poison(1)))
-    run.train_epoch()
+def test_terminate_mode_goes_back_says_so_and_ends_the_episode() -> None:
+    sink = ListSink()
+    config = replace(make_config(), on_failure="terminate", snapshot_every=1)
+    run = make_run(config, make_parts(sink=sink, probe=Poison(4)))
+    drive(run, 3)
+    before = host_tensors_of(run)
+    outcome = run.train_epoch()
+    assert outcome is not None
+    assert outcome.epoch == 4
+    assert run.verdict.kind == VerdictKind.NON_FINITE
+    (back,) = [event for event in sink.events if isinstance(event, RolledBack)]
+    assert back.is_terminal
+    assert (back.restored_epoch, back.blamed_slot, back.rollback_count) == (3, "block1", 1)
     assert run.is_terminated
     assert run.is_finished
+    assert run.progress == EpochProgress()
+    assert run.observe().signals.epoch == run.epoch == 3
+    assert_same(before, host_tensors_of(run))
+    _check_optimizer(run)
     with pytest.raises(RuntimeError, match="finished"):
         run.train_epoch()
+
+
+def test_a_terminated_run_is_saved_and_resumed_as_terminated() -> None:
+    config = replace(make_config(), on_failure="terminate")
+    run, resumed = make_run(config, make_parts(probe=Poison(1))), make_run(config)
+    run.train_epoch()
+    resumed.restore(through_json(run.state()))
+    assert resumed.is_finished
+    assert resumed.observe() == run.observe()
+    assert resumed.state().state == run.state().state
+    assert resumed.finish() == run.finish()
+
+
+def test_a_rollback_that_restores_does_not_end_the_episode() -> None:
+    sink = ListSink()
+    run = make_run(parts=make_parts(sink=sink, probe=Poison(1)))
+    run.train_epoch()
+    (back,) = [event for event in sink.events if isinstance(event, RolledBack)]
+    assert not back.is_terminal
+    assert not run.is_finished
+
+
+def test_every_retry_after_a_rollback_draws_other_random_numbers() -> None:
+    run = make_run(parts=make_parts(dropout=0.3, probe=Poison(1, 2, 3)))
+    streams = [run.bench.rng.state()["cpu"]]
+    for _ in range(3):
+        run.train_epoch()
+        assert run.verdict.is_failure
+        streams.append(run.bench.rng.state()["cpu"])
+    assert len({tuple(stream.tolist()) for stream in streams}) == 4
+    by_path = OwnRng(derive_seed(run.run_seed, "torch", run.instance, 0, 3), torch.device("cpu"))
+    assert torch.equal(streams[3], by_path.state()["cpu"])
+    run.train_epoch()
+    assert not run.verdict.is_failure
+
+
+def test_a_stop_is_asked_for_once_at_every_batch_boundary() -> None:
+    for count, is_stopped in ((BATCHES_PER_EPOCH, True), (BATCHES_PER_EPOCH + 1, False)):
+        stop = StopAfter(count)
+        assert (make_run().train_epoch(stop) is None) is is_stopped
+        assert stop.num_asked == BATCHES_PER_EPOCH
+
+
+class BadSeed(Poison):
+    """Makes the gradients of chosen seeds infinite in the epoch whose last batch poisons the host."""
+
+    def __init__(self, prefix: str, epoch: int) -> None:
+        super().__init__(epoch)
+        self.prefix = prefix
+
+    def after_backward(self, model: MorphogeneticModel, batch: Batch, batch_index: int) -> None:
+        """Spoil the seed's gradients, then the host's weights."""
+        super().after_backward(model, batch, batch_index)
+        if self.epoch not in self.epochs or batch_index == 0:  # at batch 0 of a blend alpha is 0
+            return
+        for name, parameter in model.named_parameters():
+            if name.startswith(self.prefix) and parameter.grad is not None:
+                parameter.grad.fill_(float("inf"))
+
+
+BLENDING_PAIR: tuple[tuple[int, Action], ...] = (
+    (0, germinate("block1", tempo=5)),
+    (1, germinate("block2", "depthwise", 5)),
+    (2, Action(op=LifecycleOp.ADVANCE, slot="block1")),
+    (3, Action(op=LifecycleOp.ADVANCE, slot="block2")),
+)
+
+
+@pytest.mark.parametrize(("spoiled", "blamed"), [("nothing", "block2"), ("slots.block1", "block1")])
+def test_the_seed_with_faulty_gradients_is_blamed_before_the_last_one_to_blend(
+    spoiled: str, blamed: str
+) -> None:
+    run = make_run(parts=make_parts(probe=BadSeed(spoiled, 4)))
+    drive(run, 3, BLENDING_PAIR)
+    run.apply(decide(3, BLENDING_PAIR))
+    run.train_epoch()
+    assert run.verdict.blamed_slot == blamed
+    assert run.bench.model.slot(blamed).seed is None
+
+
+@pytest.mark.parametrize(("earlier_skips", "blamed"), [(0, "block2"), (14, "block1")])
+def test_the_seed_that_went_on_overflowing_in_fp16_is_blamed_first(earlier_skips: int, blamed: str) -> None:
+    run = make_run(make_config(amp="fp16"), make_parts(probe=BadSeed("slots", 4)))
+    drive(run, 3, BLENDING_PAIR)
+    run.apply(decide(3, BLENDING_PAIR))
+    assert run.train_epoch(StopAfter(1)) is None
+    scaler = run.bench.scaler
+    scaler.load(scaler.state() | {"seed_skips": {"block1": earlier_skips}})
+    run.train_epoch()
+    assert run.verdict.blamed_slot == blamed
+
+
+def test_a_seed_planted_past_the_run_is_known_to_the_optimiser_before_it_trains() -> None:
+    run = make_run()
+    run.bench.model.apply_action(germinate("block1"), run.clock, build_seed=3)
+    run.train_epoch()
+    assert run.bench.model.slot("block1").state.stage is SeedStage.TRAINING
+    _check_optimizer(run)
+
+
+def test_a_germinated_seed_is_known_to_the_optimiser_after_a_resume() -> None:
+    run, resumed = make_run(), make_run()
+    run.apply(Decision(action=germinate("block1")))
+    record = through_json(run.state())
+    resumed.restore(record)
+    assert resumed.bench.model.slot("block1").state.stage is SeedStage.GERMINATED
+    _check_optimizer(resumed)
+    resumed.train_epoch()
+    run.train_epoch()
+    assert_same(tensors_of(run), tensors_of(resumed))
 
 
 def test_the_horizon_culls_live_seeds_and_reads_the_test_split_on_what_is_left() -> None:

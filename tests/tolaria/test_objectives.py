@@ -92,6 +92,20 @@ def test_numbers_are_float32_whatever_the_outputs_and_the_autocast(
 
 
 @pytest.mark.parametrize("kind", LossKind)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 30.0))
+def test_metrics_alone_are_those_of_per_item_bit_for_bit(
+    kind: LossKind, dtype: torch.dtype, seed: int, scale: float
+) -> None:
+    outputs, targets = draw(kind, seed, scale)
+    low, objective = outputs.to(dtype).requires_grad_(), Objective(kind)
+    metrics = objective.metrics(low, targets)
+    assert metrics.dtype == torch.float32
+    assert not metrics.requires_grad
+    assert torch.equal(metrics, objective.per_item(low, targets)[1])
+
+
+@pytest.mark.parametrize("kind", LossKind)
 def test_only_the_loss_carries_a_gradient(kind: LossKind) -> None:
     outputs, targets = draw(kind, 4)
     outputs.requires_grad_()
@@ -124,3 +138,5 @@ def test_shapes_that_do_not_belong_together_are_refused(
         Objective(kind).loss(*pair)
     with pytest.raises(ValueError, match=f"{kind.value} objective"):
         Objective(kind).per_item(*pair)
+    with pytest.raises(ValueError, match=f"{kind.value} objective"):
+        Objective(kind).metrics(*pair)

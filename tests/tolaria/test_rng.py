@@ -69,3 +69,21 @@ def test_two_streams_that_take_turns_do_not_mix() -> None:
             torch.rand(5)
     with OwnRng(1, CPU).installed():
         assert torch.equal(torch.rand(4), torch.cat(drawn))
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_a_new_seed_starts_the_stream_anew_at_once_and_afterwards(is_installed: bool) -> None:
+    rng, twin = OwnRng(3, CPU), OwnRng(4, CPU)
+    with twin.installed():
+        expected = torch.rand(8)
+    if is_installed:
+        with rng.installed():
+            torch.rand(4)
+            rng.reseed(4)
+            assert torch.equal(torch.rand(4), expected[:4])
+        with rng.installed():
+            assert torch.equal(torch.rand(4), expected[4:])
+        return
+    rng.reseed(4)
+    with rng.installed():
+        assert torch.equal(torch.rand(8), expected)

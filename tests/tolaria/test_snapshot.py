@@ -9,7 +9,7 @@ import torch
 
 from esper.leyline import ForeignCheckpointError
 from esper.tolaria import StateRecord
-from esper.tolaria.snapshot import capture_state, restore_state
+from esper.tolaria.snapshot import capture_state, is_finite, restore_state
 
 from .small_run import assert_same, drive, make_config, make_run, tensors_of, through_json
 
@@ -101,3 +101,17 @@ def test_weights_are_those_that_were_saved() -> None:
     other.restore(run.state())
     assert_same(tensors_of(run), tensors_of(other))
     assert other.bench.model.topology_hash() == run.bench.model.topology_hash()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_with_a_number_that_is_not_finite_never_becomes_the_last_good_one(value: float) -> None:
+    run = make_run(replace(make_config(), snapshot_every=1))
+    drive(run, 1)
+    good = run.last_good
+    with torch.no_grad():
+        for parameter in run.bench.model.slot("block1").parameters():
+            parameter.view(-1)[0] = value
+    run.train_epoch()
+    assert run.last_good is good
+    assert is_finite(run.last_good)
+    assert not is_finite(capture_state(run, with_last_good=False))

@@ -11,19 +11,24 @@ from esper.leyline import ConfigError, suggest
 
 @final
 class CommandParser(argparse.ArgumentParser):
-    """Parser of one command; its description is the docstring of the command's module."""
+    """Parser of one command; its help is the docstring of the command's module.
+
+    The first line of that docstring is `esper COMMAND ARGUMENTS: what it does.`
+    """
 
     def __init__(self, command: str, description: str | None, *, has_help: bool = True) -> None:
         """Make a parser for `esper <command>`.
 
         Args:
             command: Words after `esper`.
-            description: Shown by --help as it is.
+            description: Usage and description, shown by --help.
             has_help: Whether -h and --help are answered here.
         """
+        usage, _, text = (description or "").partition(": ")
         super().__init__(
             prog=f"esper {command}",
-            description=description,
+            usage=usage or None,
+            description=text[:1].upper() + text[1:],
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=has_help,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import io
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ import tyro
 
 from esper.cli.arguments import CommandParser
 from esper.leyline import ConfigError, UnknownNameError
+from esper.nissa import clean_text
 from esper.runtime.config_file import (
     ResolvedExperiment,
     check_values,
@@ -44,6 +48,12 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
 """Short flag -> dotted flag; `--seed` and `--policy` are dotted flags already."""
 
 _SAME_WORDS_AS_FILES = (tyro.conf.EnumChoicesFromValues,)
+_RULE = "\u2500"
+_FRAME = re.compile(r"[\u2500-\u257f]+")
+_OF_FIELD = re.compile(r"Error parsing [\w.]+: (?=[\w.]+=)")
+_OF_FLAG = re.compile(r"Error parsing (?P<name>--[\w.-]+): ")
+_SHOWN_VALUE = 40
+"""Characters of a refused value that a message repeats."""
 _DESCRIPTION = "Every field of the configuration, with its value before flags."
 
 
@@ -64,9 +74,9 @@ class ConfigRequest:
 
 def build_config_parser(command: str, description: str | None) -> CommandParser:
     """Return a parser with --preset and --config; it leaves dotted flags and --help to `parse_request`."""
-    shorts = ", ".join(f"{short} = {dotted}" for short, dotted in SHORT_FLAGS.items())
+    shorts = "\n".join(f"  {short:<15}  {dotted}" for short, dotted in SHORT_FLAGS.items())
     parser = CommandParser(command, description, has_help=False)
-    parser.epilog = f"Short flags: {shorts}. All others are listed below."
+    parser.epilog = f"short flags:\n{shorts}\nAll others are listed below."
     parser.add_argument(
         "--preset",
         metavar="P",
@@ -99,8 +109,7 @@ def resolve_request(request: ConfigRequest) -> ResolvedExperiment:
     The preset is the one asked for, else the one of the task that the flags or the file name.
 
     Raises:
-        ConfigError: If a name, key or value is refused.
-        SystemExit: With code 2, after a message, if tyro refuses a flag.
+        ConfigError: If a name, key, flag or value is refused.
     """
     path = request.config_file
     table = {} if path is None else read_table(path)
@@ -116,19 +125,22 @@ def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> Resolve
     """Lay the flags of a request over a configuration.
 
     Raises:
-        ConfigError: If a value is refused.
-        SystemExit: With code 2, after a message, if tyro refuses a flag.
+        ConfigError: If a flag or a value is refused.
     """
     _refuse_unknown(request, resolved.config)
+    refusal = io.StringIO()
     try:
-        config: ExperimentConfig = tyro.cli(
-            ExperimentConfig,
-            default=resolved.config,
-            args=list(request.flags),
-            prog=request.prog,
-            description=_DESCRIPTION,
-            config=_SAME_WORDS_AS_FILES,
-        )
+        with contextlib.redirect_stderr(refusal):
+            config: ExperimentConfig = tyro.cli(
+                ExperimentConfig,
+                default=resolved.config,
+                args=list(request.flags),
+                prog=request.prog,
+                description=_DESCRIPTION,
+                config=_SAME_WORDS_AS_FILES,
+            )
+    except SystemExit as stop:
+        raise ConfigError(f"{request.prog}: {explain_refusal(refusal.getvalue(), request.flags)}") from stop
     except OverflowError as error:
         raise ConfigError(f"{request.prog}: a flag's number is too large: {error}") from error
     check_values(config)
@@ -137,6 +149,53 @@ def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> Resolve
     given = keys_of_flags(request.flags, config)
     origins = {key: "flag" if key in given else origin for key, origin in resolved.provenance.items()}
     return ResolvedExperiment(config=config, provenance=origins)
+
+
+def explain_refusal(box: str, flags: Sequence[str]) -> str:
+    """Return what tyro's framed message says, in one line: flag, value, what was expected, what it means.
+
+    Args:
+        box: As tyro printed it: paragraphs between rules, the words broken into lines.
+        flags: The command line, where the value is found.
+    """
+    said, about = (*_paragraphs(box), [], [])[:2]
+    words = " ".join(said)
+    broken = _OF_FIELD.match(words)
+    if broken is not None:  # a config's own refusal names field, value and range
+        return words[broken.end() :]
+    flag = _OF_FLAG.match(words)
+    if flag is None:
+        return f"{words[:1].lower()}{words[1:]}".rstrip(".")
+    name = flag["name"]
+    given = f"{name} {' '.join(_values_of_flag(flags, name))[:_SHOWN_VALUE]}"
+    if len(about) < 3:  # no title, flag with type, and meaning
+        return f"{given}: {words[flag.end() :]}"
+    return f"{given}: expected {about[1].removeprefix(name).strip()}: {' '.join(about[2:])}"
+
+
+def _values_of_flag(flags: Sequence[str], name: str) -> list[str]:
+    """Return every word given to the last flag of this name."""
+    starts = [index for index, flag in enumerate(flags) if flag.partition("=")[0] == name]
+    first, *rest = flags[starts[-1] :] if starts else ("",)
+    words = itertools.takewhile(lambda word: not word.startswith("--"), rest)
+    return [first.partition("=")[2]] if "=" in first else list(words)
+
+
+def _paragraphs(box: str) -> list[list[str]]:
+    """Take the frame and the title off: the lines of text between one rule and the next.
+
+    The frame is drawn with box characters on a terminal that has them; else only rules of dashes are drawn,
+    and the title stands in a paragraph of its own.
+    """
+    found: list[list[str]] = [[]]
+    for line in map(clean_text, box.splitlines()):
+        text = _FRAME.sub("", line).strip()
+        if _RULE in line or (text and not text.strip("-")):
+            found.append([])
+        elif text:
+            found[-1].append(text)
+    filled = [lines for lines in found if lines]
+    return filled if _RULE in box else filled[1:]
 
 
 def keys_of_flags(flags: Sequence[str], config: ExperimentConfig) -> frozenset[str]:

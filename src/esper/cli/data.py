@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
-from esper.cli.output import Table, report_note, write_json, write_table, write_text
-from esper.data import check, list_datasets
+from esper.cli.output import Table, report_note, write_json, write_table, write_tables, write_text
+from esper.data import DatasetStatus, check, list_datasets
 from esper.leyline import ExitCode
 
 VERBS = ("list", "check")
+_MISSING_HINT = "missing: `esper data check {}` says where it was looked for and how to get it"
 
 
 def run(args: Sequence[str]) -> int:
@@ -61,13 +62,31 @@ def _list(args: Sequence[str]) -> int:
             ]
         )
     else:
-        rows = tuple(
-            (item.name, item.state, str(item.path or "-"), item.licence, item.credit) for item in sets
-        )
-        write_table(
-            Table(title="Data sets", columns=("name", "state", "path", "licence", "credit"), rows=rows)
-        )
+        write_tables(_render_sets(sets))
+        missing = [item.name for item in sets if item.state == "missing"]
+        if missing:
+            report_note(f"{_MISSING_HINT.format(missing[0])} ({', '.join(missing)})")
     return int(ExitCode.OK)
+
+
+def _render_sets(sets: Sequence[DatasetStatus]) -> tuple[Table, ...]:
+    """Return what is there, and apart from it the long lines: licences and credits."""
+    return (
+        Table(
+            title="Data sets",
+            columns=("name", "state", "path"),
+            rows=tuple((item.name, item.state, str(item.path or "-")) for item in sets),
+            colours={"missing": "yellow"},
+        ),
+        Table(
+            title="Licences",
+            columns=("name", "licence"),
+            rows=tuple((item.name, item.licence) for item in sets),
+        ),
+        Table(
+            title="Credits", columns=("name", "credit"), rows=tuple((item.name, item.credit) for item in sets)
+        ),
+    )
 
 
 def _check(args: Sequence[str]) -> int:
@@ -91,6 +110,7 @@ def _check(args: Sequence[str]) -> int:
                 columns=("set", "state", "file", "finding"),
                 rows=rows,
                 empty="none; generated sets have no files",
+                colours={"DAMAGED": "red"},
             )
         )
     num_damaged = sum(not item.is_ok for _, item in findings)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser
-from esper.cli.output import Table, write_json, write_table
+from esper.cli.output import Table, report_note, write_json, write_table
 from esper.leyline import ExitCode
 from esper.runtime.doctor import collect_findings
 from esper.runtime.run_records import RUNS_ROOT
@@ -36,6 +36,9 @@ def run(args: Sequence[str]) -> int:
         write_json([finding.to_json() for finding in findings])
     else:
         rows = tuple((item.topic, item.name, item.state, item.detail) for item in findings)
-        write_table(Table(title="This machine", columns=("topic", "name", "state", "detail"), rows=rows))
-    has_problem = any(finding.state == "problem" for finding in findings)
-    return int(ExitCode.USAGE if has_problem else ExitCode.OK)
+        columns = ("topic", "name", "state", "detail")
+        colours = {"problem": "red", "note": "yellow"}
+        write_table(Table(title="This machine", columns=columns, rows=rows, colours=colours))
+    problems = [finding.name for finding in findings if finding.state == "problem"]
+    report_note(f"a run would fail: see {', '.join(problems)}" if problems else "ready to run")
+    return int(ExitCode.USAGE if problems else ExitCode.OK)

@@ -1,9 +1,12 @@
 """esper export RUN -o FILE.pt2|DIR [--allow-unfinished] [--json]: a run's network as a plain model.
 
-The model needs no esper: FILE.pt2 loads with torch alone; a folder holds safetensors and
-architecture.json. Refused while a seed is in flight, unless --allow-unfinished leaves such seeds out.
+The model needs no esper. FILE.pt2 loads with torch alone; DIR holds weights.safetensors, architecture.json
+and model.py, plain torch code with a `load()`. What was written is loaded again and compared with the grown
+network; if it differs, it is deleted. Refused while a seed is in flight, unless --allow-unfinished leaves
+such seeds out.
 
 Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits.pt2
+Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _dispatch(args: list[str]) -> int:
         write_text(f"esper-lite {importlib.metadata.version('esper-lite')}")
         return int(ExitCode.OK)
     if verb not in COMMANDS:
-        raise UnknownNameError("command", verb, COMMANDS)
+        raise UnknownNameError("command", verb, (*COMMANDS, "--help", "--version"))
     return int(importlib.import_module(COMMANDS[verb][0]).run(rest))
 
 

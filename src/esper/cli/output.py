@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 from esper.leyline import JsonValue
@@ -32,6 +32,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     empty: str = "none"
     """Shown in place of the rows where there are none."""
+    numbers: frozenset[str] = frozenset()
+    """Columns that are aligned to the right."""
+    colours: Mapping[str, str] = field(default_factory=dict)
+    """Text of a cell -> its colour on a terminal that shows colours (not where NO_COLOR is set)."""
 
 
 def write_text(text: str) -> None:
@@ -52,14 +56,23 @@ def write_table(table: Table) -> None:
         sys.stdout.write(render_plain(table))
 
 
+def write_tables(tables: Iterable[Table]) -> None:
+    """Write tables below each other, an empty line between them."""
+    for index, table in enumerate(tables):
+        if index:
+            sys.stdout.write("\n")
+        write_table(table)
+
+
 def report_note(text: str) -> None:
     """Write one line to stderr."""
     sys.stderr.write(clean_text(text) + "\n")
 
 
 def report_error(text: str) -> None:
-    """Write an error as one line to stderr."""
-    sys.stderr.write(f"esper: error: {clean_text(text)}\n")
+    """Write an error to stderr; lines after its first are indented, so that none looks like another error."""
+    lines = [clean_text(line).rstrip() for line in text.splitlines()] or [""]
+    sys.stderr.write("\n  ".join(("esper: error: " + lines[0], *lines[1:])) + "\n")
 
 
 def render_plain(table: Table) -> str:
@@ -68,38 +81,17 @@ def render_plain(table: Table) -> str:
     if table.rows:
         cells = [tuple(clean_text(cell) for cell in row) for row in (table.columns, *table.rows)]
         widths = [max(len(row[index]) for row in cells) for index in range(len(table.columns))]
+        is_number = [name in table.numbers for name in table.columns]
         lines += [
-            _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            _GAP.join(
+                cell.rjust(width) if is_right else cell.ljust(width)
+                for cell, width, is_right in zip(row, widths, is_number, strict=True)
+            ).rstrip()
             for row in cells
         ]
     else:
         lines.append(table.empty)
     return "\n".join(lines) + "\n"
-
-
-def flatten_record(record: Mapping[str, JsonValue], prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """Return a record as (dotted key, text) rows for a two-column table; empty values are left out."""
-    rows: list[tuple[str, str]] = []
-    for key, value in record.items():
-        name = prefix + key
-        if isinstance(value, Mapping):
-            rows += flatten_record(value, name + ".")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            if value:
-                rows.append((name, ", ".join(map(_to_text, value))))
-        elif value not in (None, ""):
-            rows.append((name, _to_text(value)))
-    return tuple(rows)
-
-
-def _to_text(value: JsonValue) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(_to_finite(value), ensure_ascii=True)
 
 
 def _to_finite(value: JsonValue) -> JsonValue:
@@ -118,8 +110,8 @@ def _write_rich(table: Table) -> None:
 
     shown = rich_table.Table(title=table.title, title_justify="left", box=box.SIMPLE)
     for column in table.columns:
-        shown.add_column(column)
+        shown.add_column(column, justify="right" if column in table.numbers else "left")
     for row in table.rows:
-        shown.add_row(*(text.Text(clean_text(cell)) for cell in row))
-    screen = console.Console(file=sys.stdout)
+        shown.add_row(*(text.Text(clean_text(cell), style=table.colours.get(cell, "")) for cell in row))
+    screen = console.Console(file=sys.stdout, highlight=False)
     screen.print(shown if table.rows else f"{table.title}: {table.empty}")

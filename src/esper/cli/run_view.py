@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from esper.cli.output import Table, flatten_record
+from esper.cli.output import Table
 from esper.leyline import Event, JsonValue, StageChanged
 from esper.nissa import (
     Record,
+    RunSummary,
     SeedFate,
     StageSpan,
     compute_fates,
     compute_strips,
     compute_summary,
+    describe_summary,
     effective_events,
     format_count,
     format_estimate,
     format_flops,
+    format_seconds,
     summary_to_plain,
 )
 from esper.runtime.run_records import RunInfo
 
-_SHOWN_ELSEWHERE = frozenset({"fossils", "schema_version", "nonfinite", "task", "policy", "seed"})
+
+def format_time(stamp: str) -> str:
+    """Return an ISO 8601 time in UTC as a person writes it, without its zone."""
+    return stamp.removesuffix("+00:00").replace("T", " ")
 
 
 def render_tables(info: RunInfo, records: Sequence[Record]) -> tuple[Table, ...]:
-    """Return the tables of a run: run, metrics, slots, lifecycle.
+    """Return the tables of a run: run, results, seeds, lifecycle.
 
     Args:
         info: Its directory.
         records: Its events; none before the first one is written.
     """
     events = effective_events(records)
-    summary = summary_to_plain(compute_summary(records))
+    summary = compute_summary(records)
     seeds = _seed_table(compute_fates(events), compute_strips(events))
-    return (*_overview(info, summary), seeds, _life_table(events))
+    return (_run_table(info, summary), _result_table(summary), seeds, _life_table(events))
 
 
 def view_to_json(info: RunInfo, records: Sequence[Record]) -> dict[str, JsonValue]:
@@ -49,13 +55,26 @@ def view_to_json(info: RunInfo, records: Sequence[Record]) -> dict[str, JsonValu
     }
 
 
-def _overview(info: RunInfo, summary: JsonValue) -> tuple[Table, Table]:
-    metrics = summary if isinstance(summary, Mapping) else {}
-    kept = {key: value for key, value in metrics.items() if key not in _SHOWN_ELSEWHERE}
-    return (
-        Table(title="Run", columns=("what", "value"), rows=flatten_record(info.to_json())),
-        Table(title="Metrics", columns=("what", "value"), rows=flatten_record(kept)),
+def _run_table(info: RunInfo, summary: RunSummary) -> Table:
+    left = f"{summary.num_epochs} of {summary.horizon_epochs}" if summary.horizon_epochs else "0"
+    code = "" if info.exit_code is None else f" (exit code {info.exit_code})"
+    rows = (
+        ("directory", str(info.path)),
+        ("state", f"{info.state}{code}"),
+        ("task", info.task),
+        ("policy", info.policy),
+        ("seed", str(info.seed)),
+        ("epochs", f"{left} in {format_seconds(summary.seconds)}"),
+        ("started", f"{format_time(info.started_at)} UTC"),
+        ("resumed", f"{info.attempt} times" if info.attempt else "never"),
+        ("run id", info.run_id),
     )
+    return Table(title="Run", columns=("what", "value"), rows=rows)
+
+
+def _result_table(summary: RunSummary) -> Table:
+    rows = describe_summary(summary) if summary.horizon_epochs else ()
+    return Table(title="Results", columns=("what", "value"), rows=rows)
 
 
 def _seed_table(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> Table:
@@ -77,8 +96,8 @@ def _seed_table(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSp
         for slot, spans in strips.items()
         if slot not in tried
     ]
-    columns = ("slot", "seed", "blueprint", "stage", "contribution", "params", "FLOPs per item")
-    return Table(title="Slots", columns=columns, rows=tuple(sorted(rows)))
+    columns = ("slot", "seed", "blueprint", "stage", "contribution", "parameters", "FLOPs per item")
+    return Table(title="Slots", columns=columns, rows=tuple(sorted(rows)), numbers=frozenset(columns[4:]))
 
 
 def _life_table(events: Sequence[Event]) -> Table:
@@ -87,7 +106,8 @@ def _life_table(events: Sequence[Event]) -> Table:
         for event in events
         if isinstance(event, StageChanged)
     )
-    return Table(title="Lifecycle", columns=("epoch", "slot", "seed", "stage", "reason"), rows=rows)
+    columns = ("epoch", "slot", "seed", "stage", "reason")
+    return Table(title="Lifecycle", columns=columns, rows=rows, numbers=frozenset({"epoch"}))
 
 
 def _stage_of(fate: SeedFate, strips: Mapping[str, Sequence[StageSpan]]) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
-from esper.cli.output import Table, report_note, write_json, write_table, write_text
-from esper.cli.run_view import render_tables, view_to_json
+from esper.cli.output import Table, report_note, write_json, write_table, write_tables, write_text
+from esper.cli.run_view import format_time, render_tables, view_to_json
 from esper.leyline import ExitCode
 from esper.nissa import event_files, read_run
-from esper.runtime.run_records import RUNS_ROOT, list_runs, read_run_info
+from esper.runtime.run_records import RESUMABLE_STATES, RUNS_ROOT, list_runs, read_run_info
 
 VERBS = ("ls", "show")
 
@@ -45,11 +45,27 @@ def _list(args: Sequence[str]) -> int:
         write_json([info.to_json() for info in infos])
     else:
         rows = tuple(
-            (info.path.name, info.task, info.policy, str(info.seed), info.state or "?", info.started_at)
+            (
+                info.path.name,
+                info.task,
+                info.policy,
+                str(info.seed),
+                info.state or "?",
+                format_time(info.started_at),
+            )
             for info in infos
         )
         columns = ("run", "task", "policy", "seed", "state", "started (UTC)")
-        write_table(Table(title=f"Runs in {given.root}", columns=columns, rows=rows))
+        empty = "none; `esper demo` and `esper train` write runs" if given.root.exists() else "no such folder"
+        write_table(
+            Table(
+                title=f"Runs in {given.root}",
+                columns=columns,
+                rows=rows,
+                empty=empty,
+                numbers=frozenset({"seed"}),
+            )
+        )
     for info in infos:
         if info.problem:
             report_note(f"{info.path.name}: {info.problem}")
@@ -67,8 +83,9 @@ def _show(args: Sequence[str]) -> int:
     if given.is_json:
         write_json(view_to_json(info, records))
     else:
-        for table in render_tables(info, records):
-            write_table(table)
+        write_tables(render_tables(info, records))
+        if info.state in RESUMABLE_STATES:
+            report_note(f"go on: esper train --resume {given.run}")
     for bad in () if log is None else log.bad_lines:
         report_note(f"{bad.file}:{bad.line}: {bad.problem}")
     return int(ExitCode.OK)

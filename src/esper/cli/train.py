@@ -24,14 +24,21 @@ from esper.cli.config_flags import (
     value_of_flag,
     write_flag_help,
 )
-from esper.cli.output import Table, flatten_record, write_json, write_table, write_text
+from esper.cli.output import report_note, write_json, write_tables, write_text
+from esper.cli.result_view import render_numbers, render_slots
 from esper.leyline import ConfigError, ExitCode, RunDirectoryError
 from esper.runtime.config_file import ResolvedExperiment, merge_table, read_table, render_config
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.run import run_experiment
-from esper.runtime.run_records import CONFIG_NAME, RUNS_ROOT, list_runs, read_meta
+from esper.runtime.run import ExperimentResult, run_experiment
+from esper.runtime.run_records import (
+    CONFIG_NAME,
+    RESUMABLE_STATES,
+    RUNS_ROOT,
+    list_runs,
+    read_meta,
+    read_run_info,
+)
 
-_RESUMABLE = frozenset({"interrupted", "killed"})
 _NEWEST = ""
 
 
@@ -56,7 +63,9 @@ def run(args: Sequence[str]) -> int:
     if given.is_printed:
         write_text(render_config(resolved.config, resolved.provenance))
         return int(ExitCode.OK)
-    summary = run_experiment(
+    if is_resumed and run_dir is not None and read_run_info(run_dir).state == "finished":
+        report_note(f"{run_dir} has finished already; nothing is left to train")
+    result = run_experiment(
         resolved.config,
         run_dir=run_dir,
         provenance=resolved.provenance,
@@ -65,10 +74,21 @@ def run(args: Sequence[str]) -> int:
         argv=("train", *args),
     )
     if given.is_json:
-        write_json(summary.to_json())
+        write_json(result.to_json())
     else:
-        write_table(Table(title="Run", columns=("what", "value"), rows=flatten_record(summary.to_json())))
+        write_tables((render_slots(result), render_numbers(result)))
+    _say_what_next(result, is_dry_run=given.is_dry_run)
     return int(ExitCode.OK)
+
+
+def _say_what_next(result: ExperimentResult, *, is_dry_run: bool) -> None:
+    if is_dry_run:
+        report_note(
+            f"dry run: in {result.epochs} epochs one seed was forced to be kept and one to be culled; every "
+            "step works; nothing was written, and the numbers mean nothing"
+        )
+    else:
+        report_note(f"next: esper runs show {result.run_dir}, or esper export {result.run_dir} -o model")
 
 
 def _build_parser() -> CommandParser:
@@ -79,10 +99,14 @@ def _build_parser() -> CommandParser:
         nargs="?",
         const=_NEWEST,
         metavar="PATH",
-        help="a run; default: the newest that was stopped",
+        help="go on with this run; without PATH: the newest below runs/ that was stopped",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", dest="is_dry_run", help="check and build everything, train nothing"
+        "--dry-run",
+        action="store_true",
+        dest="is_dry_run",
+        help="train a few epochs (8, or --epochs) in which one seed is forced to be kept and one to be "
+        "culled, to see that every step works; write nothing",
     )
     parser.add_argument(
         "--print-config",
@@ -117,7 +141,7 @@ def _find_resumed(given: argparse.Namespace) -> Path:
         return Path(given.resume)
     if given.run_dir is not None:
         return Path(given.run_dir)
-    stopped = [info for info in list_runs(RUNS_ROOT) if info.state in _RESUMABLE]
+    stopped = [info for info in list_runs(RUNS_ROOT) if info.state in RESUMABLE_STATES]
     if not stopped:
         raise RunDirectoryError(f"no run in {RUNS_ROOT} was stopped; name one: --resume PATH")
     return stopped[-1].path

@@ -23,6 +23,7 @@ from esper.kasmina.incubation import (
 )
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
+from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
@@ -31,6 +32,7 @@ __all__ = [
     "INCUBATION_NAMES",
     "MAX_DIFFERENCE",
     "NORMAL_PLAN",
+    "WEIGHTS_NAME",
     "AlphaRamp",
     "Birth",
     "BlueprintRegistry",
@@ -45,12 +47,14 @@ __all__ = [
     "HostProtocol",
     "Incubation",
     "InjectionPoint",
+    "LayerSource",
     "Lifecycle",
     "LifecycleConfig",
     "MLPHost",
     "MLPHostConfig",
     "MorphogeneticModel",
     "NormWithStatistics",
+    "PlainSource",
     "QualityGates",
     "Seed",
     "SeedSlot",
@@ -59,6 +63,7 @@ __all__ = [
     "SlotSpec",
     "apply_blend",
     "apply_seed_gradient",
+    "build_plain_source",
     "build_seeded",
     "builtin_registry",
     "check_blueprint",

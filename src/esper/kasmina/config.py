@@ -60,8 +60,8 @@ class LifecycleConfig:
     """How seeds move through their stages."""
 
     incubation: str = "shadow"
-    """Objective in TRAINING: "shadow", "residual" or "straight_through". The first two are bounded;
-    "shadow", because it learns the true loss."""
+    """Objective in TRAINING: "shadow", "residual" or "straight_through". The first two are bounded and
+    equally accurate; "shadow", because under it no seed died while it incubated (decision 0009)."""
     residual_scale: float = 0.5
     """Objective "residual": size of the target relative to the features' spread, > 0. Half a spread is a
     visible and still gentle change."""

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.leyline import HostError
+
 
 def count_trainable(module: nn.Module) -> int:
     """Return the number of trainable parameters, each once."""
@@ -26,6 +28,9 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
         module: Any module; a copy on `meta` without hooks is run in eval mode.
         shape: One item's input shape, without the batch dimension.
         dtype: Of the input.
+
+    Raises:
+        HostError: If the forward pass looks at values: on `meta` there are none.
     """
     plain = copy.deepcopy(module).to("meta").eval()
     for part in plain.modules():
@@ -33,6 +38,15 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
         # handle that could take them off.
         part._forward_hooks.clear()
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        plain(torch.empty(1, *shape, dtype=dtype, device="meta"))
+    inputs = torch.empty(1, *shape, dtype=dtype, device="meta")
+    try:
+        with counter, torch.no_grad():
+            plain(inputs)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise HostError(
+            f"{type(module).__name__}: its forward pass fails on the meta device, where FLOPs are counted on "
+            f"inputs of shape {tuple(inputs.shape)} without values: {reason}; expected a path that depends "
+            "on shapes alone: choose by torch.where, or leave the choice out where inputs.is_meta"
+        ) from error
     return int(counter.get_total_flops())

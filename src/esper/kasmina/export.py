@@ -38,8 +38,8 @@ def export_model(
     if live and not allow_unfinished:
         names = ", ".join(f"{state.slot} ({state.stage.value})" for state in live)
         raise ExportError(
-            f"seeds are still in flight: {names}; fossilise or cull them, or allow unfinished seeds to be "
-            "left out (--allow-unfinished)"
+            f"seeds are still in flight: {names}; train on until they are kept or culled, or leave them out "
+            "(--allow-unfinished)"
         )
     plain = copy.deepcopy(model).eval()
     for slot in plain.each_slot():

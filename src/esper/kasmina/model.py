@@ -22,6 +22,7 @@ from esper.kasmina.attach import attach_hooks, probe_slots
 from esper.kasmina.blending import Seed, build_seed
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.kasmina.blueprints.spec import SlotSpec
+from esper.kasmina.compiled import CompiledHost
 from esper.kasmina.config import LifecycleConfig
 from esper.kasmina.cost import count_flops, count_trainable
 from esper.kasmina.gates import QualityGates
@@ -165,7 +166,7 @@ class MorphogeneticModel(nn.Module):
 
     def compile_host(self, mode: str) -> None:
         """Compile the host's forward, hooks included; tails and measurements stay eager."""
-        self._forward_host = (torch.compile(self.host, mode=None if mode == "default" else mode),)
+        self._forward_host = (CompiledHost(self.host, tuple(self.each_slot()), mode),)
 
     @contextmanager
     def planned(self, plan: ForwardPlan) -> Iterator[None]:

@@ -133,9 +133,13 @@ class SeedSlot(nn.Module):
 
     def forget_records(self) -> None:
         """Drop recorded features and gradients, so that no batch outlives its step."""
-        self.features = None
-        self.feature_gradient = None
-        self.captured = None
+        # Looked at first: a module's attribute is slow to set, and most slots recorded nothing.
+        if self.features is not None:
+            self.features = None
+        if self.feature_gradient is not None:
+            self.feature_gradient = None
+        if self.captured is not None:
+            self.captured = None
 
 
 def _plain(h: Tensor) -> Tensor:

@@ -214,6 +214,8 @@ class RolledBack(Event):
     restored_epoch: int
     blamed_slot: str | None
     rollback_count: int
+    is_terminal: bool = False
+    """The episode ends here: nothing is trained from the restored state."""
 
 
 @final

@@ -15,7 +15,8 @@ from esper.nissa.analytics.history import (
 )
 from esper.nissa.analytics.report import ReportPaths, render_report, write_report
 from esper.nissa.analytics.scoreboard import BlueprintScore, compute_scoreboard
-from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain
+from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain, total_flops
+from esper.nissa.analytics.tables import describe_summary
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole, build_console
@@ -81,6 +82,7 @@ __all__ = [
     "compute_strips",
     "compute_summary",
     "decode_line",
+    "describe_summary",
     "drop_superseded",
     "effective_events",
     "effective_log",
@@ -97,6 +99,7 @@ __all__ = [
     "render_report",
     "summary_to_plain",
     "tail",
+    "total_flops",
     "write_report",
     "write_summary",
 ]

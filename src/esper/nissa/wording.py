@@ -21,6 +21,7 @@ from esper.leyline import (
     EpochCompleted,
     Event,
     EventsDropped,
+    LifecycleOp,
     Notice,
     RolledBack,
     RunFinished,
@@ -33,6 +34,7 @@ from esper.leyline import (
     StageChanged,
     UpdateSkipped,
 )
+from esper.nissa.analytics.summary import total_flops
 from esper.nissa.record import Record
 from esper.nissa.text import (
     clean_text,
@@ -50,6 +52,12 @@ ETA_EPOCHS = 8
 """Epochs whose mean length predicts the rest: few enough to follow growth, enough for one slow epoch."""
 
 _TOLD_ELSEWHERE = frozenset({"GERMINATED", "FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "DORMANT"})
+_FOSSIL = SeedStage.FOSSILIZED.value
+_CULL = LifecycleOp.CULL.value
+_BY_POLICY = "policy"
+"""Reason of a cull that a decision asked for; that decision says why."""
+_AT_THE_END = "horizon"
+"""Reason of a run that went all its way."""
 _LIVE = frozenset(stage.value for stage in SeedStage if stage.is_live)
 
 
@@ -89,12 +97,18 @@ class _Host:
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=ETA_EPOCHS))
     stages: dict[str, str] = field(default_factory=dict)
     blueprints: dict[str, str] = field(default_factory=dict)
-    num_fossilized: int = 0
+    cull_reasons: dict[str, str] = field(default_factory=dict)
+    """Slot -> why the policy last asked for a cull there."""
     num_culled: int = 0
+    is_resumed: bool = False
 
     @property
     def num_live(self) -> int:
         return sum(stage in _LIVE for stage in self.stages.values())
+
+    @property
+    def num_fossilized(self) -> int:
+        return sum(stage == _FOSSIL for stage in self.stages.values())
 
     @property
     def eta_seconds(self) -> float | None:
@@ -151,24 +165,31 @@ def _remember(host: _Host, record: Record) -> None:
             event.host_params,
             event.epoch,
         )
-        host.last_time = record.wall_time
+        host.last_time, host.is_resumed = record.wall_time, event.is_resumed
         host.durations.clear()
     elif isinstance(event, EpochCompleted):
         if host.last_time is not None and record.wall_time >= host.last_time:
             host.durations.append(record.wall_time - host.last_time)
         host.epoch, host.last_time = event.epoch, record.wall_time
-    elif isinstance(event, StageChanged):
+    elif isinstance(event, RolledBack):
+        host.epoch = event.restored_epoch
+    else:
+        _remember_growth(host, event)
+
+
+def _remember_growth(host: _Host, event: Event) -> None:
+    if isinstance(event, StageChanged):
         host.stages[event.slot] = event.new
     elif isinstance(event, SlotMeasured):  # after a resume or a rollback the stages come from here
         host.stages[event.slot] = event.stage
     elif isinstance(event, SeedGerminated):
         host.blueprints[event.seed_id] = event.blueprint
     elif isinstance(event, SeedFossilized):
-        host.num_fossilized += 1
+        host.stages[event.slot] = _FOSSIL
     elif isinstance(event, SeedCulled):
         host.num_culled += 1
-    elif isinstance(event, RolledBack):
-        host.epoch = event.restored_epoch
+    elif isinstance(event, DecisionMade) and event.op == _CULL and event.slot and event.refusal is None:
+        host.cull_reasons[event.slot] = event.reason.partition(": ")[2] or event.reason
 
 
 def _describe(event: Event, host: _Host) -> Line | None:
@@ -196,11 +217,12 @@ def _tell_start(event: RunStarted, host: _Host) -> Line:
 def _tell_epoch(event: EpochCompleted, host: _Host) -> Line:
     name, value = primary_metric(event)
     grown = event.total_params - host.host_params if host.host_params else 0
+    is_known = bool(host.stages) or not host.is_resumed
     parts = [
         f"epoch {event.epoch}/{host.horizon_epochs or '?'}",
         f"loss {format_number(event.validation_loss)}",
         f"{name} {format_metric(name, value)}",
-        f"({grown:+,} params, {host.num_live} live)",
+        f"({grown:+,} params, {host.num_live} live)" if is_known else f"({grown:+,} params)",
     ]
     eta = host.eta_seconds
     if eta is not None:
@@ -210,21 +232,27 @@ def _tell_epoch(event: EpochCompleted, host: _Host) -> Line:
 
 
 def _tell_finish(event: RunFinished, host: _Host) -> Line:
+    """Say what the run came to; what is not known, such as seeds of an earlier attempt, is left out."""
     metrics = ", ".join(
         f"test {clean_text(name)} {format_metric(name, value)}"
         for name, value in sorted(event.test_metrics.items())
     )
+    since = " since the resume" if host.is_resumed else ""
     parts = [
-        metrics or "no test metric",
-        f"{format_count(event.total_params)} params",
-        f"{host.num_fossilized} fossilized, {host.num_culled} culled",
-        format_flops(sum(event.flops.values())),
+        metrics,
+        f"{format_count(event.total_params)} params" if event.total_params else "",
+        f"{host.num_fossilized} fossilized, {host.num_culled} culled{since}" if host.stages else "",
+        format_flops(total_flops(event.flops)) if event.flops else "",
     ]
-    return Line(text=f"run finished ({clean_text(event.reason)}): {'; '.join(parts)}", tone=Tone.END)
+    head = "run finished"
+    if event.reason != _AT_THE_END:
+        head = f"run stopped at epoch {event.epoch}/{host.horizon_epochs or '?'} ({clean_text(event.reason)})"
+    return Line(text=": ".join(filter(None, (head, "; ".join(filter(None, parts))))), tone=Tone.END)
 
 
 def _tell_stage(event: StageChanged, host: _Host) -> Line | None:
-    if event.new in _TOLD_ELSEWHERE:
+    is_birth = event.old == SeedStage.GERMINATED.value  # told by the germination itself
+    if is_birth or event.new in _TOLD_ELSEWHERE:
         return None
     text = f"{_seed(event.slot, event.seed_id, host)} {event.old} -> {event.new}: {clean_text(event.reason)}"
     return Line(text=text, tone=Tone.GROWTH)
@@ -244,8 +272,9 @@ def _tell_fossil(event: SeedFossilized, host: _Host) -> Line:
 
 def _tell_cull(event: SeedCulled, host: _Host) -> Line:
     gain = format_estimate(event.contribution, None)
-    why = f"{clean_text(event.reason)}, contribution {gain}, -{format_count(event.num_params)} params"
-    text = f"{_seed(event.slot, event.seed_id, host)} CULLED: {why}"
+    why = host.cull_reasons.pop(event.slot, event.reason) if event.reason == _BY_POLICY else event.reason
+    what = f"contribution {gain}, -{format_count(event.num_params)} params"
+    text = f"{_seed(event.slot, event.seed_id, host)} CULLED: {clean_text(why)}; {what}"
     return Line(text=text, tone=Tone.LOST)
 
 
@@ -258,7 +287,8 @@ def _tell_refusal(event: DecisionMade, host: _Host) -> Line | None:
 
 
 def _tell_retarget(event: AlphaRetargeted, host: _Host) -> Line:
-    ramp = f"alpha {event.alpha:.2f} -> {event.target:.2f} over {event.tempo_epochs} epochs"
+    tempo = f"{event.tempo_epochs} epoch{'' if event.tempo_epochs == 1 else 's'}"
+    ramp = f"alpha {event.alpha:.2f} -> {event.target:.2f} over {tempo}"
     text = f"{_seed(event.slot, event.seed_id, host)} {ramp} ({clean_text(event.curve)})"
     return Line(text=text, tone=Tone.GROWTH)
 
@@ -269,6 +299,7 @@ def _tell_rollback(event: RolledBack, host: _Host) -> Line:
     text = (
         f"rolled back to epoch {event.restored_epoch} (rollback {event.rollback_count}): "
         f"{clean_text(event.verdict)}: {clean_text(event.reason)}{blamed}"
+        f"{'; the episode ends here' if event.is_terminal else ''}"
     )
     return Line(text=text, tone=Tone.WARNING)
 

@@ -15,7 +15,7 @@ from typing import Literal, final
 
 import torch
 
-from esper.data import list_datasets
+from esper.data import DatasetStatus, list_datasets
 from esper.leyline import DataError, JsonValue
 from esper.runtime.devices import available_devices
 from esper.runtime.run_folder import package_versions
@@ -68,7 +68,8 @@ def _check_versions() -> tuple[HealthFinding, ...]:
 def _check_devices() -> tuple[HealthFinding, ...]:
     findings = []
     for name in available_devices():
-        detail = f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+        threads = torch.get_num_threads()
+        detail = f"{os.cpu_count()} cores, {threads} torch thread{'' if threads == 1 else 's'}"
         if name.startswith("cuda"):
             detail = torch.cuda.get_device_name(name)
         elif name == "mps":
@@ -87,10 +88,16 @@ def _check_data(data_dir: Path | None) -> tuple[HealthFinding, ...]:
             topic="data",
             name=item.name,
             state="note" if item.state == "missing" else "ok",
-            detail=item.state if item.path is None else f"{item.state}: {item.path}",
+            detail=_describe_set(item),
         )
         for item in sets
     )
+
+
+def _describe_set(item: DatasetStatus) -> str:
+    if item.state == "missing":
+        return f"missing; `esper data check {item.name}` says how to get it"
+    return item.state if item.path is None else f"{item.state}: {item.path}"
 
 
 def _check_disk(run_root: Path) -> tuple[HealthFinding, ...]:

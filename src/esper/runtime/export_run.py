@@ -1,28 +1,48 @@
-"""A finished run's network as files that need no esper: one .pt2, or safetensors with its architecture."""
+"""A run's network as files that need no esper: one .pt2, or a folder of weights, description and plain code.
+
+Whatever is written is loaded again from the disk and run beside the grown network before it gets its name; a
+file that differs is deleted.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from dataclasses import dataclass
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
 import torch
 from safetensors.torch import save as save_safetensors
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from esper.kasmina import count_trainable, export_model
+from esper.kasmina import (
+    MAX_DIFFERENCE,
+    WEIGHTS_NAME,
+    LayerSource,
+    build_plain_source,
+    count_trainable,
+    export_model,
+)
 from esper.leyline import ConfigError, ExportError, JsonValue
-from esper.runtime.assemble import assemble
+from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import read_config
-from esper.runtime.run import CHECKPOINT_KIND, restore_assembly
-from esper.runtime.run_folder import replace_text
+from esper.runtime.resuming import restore_assembly
+from esper.runtime.run import CHECKPOINT_KIND
+from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
 from esper.tolaria import CheckpointStore
 
 ARCHITECTURE_VERSION = 1
-_MAX_DIFFERENCE = 1e-5
+ARCHITECTURE_NAME = "architecture.json"
+CODE_NAME = "model.py"
+_NUM_CHECKED_ITEMS = 32
+"""Validation items that the written files are compared on."""
 
 
 @final
@@ -34,14 +54,20 @@ class ExportSummary:
     checkpoint: str
     num_params: int
     max_difference: float
-    """Largest absolute difference to the grown network on validation items."""
+    """Largest absolute difference of an output to the grown network, measured with the files as written."""
 
     @property
     def text(self) -> str:
-        """One line for a person."""
-        return (
-            f"exported {self.target} ({self.num_params:,} parameters, checkpoint {self.checkpoint}, "
-            f"largest difference {self.max_difference:.1e})"
+        """Three lines for a person: what was written, how exact it is, how to load it."""
+        how = f"`from model import load` inside {self.target}, with torch and safetensors"
+        if self.target.suffix == ".pt2":
+            how = f'torch.export.load("{self.target}").module()'
+        return "\n".join(
+            (
+                f"exported {self.target} ({self.num_params:,} parameters, checkpoint {self.checkpoint})",
+                f"loaded again, it differs from the grown network by at most {self.max_difference:.1e}",
+                f"to load it: {how}",
+            )
         )
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -55,17 +81,20 @@ class ExportSummary:
 
 
 def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSummary:
-    """Write a run's newest network as a plain model and check it against the original.
+    """Write a run's newest network as a plain model and compare the written files with the original.
+
+    Runs on the CPU, wherever the network was trained.
 
     Args:
         run: The run's directory.
-        target: A file ending in .pt2, or a directory for model.safetensors and architecture.json.
+        target: A file ending in .pt2, or a directory for weights.safetensors, architecture.json and model.py.
         allow_unfinished: Leave out seeds that are still in flight instead of refusing.
 
     Raises:
         RunDirectoryError: If `run` is not a run.
         CheckpointError: If no valid checkpoint is there.
-        ExportError: If a seed is in flight, or the export differs from the network.
+        ExportError: If a seed is in flight, the target cannot be written, or the files differ from the
+            network; nothing is left behind then.
         ConfigError: If the target exists, or is a file that does not end in .pt2.
     """
     read_meta(run)
@@ -73,17 +102,25 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
         raise ConfigError(f"{target} exists already; choose another name")
     if target.suffix not in (".pt2", ""):
         raise ConfigError(f"{target}: must end in .pt2, or be a directory name without a suffix")
-    assembly = assemble(read_config(run / CONFIG_NAME))
+    config = read_config(run / CONFIG_NAME)
+    assembly = assemble(replace(config, host=replace(config.host, device="cpu", compile="none")))
     store = CheckpointStore(run / CHECKPOINTS_NAME, kind=CHECKPOINT_KIND, esper_version=version("esper-lite"))
     loaded = store.load()
     restore_assembly(assembly, loaded.record, loaded.topology_hash)
     bench = assembly.host_run.bench
-    model, sample = bench.model.eval(), bench.validation[0][:8]
+    model, sample = bench.model.eval(), bench.validation[0][:_NUM_CHECKED_ITEMS]
     plain = export_model(model, sample, allow_unfinished=allow_unfinished)
-    if target.suffix == ".pt2":
-        difference = _write_pt2(plain, sample, target)
-    else:
-        difference = _write_folder(plain, sample, target)
+    is_whole = not any(report.stage.is_live for report in model.reports())
+    with torch.no_grad():
+        expected = (model if is_whole else plain)(sample)
+    is_program = target.suffix == ".pt2"
+    write = (
+        partial(_write_program, plain, sample)
+        if is_program
+        else partial(write_folder, plain, _describe(assembly))
+    )
+    load: Callable[[Path], nn.Module] = _load_program if is_program else load_folder
+    difference = _write_checked(target, write, lambda path: measure_difference(load(path), sample, expected))
     return ExportSummary(
         target=target,
         checkpoint=loaded.name,
@@ -92,35 +129,146 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
     )
 
 
-def _write_pt2(plain: fx.GraphModule, sample: Tensor, target: Path) -> float:
-    dynamic = {"inputs": {0: torch.export.Dim("batch", min=1)}}
-    program = torch.export.export(plain, (sample,), dynamic_shapes=dynamic)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, target)
-    return _difference(plain, torch.export.load(target).module(), sample)
+def write_folder(network: fx.GraphModule, description: Mapping[str, JsonValue], folder: Path) -> None:
+    """Write a traced network as weights, a description of its layers, and the code that joins them.
 
+    Args:
+        network: As `esper.kasmina.export_model` returns it.
+        description: What to say beside the layers; `input_shape` and `num_outputs` are read.
+        folder: Made here; must not exist.
 
-def _write_folder(plain: fx.GraphModule, sample: Tensor, target: Path) -> float:
-    target.mkdir(parents=True)
-    tensors = {name: tensor.contiguous() for name, tensor in plain.state_dict().items()}
-    (target / "model.safetensors").write_bytes(save_safetensors(tensors))
-    layers: dict[str, JsonValue] = {
-        name: repr(module) for name, module in plain.named_modules() if name and not list(module.children())
-    }
+    Raises:
+        ExportError: If the network cannot be written as plain code.
+        OSError: If a file cannot be written.
+    """
+    shape, num_outputs = description["input_shape"], description["num_outputs"]
+    assert isinstance(shape, list)
+    assert isinstance(num_outputs, int)
+    source = build_plain_source(
+        network, input_shape=[int(str(size)) for size in shape], num_outputs=num_outputs
+    )
     architecture: dict[str, JsonValue] = {
         "format_version": ARCHITECTURE_VERSION,
-        "input_shape": list(sample.shape[1:]),
-        "layers": layers,
-        "forward": plain.code,
-        "parameters": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        **description,
+        "code": f"{CODE_NAME}: load()",
+        "weights": WEIGHTS_NAME,
+        "layers": [_describe_layer(layer, source.tensors) for layer in source.layers],
     }
-    replace_text(target / "architecture.json", json.dumps(architecture, indent=2))
-    return 0.0
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS_NAME).write_bytes(save_safetensors(dict(source.tensors)))
+    (folder / CODE_NAME).write_text(source.text, encoding="utf-8")
+    text = json.dumps(architecture, indent=2, allow_nan=False, ensure_ascii=True)
+    (folder / ARCHITECTURE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def _difference(plain: torch.nn.Module, loaded: torch.nn.Module, sample: Tensor) -> float:
+def load_folder(folder: Path) -> nn.Module:
+    """Run the code of an exported folder, as its user would, and return the network in eval mode.
+
+    For folders that were just written: it runs the folder's `model.py`.
+
+    Raises:
+        ExportError: If the code or the weights do not load.
+    """
+    code = folder / CODE_NAME
+    spec = importlib.util.spec_from_file_location(f"grown_network_{uuid.uuid4().hex}", code)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh layers draw weights before theirs are loaded
+            spec.loader.exec_module(module)
+            network: object = vars(module)["load"]()
+    except (RuntimeError, OSError, SyntaxError, NameError, TypeError, ValueError) as error:
+        raise ExportError(f"{code} does not load: {error}") from error
+    finally:
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def measure_difference(network: nn.Module, sample: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference between a network's outputs and the expected ones.
+
+    Args:
+        network: In eval mode.
+        sample: Inputs [B, ...].
+        expected: Outputs [B, ...].
+
+    Raises:
+        ExportError: If it is above `esper.kasmina.MAX_DIFFERENCE`, or not a number.
+    """
     with torch.no_grad():
-        difference = float((plain(sample) - loaded(sample)).abs().max())
-    if not difference <= _MAX_DIFFERENCE:
-        raise ExportError(f"the written model differs by {difference:.2e}, at most {_MAX_DIFFERENCE:g}")
+        difference = float((network(sample) - expected).abs().max())
+    if not difference <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"the written model differs from the grown network by {difference:.2e}, at most "
+            f"{MAX_DIFFERENCE:g} is allowed; it was deleted"
+        )
     return difference
+
+
+def _write_checked(target: Path, write: Callable[[Path], None], check: Callable[[Path], float]) -> float:
+    """Write under a temporary name beside the target, check what was written, then give it its name."""
+    written = target.with_name(f".tmp-{uuid.uuid4().hex}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(written)
+        difference = check(written)
+        written.rename(target)
+    except OSError as error:
+        raise ExportError(
+            f"{target} cannot be written: {error.strerror or error}; choose another place"
+        ) from error
+    finally:
+        if written.is_dir():
+            shutil.rmtree(written)
+        elif written.exists():
+            written.unlink()
+    return difference
+
+
+def _write_program(network: fx.GraphModule, sample: Tensor, path: Path) -> None:
+    dynamic = {"inputs": {0: torch.export.Dim("batch", min=1)}}
+    torch.export.save(torch.export.export(network, (sample,), dynamic_shapes=dynamic), path)
+
+
+def _load_program(path: Path) -> nn.Module:
+    return torch.export.load(path).module()
+
+
+def _describe(assembly: Assembly) -> dict[str, JsonValue]:
+    """Return what a user must know beside the layers: shapes, scaling of inputs, classes, seeds."""
+    task, data = assembly.task, assembly.data
+    is_image = data.train.inputs.dtype == torch.uint8
+    kept = [
+        report for report in assembly.host_run.bench.model.reports() if report.stage.value == "FOSSILIZED"
+    ]
+    return {
+        "made_by": f"esper-lite {version('esper-lite')}, torch {package_versions()['torch']}",
+        "task": task.name,
+        "input_shape": list(task.input_shape),
+        "input_scaling": {
+            "rule": f"(value{' / 255' if is_image else ''} - mean) / std, per channel",
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
+        "num_outputs": task.num_outputs,
+        "classes": list(data.class_names),
+        "seeds": [
+            {"slot": report.slot, "blueprint": report.blueprint, "blend": report.blend} for report in kept
+        ],
+    }
+
+
+def _describe_layer(layer: LayerSource, tensors: Mapping[str, Tensor]) -> dict[str, JsonValue]:
+    own = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name == layer.name or name.startswith(layer.name + ".")
+    }
+    return {
+        "name": layer.name,
+        "path": layer.path,
+        "built_by": layer.text,
+        "tensors": {name: list(tensor.shape) for name, tensor in own.items()},
+    }

@@ -26,7 +26,6 @@ from esper.leyline import (
     ConfigError,
     Event,
     EventSink,
-    ForeignCheckpointError,
     GovernorGaveUpError,
     InterruptedRunError,
     JsonValue,
@@ -36,15 +35,15 @@ from esper.leyline import (
 )
 from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
-from esper.runtime.config_file import leaf_values, read_config, render_config
+from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.resuming import refuse_changes, restore_assembly
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
-from esper.runtime.run_records import CONFIG_NAME, RUNS_ROOT, read_meta
+from esper.runtime.run_records import RUNS_ROOT
 from esper.runtime.shutdown import StopSignal
 from esper.tolaria import CheckpointStore, SplitResult, StateRecord, checkpoint_name
 
 CHECKPOINT_KIND = "host-run"
-_NOT_COMPARED = ("telemetry.", "checkpoint.", "num_threads")
 
 
 @final
@@ -57,6 +56,8 @@ class ExperimentResult:
     policy: str
     seed: int
     epochs: int
+    metric_name: str
+    contribution_metric: str
     validation_metric: float
     test_metric: float
     test_loss: float
@@ -74,6 +75,8 @@ class ExperimentResult:
             "policy": self.policy,
             "seed": self.seed,
             "epochs": self.epochs,
+            "metric_name": self.metric_name,
+            "contribution_metric": self.contribution_metric,
             "validation_metric": self.validation_metric,
             "test_metric": self.test_metric,
             "test_loss": self.test_loss,
@@ -115,8 +118,7 @@ def run_experiment(
         run_dir: Where to write; None chooses a new directory below `runs/`. For a resume: the run.
         provenance: Dotted key -> where its value came from; written beside the configuration.
         resume: Go on from the newest valid checkpoint of `run_dir`.
-        is_dry_run: Force one germinate, blend, fossilise and one cull on a short horizon with lenient gates,
-            so that every path runs; nothing is written.
+        is_dry_run: Force one short life of every kind (kept, culled) with lenient gates; write nothing.
         argv: Command line, for the record.
 
     Raises:
@@ -131,7 +133,7 @@ def run_experiment(
     if resume:
         if run_dir is None:
             raise ConfigError("resume needs the directory of the run")
-        _refuse_changes(run_dir, config)
+        refuse_changes(run_dir, config)
         folder = RunFolder.open(run_dir)
     else:
         path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
@@ -172,6 +174,7 @@ class _WrittenRun:
             keep=config.checkpoint.keep,
         )
         self._num_failures = 0
+        self._loaded_name: str | None = None
 
     def run(self, stop: StopSignal, *, is_resumed: bool) -> ExperimentResult:
         host_run = self._assembly.host_run
@@ -181,21 +184,28 @@ class _WrittenRun:
         try:
             self._loop(stop)
         except GovernorGaveUpError:
-            self._hub.emit(RunFinished(epoch=host_run.epoch, reason="governor"))
+            self._hub.emit(self._describe_end("governor"))
             raise
         test = host_run.finish()
         self._save()
         result = summarise(self._config, self._assembly, test, self._folder.path)
         self._hub.emit(
-            RunFinished(
-                epoch=host_run.epoch,
-                reason="horizon",
+            replace(
+                self._describe_end("governor" if host_run.is_terminated else "horizon"),
                 test_metrics={self._assembly.task.metric.name: result.test_metric},
-                total_params=result.total_params,
-                flops=result.flops,
             )
         )
         return result
+
+    def _describe_end(self, reason: str) -> RunFinished:
+        """Return the last event of an attempt: where the network stands and what it has cost."""
+        host_run = self._assembly.host_run
+        return RunFinished(
+            epoch=host_run.epoch,
+            reason=reason,
+            total_params=host_run.bench.model.num_params,
+            flops=host_run.bench.ledger.totals(),
+        )
 
     def _loop(self, stop: StopSignal) -> None:
         host_run, policy = self._assembly.host_run, self._assembly.policy
@@ -203,26 +213,33 @@ class _WrittenRun:
         while not host_run.is_finished:
             if host_run.progress.batch == 0 and not stop():
                 host_run.apply(policy.decide(host_run.observe()))
-            outcome = None if stop() else host_run.train_epoch(stop)
+            outcome = None
+            if not stop():
+                self._loaded_name = None
+                outcome = host_run.train_epoch(stop)
             if stop() and not host_run.is_finished:
-                self._save()
-                name = checkpoint_name(host_run.epoch, host_run.progress.batch)
-                self._hub.emit(RunFinished(epoch=host_run.epoch, reason="interrupted"))
+                saved = self._save()
+                self._hub.emit(self._describe_end("interrupted"))
+                what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
                 raise InterruptedRunError(
-                    f"stopped by a signal; saved {name}; go on: esper train --resume {self._folder.path}",
+                    f"stopped by a signal; {what}; go on: esper train --resume {self._folder.path}",
                     stop.exit_code,
                 )
             if outcome is not None and every and host_run.epoch % every == 0 and not host_run.is_finished:
                 self._save()
 
-    def _save(self) -> None:
+    def _save(self) -> str | None:
+        """Save under the name of this place and return it, or None if that failed, which is reported."""
         host_run = self._assembly.host_run
-        name = checkpoint_name(host_run.epoch, host_run.progress.batch)
+        rollbacks = host_run.bench.governor.rollback_count
+        name = checkpoint_name(host_run.epoch, host_run.progress.batch, rollbacks)
+        if name == self._loaded_name:  # nothing was trained since: it is there already
+            return name
         self._hub.flush(durable=True)
         record = host_run.state()
         state: dict[str, JsonValue] = {
             "run": record.state,
-            "policy": _plain(self._assembly.policy.state()),
+            "policy": dict(self._assembly.policy.state()),  # type: ignore[arg-type]
             "last_seq": self._hub.next_seq - 1,
         }
         try:
@@ -238,47 +255,14 @@ class _WrittenRun:
                     epoch=host_run.epoch, name=name, error=str(error), num_failures=self._num_failures
                 )
             )
-            return
+            return None
         self._hub.emit(CheckpointSaved(epoch=host_run.epoch, name=saved.name, num_bytes=saved.num_bytes))
+        return name
 
     def _load(self) -> int:
         loaded = self._store.load()
+        self._loaded_name = loaded.name
         return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
-
-
-def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str) -> int:
-    """Put a saved run back and return the last telemetry sequence number it had written.
-
-    Raises:
-        ForeignCheckpointError: If the record does not fit, or the rebuilt topology has another hash.
-    """
-    run, policy, last_seq = (record.state.get(name) for name in ("run", "policy", "last_seq"))
-    if not isinstance(run, dict) or not isinstance(policy, dict) or not isinstance(last_seq, int):
-        raise ForeignCheckpointError("the checkpoint holds no host run")
-    assembly.host_run.restore(StateRecord(tensors=record.tensors, state=run))
-    assembly.policy.restore(dict(policy))
-    rebuilt = assembly.host_run.bench.model.topology_hash()
-    if rebuilt != topology_hash:
-        raise ForeignCheckpointError(
-            f"the rebuilt topology has hash {rebuilt[:12]}, the checkpoint says {topology_hash[:12]}"
-        )
-    return last_seq
-
-
-def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[str]:
-    """Return the dotted keys that would change the numbers of a resumed run."""
-    old, new = dict(leaf_values(saved)), dict(leaf_values(given))
-    return [key for key in old if old[key] != new.get(key) and not key.startswith(_NOT_COMPARED)]
-
-
-def _refuse_changes(run_dir: Path, given: ExperimentConfig) -> None:
-    read_meta(run_dir)
-    changed = compare_configs(read_config(run_dir / CONFIG_NAME), given)
-    if changed:
-        raise ConfigError(
-            f"{run_dir} was started with other settings: {', '.join(changed)}; resume without them, or start "
-            "a new run"
-        )
 
 
 def describe_start(
@@ -311,6 +295,8 @@ def summarise(
         policy=config.policy,
         seed=config.seed,
         epochs=host_run.epoch,
+        metric_name=metric.name,
+        contribution_metric="loss" if assembly.task.gates_use_loss else metric.name,
         validation_metric=metric.shown(host_run.signals.metric),
         test_metric=metric.shown(test.metric),
         test_loss=test.loss,
@@ -378,7 +364,3 @@ def _write_results(config: ExperimentConfig, folder: RunFolder) -> None:
     write_summary(folder.path)
     if config.telemetry.has_report:
         write_report(folder.path)
-
-
-def _plain(state: Mapping[str, object]) -> dict[str, JsonValue]:
-    return dict(state)  # type: ignore[arg-type]

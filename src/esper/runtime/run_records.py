@@ -21,6 +21,9 @@ RUN_FORMAT_VERSION = 1
 RunState = Literal["running", "finished", "interrupted", "failed"]
 STATES: tuple[RunState, ...] = ("running", "finished", "interrupted", "failed")
 
+RESUMABLE_STATES = frozenset({"interrupted", "killed"})
+"""States of `RunInfo` in which a run was stopped half way."""
+
 CONFIG_NAME, META_NAME, STATUS_NAME, LOCK_NAME = "config.toml", "meta.json", "status.json", "lock"
 CHECKPOINTS_NAME = "checkpoints"
 RUNS_ROOT = Path("runs")

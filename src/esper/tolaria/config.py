@@ -34,7 +34,8 @@ class HostRunConfig:
     """`torch.compile` of the host's forward: "none", "default" or "reduce-overhead"; none, because every
     change of topology compiles anew."""
     on_failure: str = "restore"
-    """After the governor's verdict: "restore" the last good state, or "terminate" the episode."""
+    """What follows once the last good state is back: "restore" trains on from it, "terminate" ends the
+    episode; restore, because one sick seed should not cost a run."""
     snapshot_every: int = 3
     """Intervals between last-known-good snapshots, >= 1; taken only after a healthy verdict."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

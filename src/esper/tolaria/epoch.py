@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, final
 
 from esper.data import Batch
 from esper.kasmina import (
@@ -36,6 +33,9 @@ from esper.tolaria.objectives import Objective
 from esper.tolaria.optimizers import GroupFlags, TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import GradientReducer, StepFlags
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _RECORDING = ForwardPlan(is_recording=True)
 
@@ -128,13 +128,15 @@ class EpochRunner:
         self._autocast = autocast
         self._scaler = scaler
         self._probe = probe
-        self._norms: tuple[NormWithStatistics, ...] = norms_with_statistics(model.host)
+        self._norms: tuple[NormWithStatistics, ...] = ()
+        self._buffers: tuple[Tensor, ...] = ()
         self._incubating: list[SeedSlot] = []
+        self._look_at_norms()
 
     def begin(self) -> None:
         """Look at the topology once; call at the start of an epoch and after a resume."""
         self._incubating = find_incubating(self._model)
-        self._norms = norms_with_statistics(self._model)
+        self._look_at_norms()
         self._model.train()
 
     def train_batch(self, batch: Batch, clock_batch: int, progress: EpochProgress) -> None:
@@ -149,7 +151,7 @@ class EpochRunner:
         model.update_alphas(clock_batch)
         optimizer.set_batch(clock_batch)
         optimizer.zero_grad()
-        saved_buffers = [_copy_buffers(norm) for norm in self._norms]
+        saved_buffers = [buffer.clone() for buffer in self._buffers]
         loss, outputs = self._forward(batch)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         for slot in self._incubating:
@@ -160,8 +162,8 @@ class EpochRunner:
         self._scaler.update(flags)
         loss_value = float(loss.detach())  # sync: one number per batch, together with the flags
         if flags.is_host_faulty or loss_value != loss_value or loss_value in (float("inf"), float("-inf")):
-            for norm, saved in zip(self._norms, saved_buffers, strict=True):
-                _restore_buffers(norm, saved)
+            for buffer, saved in zip(self._buffers, saved_buffers, strict=True):
+                buffer.copy_(saved)
             progress.num_skipped += 1
         else:
             optimizer.step()
@@ -169,6 +171,10 @@ class EpochRunner:
         self._count_groups(flags, progress)
         model.forget_records()
         progress.batch += 1
+
+    def _look_at_norms(self) -> None:
+        self._norms = norms_with_statistics(self._model)
+        self._buffers = tuple(buffer for norm in self._norms for buffer in norm.buffers(recurse=False))
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         model = self._model
@@ -198,7 +204,7 @@ class EpochRunner:
         apply_seed_gradient(self._scaler.scale(loss), list(seed.parameters()))
 
     def _count(self, batch: Batch, outputs: Tensor, loss: float, progress: EpochProgress) -> None:
-        _, metrics = self._objective.per_item(outputs, batch.targets)
+        metrics = self._objective.metrics(outputs, batch.targets)
         count = len(batch.targets)
         progress.loss_sum += loss * count
         progress.metric_sum += float(metrics.sum())
@@ -217,16 +223,6 @@ class EpochRunner:
                 totals.norm += group.norm
                 totals.ratio += min(10.0, group.rms / host.rms) if host.rms > 0.0 else 0.0
                 totals.num_batches += 1
-
-
-def _copy_buffers(norm: NormWithStatistics) -> list[Tensor]:
-    return [buffer.clone() for buffer in norm.buffers(recurse=False)]
-
-
-def _restore_buffers(norm: NormWithStatistics, saved: list[Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in zip(norm.buffers(recurse=False), saved, strict=True):
-            buffer.copy_(value)
 
 
 StopCheck = Callable[[], bool]

@@ -7,14 +7,14 @@ diverged             the validation loss left its window for several intervals i
 collapsed_to_chance  a host that had learned answers as if it guessed
 ```
 Losses judged anomalous are not added to the window that judges the next ones. The first good loss of a run
-is taken as it comes. Knows outcomes only; rolling back is another's.
+is taken as it comes. Knows outcomes and slot reports only; rolling back is another's.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -23,6 +23,8 @@ from esper.leyline import (
     EpochOutcome,
     ForeignCheckpointError,
     JsonValue,
+    SeedStage,
+    SlotReport,
     Verdict,
     VerdictKind,
 )
@@ -107,7 +109,7 @@ class Governor:
 
         Args:
             outcome: Its numbers.
-            blamed_slot: The slot whose seed would be culled: the live one that began to blend last.
+            blamed_slot: The slot whose seed would be culled (see `find_blamed`).
         """
         loss = outcome.validation_loss
         for kind, reason in (
@@ -202,3 +204,29 @@ class Governor:
         self._losses, self._best, self._strikes = losses, best, strikes
         if not keep_rollback_count:
             self.rollback_count = count
+
+
+def find_blamed(
+    slots: Sequence[SlotReport], outcome: EpochOutcome, overflowing: Collection[str]
+) -> str | None:
+    """Return the slot whose seed a rollback would cull, or None.
+
+    Only seeds that blend or are on probation come into question: an isolated one leaves the host bit-equal, a
+    fossil stays. Of those, first one that the loss scaler blames, then the one with the most faulty batches
+    beyond the host's own (a faulty host makes every gradient faulty), then the one that began to blend last.
+
+    Args:
+        slots: Reports at the end of the interval.
+        outcome: The interval's numbers.
+        overflowing: Slots that the loss scaler blames.
+    """
+
+    def rank(report: SlotReport) -> tuple[bool, int, bool, int]:
+        measured = outcome.slots.get(report.slot)
+        num_skipped = 0 if measured is None else measured.num_skipped_batches
+        num_own = max(0, num_skipped - outcome.num_skipped_batches)
+        is_blending = report.stage is SeedStage.BLENDING
+        return report.slot in overflowing, num_own, is_blending, -report.epochs_in_stage
+
+    suspects = [slot for slot in slots if slot.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)]
+    return max(suspects, key=rank).slot if suspects else None

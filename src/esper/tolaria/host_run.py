@@ -34,7 +34,6 @@ from esper.leyline import (
     JsonValue,
     Observation,
     RolledBack,
-    SeedStage,
     SlotOutcome,
     TaskSpec,
     TrainingSignals,
@@ -46,9 +45,10 @@ from esper.leyline import (
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.config import HostRunConfig
 from esper.tolaria.epoch import EpochProgress, StopCheck
+from esper.tolaria.governor import find_blamed
 from esper.tolaria.measuring import SplitResult
 from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
-from esper.tolaria.snapshot import capture_state, restore_state
+from esper.tolaria.snapshot import capture_state, is_finite, restore_state
 from esper.tolaria.steps import (
     build_slot_events,
     charge_training,
@@ -167,7 +167,8 @@ class HostRun:
             if not self._train(should_stop):
                 return None
             outcome = self._measure(time.monotonic() - started)
-            self.verdict = self.bench.governor.judge(outcome, blamed_slot=self._last_blended())
+            blamed = find_blamed(self.bench.model.reports(), outcome, self.bench.scaler.blamed)
+            self.verdict = self.bench.governor.judge(outcome, blamed_slot=blamed)
             if self.verdict.is_failure:
                 self._roll_back()
                 return outcome
@@ -192,6 +193,8 @@ class HostRun:
     def _train(self, should_stop: StopCheck | None) -> bool:
         bench, progress = self.bench, self.progress
         if progress.batch == 0:
+            # A seed that was planted past `apply` must be known to the optimiser before its gate asks.
+            self.bench.follow_topology()
             self._emit(bench.model.begin_epoch(self.clock))
             self.bench.follow_topology()
         bench.runner.begin()
@@ -200,7 +203,7 @@ class HostRun:
             batch = bench.batches.row(order_epoch, progress.batch, 0)
             bench.runner.train_batch(batch, self.clock.batch, progress)
             if should_stop is not None and should_stop():
-                return progress.batch == bench.batches.num_batches and not should_stop()
+                return False
         bench.model.update_alphas(self.clock.batch)
         return True
 
@@ -255,20 +258,23 @@ class HostRun:
         self.signals = bench.tracker.update(outcome)
         bench.probe.after_epoch(bench.model, outcome)
         if self.epoch % self.config.snapshot_every == 0:
-            self.last_good = capture_state(self, with_last_good=False)
+            record = capture_state(self, with_last_good=False)
+            # A seed that nothing depends on can go bad without a sign in the host's numbers.
+            self.last_good = record if is_finite(record) else self.last_good
 
     def _roll_back(self) -> None:
         bench, verdict = self.bench, self.verdict
+        is_terminal = self.config.on_failure == "terminate"
         count = bench.governor.count_rollback()
-        if self.config.on_failure == "terminate":
-            self.is_terminated = True
-            return
-        if count > self.config.governor.max_rollbacks:
+        if count > self.config.governor.max_rollbacks and not is_terminal:
             raise GovernorGaveUpError(
                 f"host run {self.instance} failed again after {count - 1} rollbacks: {verdict.kind}, "
                 f"{verdict.reason}; last good epoch {self.last_good.state['epoch']}"
             )
         restore_state(self, self.last_good, keep_counters=True)
+        # The same numbers would lead to the same fault.
+        bench.rng.reseed(derive_seed(self.run_seed, "torch", self.instance, self.epoch, count))
+        self.is_terminated = is_terminal
         self._emit(
             [
                 RolledBack(
@@ -278,6 +284,7 @@ class HostRun:
                     restored_epoch=self.epoch,
                     blamed_slot=verdict.blamed_slot,
                     rollback_count=count,
+                    is_terminal=is_terminal,
                 )
             ]
         )
@@ -290,12 +297,6 @@ class HostRun:
         self.last_good = capture_state(self, with_last_good=False)
 
     # ------------------------------------------------------------------ inside
-
-    def _last_blended(self) -> str | None:
-        slots = [s.state for s in self.bench.model.each_slot()]
-        blending = [s for s in slots if s.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)]
-        blending.sort(key=lambda s: (s.stage is not SeedStage.BLENDING, s.epochs_in_stage))
-        return blending[0].slot if blending else None
 
     def _budgets(self) -> Budgets:
         bench, life, gates = self.bench, self.config.lifecycle, self.config.gates

@@ -60,14 +60,28 @@ class Objective:
         self._check_shapes(outputs, targets)
         scores = outputs.detach().float()
         if self.kind is LossKind.CLASSIFICATION:
-            losses = F.cross_entropy(scores, targets, reduction="none")
-            return losses, (scores.argmax(dim=1) == targets).to(torch.float32)
+            return F.cross_entropy(scores, targets, reduction="none"), _score_classes(scores, targets)
         if self.kind is LossKind.REGRESSION:
             losses = (scores - targets.float()).square().flatten(1).mean(dim=1)
             return losses, -losses
         tokens = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
         losses = tokens.view(targets.shape).mean(dim=1)
         return losses, -losses
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the metric of `per_item` alone, [B]; classification is spared a second loss.
+
+        Args:
+            outputs: As for `loss`.
+            targets: As for `loss`.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
+        """
+        if self.kind is not LossKind.CLASSIFICATION:
+            return self.per_item(outputs, targets)[1]
+        self._check_shapes(outputs, targets)
+        return _score_classes(outputs.detach(), targets)
 
     def _check_shapes(self, outputs: Tensor, targets: Tensor) -> None:
         # Broadcasting would turn [B, 1] against [B] into a [B, B] loss without a word.
@@ -82,6 +96,10 @@ class Objective:
                 f"{self.kind.value} objective: outputs {tuple(outputs.shape)} need targets {expected}, "
                 f"got {tuple(targets.shape)}"
             )
+
+
+def _score_classes(scores: Tensor, targets: Tensor) -> Tensor:
+    return (scores.argmax(dim=1) == targets).to(torch.float32)
 
 
 def build_objective(task: TaskSpec) -> Objective:

@@ -21,10 +21,16 @@ class OwnRng:
         """Start the streams from a seed in [0, 2**63)."""
         self._device = device
         self._is_installed = False
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start the streams anew from a seed in [0, 2**63); installed ones go on from there at once."""
         self._cpu = torch.Generator().manual_seed(seed).get_state()
         self._cuda: Tensor | None = None
-        if device.type == "cuda":
-            self._cuda = torch.Generator(device).manual_seed(seed).get_state()
+        if self._device.type == "cuda":
+            self._cuda = torch.Generator(self._device).manual_seed(seed).get_state()
+        if self._is_installed:
+            self._write()
 
     @contextmanager
     def installed(self) -> Iterator[None]:

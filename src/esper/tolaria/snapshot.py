@@ -70,6 +70,11 @@ def capture_state(run: RunState, *, with_last_good: bool) -> StateRecord:
     return StateRecord(tensors=tensors, state=state)
 
 
+def is_finite(record: StateRecord) -> bool:
+    """Return whether every number of a record's tensors is finite; only then may it be the last good one."""
+    return all(bool(tensor.isfinite().all()) for tensor in record.tensors.values())
+
+
 def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) -> None:
     """Put a captured state back.
 

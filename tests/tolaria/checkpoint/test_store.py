@@ -82,9 +82,9 @@ def test_an_empty_record_round_trips(tmp_path: Path) -> None:
 def test_names_are_ordered_by_epoch_and_batch_not_by_text() -> None:
     assert checkpoint_name(12, 34) == "e0012-b00034"
     assert checkpoint_name(12345, 678901) == "e12345-b678901"
-    for epoch, batch in ((-1, 0), (0, -1), (10**9, 0), (0, 10**9)):
-        with pytest.raises(ValueError, match=r"both must be in"):
-            checkpoint_name(epoch, batch)
+    for numbers in ((-1, 0), (0, -1), (10**9, 0), (0, 10**9), (0, 0, -1), (0, 0, 10**9)):
+        with pytest.raises(ValueError, match=r"must be in"):
+            checkpoint_name(*numbers)
 
 
 def test_other_entries_are_not_checkpoints(tmp_path: Path) -> None:
@@ -342,3 +342,13 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
         store.load()
     with pytest.raises(CheckpointError, match="cannot save checkpoint"):
         store.save(E1, build_record(1), topology_hash=TOPOLOGY)
+
+
+def test_after_a_rollback_the_same_place_has_a_name_of_its_own_and_counts_as_newer(tmp_path: Path) -> None:
+    store = build_store(tmp_path / "checkpoints")
+    later, again = checkpoint_name(6, 0), checkpoint_name(3, 0, num_rollbacks=1)
+    for name, epoch in ((E3, 3), (later, 6), (again, 9)):
+        store.save(name, build_record(epoch), topology_hash=TOPOLOGY)
+    assert again == "e0003-b00000-r1"
+    assert store.names()[:2] == (again, later)
+    assert_is_record(store.load().record, 9)

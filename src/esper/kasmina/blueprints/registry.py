@@ -138,7 +138,7 @@ class BlueprintRegistry:
         of_family = tuple(spec.id for spec in self._specs.values() if spec.family == name)
         if not of_family:
             families = {spec.family for spec in self._specs.values()}
-            raise UnknownNameError("blueprint", name, [*self._specs, *families])
+            raise UnknownNameError("blueprint", name, {*self._specs, *families})
         return of_family
 
     def fitting(self, spec: SlotSpec) -> tuple[str, ...]:

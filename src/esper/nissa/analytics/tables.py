@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from esper.leyline import DecisionMade, Event, LifecycleOp, RolledBack, SeedStage
 from esper.nissa.analytics.history import SeedFate, StageSpan
 from esper.nissa.analytics.scoreboard import BlueprintScore
-from esper.nissa.analytics.summary import RunSummary
+from esper.nissa.analytics.summary import NOT_COUNTED, RunSummary, total_flops
 from esper.nissa.text import (
     clean_text,
     format_count,
@@ -38,24 +38,27 @@ def render_head(summary: RunSummary) -> str:
         f"ended: {_cell(summary.status)}.",
         "",
     ]
+    return "\n".join(lines) + "\n" + _table(("quantity", "value"), describe_summary(summary))
+
+
+def describe_summary(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Return what a run came to as (quantity, value) rows for a person."""
     name = summary.metric_name
-    rows = [
+    tests = [
+        (f"test {each}", format_metric(each, value)) for each, value in sorted(summary.test_metrics.items())
+    ]
+    return (
         (f"best validation {name}", _best(summary)),
         (f"last validation {name}", _optional_metric(name, summary.last_metric)),
         ("last validation loss", _optional_metric("loss", summary.last_validation_loss)),
         ("last training loss", _optional_metric("loss", summary.last_train_loss)),
-        *(
-            (f"test {each}", format_metric(each, value))
-            for each, value in sorted(summary.test_metrics.items())
-        ),
+        *(tests or [("test", "not read: the run has not reached its end")]),
         ("parameters", f"{format_count(summary.total_params)} (host {format_count(summary.host_params)})"),
+        ("compute", format_flops(total_flops(summary.flops))),
         ("seeds", f"{summary.num_germinated} germinated, {summary.num_fossilized} fossilized, "
                   f"{summary.num_culled} culled"),
         ("rollbacks", str(summary.num_rollbacks)),
-    ]  # fmt: skip
-    if not summary.test_metrics:
-        rows.append(("test", "not read: the run has not reached its end"))
-    return "\n".join(lines) + "\n" + _table(("quantity", "value"), rows)
+    )  # fmt: skip
 
 
 def render_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> str:
@@ -83,13 +86,18 @@ def render_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageS
 
 
 def render_flops(summary: RunSummary) -> str:
-    """Return the compute bill by kind."""
-    total = sum(summary.flops.values())
+    """Return the compute bill by kind; plain validation stands below the total, which leaves it out."""
+    total = total_flops(summary.flops)
+    kinds = sorted(summary.flops.items(), key=lambda item: (-item[1], item[0]))
     rows = [
         (kind, format_flops(flops), format_percent(flops / total) if total else _DASH)
-        for kind, flops in sorted(summary.flops.items(), key=lambda item: (-item[1], item[0]))
+        for kind, flops in kinds
+        if kind != NOT_COUNTED
     ]
     rows.append(("all", format_flops(total), format_percent(1.0) if total else _DASH))
+    rows += [
+        (f"{kind} (not counted)", format_flops(flops), _DASH) for kind, flops in kinds if kind == NOT_COUNTED
+    ]
     return _section("Compute by kind", _table(("kind", "FLOPs", "share"), rows))
 
 

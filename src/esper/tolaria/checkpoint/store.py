@@ -49,7 +49,7 @@ LATEST_FILE = "LATEST"
 MAX_TENSOR_BYTES = 16 * 2**30
 
 _TRASH_PREFIX = ".trash-"
-_NAME = re.compile(r"e(\d{4,9})-b(\d{5,9})")
+_NAME = re.compile(r"e(\d{4,9})-b(\d{5,9})(?:-r(\d{1,9}))?")
 _KIND = re.compile(r"[a-z0-9_.-]{1,64}")
 _TOPOLOGY_HASH = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -60,19 +60,22 @@ class _Status(Enum):
     FOREIGN = "foreign"
 
 
-def checkpoint_name(epoch: int, batch: int) -> str:
+def checkpoint_name(epoch: int, batch: int, num_rollbacks: int = 0) -> str:
     """Return the name of the checkpoint at a place in training, for example "e0012-b00034".
+
+    After a rollback a run passes the same places again, with other numbers: "e0012-b00034-r1".
 
     Args:
         epoch: Completed epochs, in [0, 10**9).
         batch: Completed batches of the running epoch, in [0, 10**9).
+        num_rollbacks: Rollbacks so far, in [0, 10**9).
 
     Raises:
         ValueError: If a number is out of range.
     """
-    if not (0 <= epoch < 10**9 and 0 <= batch < 10**9):
-        raise ValueError(f"epoch={epoch}, batch={batch}: both must be in [0, 10**9)")
-    return f"e{epoch:04d}-b{batch:05d}"
+    if not all(0 <= number < 10**9 for number in (epoch, batch, num_rollbacks)):
+        raise ValueError(f"{epoch=}, {batch=}, {num_rollbacks=}: must be in [0, 10**9)")
+    return f"e{epoch:04d}-b{batch:05d}" + (f"-r{num_rollbacks}" if num_rollbacks else "")
 
 
 @final
@@ -139,7 +142,7 @@ class CheckpointStore:
         return tuple(self._housekeeping_errors)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names that look like checkpoints, newest first by (epoch, batch); none is opened.
+        """Return what is named like a checkpoint, newest first by (rollbacks, epoch, batch); none is opened.
 
         Raises:
             CheckpointError: If the directory cannot be listed.
@@ -356,13 +359,13 @@ class CheckpointStore:
         )
 
 
-def _place(name: str) -> tuple[int, int] | None:
-    """Return (epoch, batch) of a name as `checkpoint_name` writes it, else None."""
+def _place(name: str) -> tuple[int, int, int] | None:
+    """Return (rollbacks, epoch, batch) of a name as `checkpoint_name` writes it, else None."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    epoch, batch = int(match[1]), int(match[2])
-    return (epoch, batch) if name == checkpoint_name(epoch, batch) else None
+    epoch, batch, num_rollbacks = int(match[1]), int(match[2]), int(match[3] or 0)
+    return (num_rollbacks, epoch, batch) if name == checkpoint_name(epoch, batch, num_rollbacks) else None
 
 
 def _offer_older(names: tuple[str, ...], refused: str) -> str:

@@ -1,21 +1,35 @@
-"""What every fleet of host runs can do; all implementations give the same numbers for the same seeds."""
+"""What every fleet of host runs can do; all implementations give the same numbers for the same seeds.
+
+A fleet shows its hosts twice: as typed observations, which rules read, and as columns [E, ...], which learned
+policies read. How numbers become columns is the encoder's business, which the fleet is handed: it must not
+know who decides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.measuring import SplitResult
 
+ColumnsT_co = TypeVar("ColumnsT_co", covariant=True)
 
-class Fleet(Protocol):
-    """E host runs, each known by its instance id; row e is place e, never an id."""
+
+class Fleet(Protocol[ColumnsT_co]):
+    """E host runs, each known by its instance id; row e is place e, never an id.
+
+    `ColumnsT_co` is what the encoder returns, e.g. tamiyo's `EncodedBatch`.
+    """
 
     @property
     def num_hosts(self) -> int:
         """E, >= 1."""
+
+    @property
+    def is_finished(self) -> tuple[bool, ...]:
+        """[E] whether the host's horizon is reached or its episode was ended; such rows mean nothing new."""
 
     def reset(
         self,
@@ -31,8 +45,11 @@ class Fleet(Protocol):
             start_states: [E] states to go on from; None = from the beginning.
         """
 
-    def observe(self) -> tuple[Observation, ...]:
-        """Return [E] observations."""
+    def observe(self) -> ColumnsT_co:
+        """Return the encoder's columns of the E observations: tensors [E, ...] named by the feature table."""
+
+    def observations(self) -> tuple[Observation, ...]:
+        """Return the [E] typed observations that the columns are made of."""
 
     def apply(self, decisions: Sequence[Decision]) -> tuple[ActionResult, ...]:
         """Carry out one decision per host; finished hosts answer with WAIT."""

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Generic, TypeVar, final
 
 from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.measuring import SplitResult
 
+ColumnsT = TypeVar("ColumnsT")
+
 
 @final
-class SerialFleet:
-    """E host runs that take turns; each keeps its own random stream, so turns do not matter."""
+class SerialFleet(Generic[ColumnsT]):
+    """E host runs that take turns; each keeps its own random stream, so turns do not matter.
 
-    def __init__(self, build_run: Callable[[int], HostRun], instances: Sequence[int]) -> None:
+    Example:
+        SerialFleet(build_run, [0, 1], encode=encode_many).observe().slots.shape  # [2, S, F]
+    """
+
+    def __init__(
+        self,
+        build_run: Callable[[int], HostRun],
+        instances: Sequence[int],
+        *,
+        encode: Callable[[Sequence[Observation]], ColumnsT],
+    ) -> None:
         """Build the hosts.
 
         Args:
             build_run: Makes the host run of an instance id.
             instances: [E] ids, E >= 1.
+            encode: Makes columns [E, ...] of E observations, e.g. tamiyo's `encode_many`.
 
         Raises:
             ValueError: If there is no instance, or one occurs twice.
@@ -28,12 +41,18 @@ class SerialFleet:
         if not instances or len(set(instances)) != len(instances):
             raise ValueError(f"instances={list(instances)}: need at least one, each once")
         self._build_run = build_run
+        self._encode = encode
         self._runs = [build_run(instance) for instance in instances]
 
     @property
     def num_hosts(self) -> int:
         """E."""
         return len(self._runs)
+
+    @property
+    def is_finished(self) -> tuple[bool, ...]:
+        """See `Fleet.is_finished`."""
+        return tuple(run.is_finished for run in self._runs)
 
     @property
     def runs(self) -> tuple[HostRun, ...]:
@@ -55,8 +74,12 @@ class SerialFleet:
             if state is not None:
                 self._runs[place].restore(state)
 
-    def observe(self) -> tuple[Observation, ...]:
+    def observe(self) -> ColumnsT:
         """See `Fleet.observe`."""
+        return self._encode(self.observations())
+
+    def observations(self) -> tuple[Observation, ...]:
+        """See `Fleet.observations`."""
         return tuple(run.observe() for run in self._runs)
 
     def apply(self, decisions: Sequence[Decision]) -> tuple[ActionResult, ...]:

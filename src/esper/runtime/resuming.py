@@ -1,0 +1,57 @@
+"""Going on with a run: the same settings, saved state and topology. Knows no loop and no telemetry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from esper.leyline import ConfigError, ForeignCheckpointError
+from esper.runtime.assemble import Assembly
+from esper.runtime.config_file import leaf_values, read_config
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.run_records import CONFIG_NAME, read_meta
+from esper.tolaria import StateRecord
+
+_NOT_COMPARED = ("telemetry.", "checkpoint.", "num_threads")
+
+
+def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str) -> int:
+    """Put a saved run back and return the last telemetry sequence number it had written.
+
+    Raises:
+        ForeignCheckpointError: If the record does not fit, or the rebuilt topology has another hash.
+    """
+    run, policy, last_seq = (record.state.get(name) for name in ("run", "policy", "last_seq"))
+    if not isinstance(run, dict) or not isinstance(policy, dict) or not isinstance(last_seq, int):
+        raise ForeignCheckpointError("the checkpoint holds no host run")
+    assembly.host_run.restore(StateRecord(tensors=record.tensors, state=run))
+    assembly.policy.restore(dict(policy))
+    rebuilt = assembly.host_run.bench.model.topology_hash()
+    if rebuilt != topology_hash:
+        raise ForeignCheckpointError(
+            f"the rebuilt topology has hash {rebuilt[:12]}, the checkpoint says {topology_hash[:12]}"
+        )
+    return last_seq
+
+
+def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[str]:
+    """Return the dotted keys that would change the numbers of a resumed run."""
+    old, new = dict(leaf_values(saved)), dict(leaf_values(given))
+    return [key for key in old if old[key] != new.get(key) and not key.startswith(_NOT_COMPARED)]
+
+
+def refuse_changes(run_dir: Path, given: ExperimentConfig) -> None:
+    """Refuse to go on under settings that would change the numbers.
+
+    Raises:
+        ConfigError: Naming each setting, its value there and the one given.
+        RunDirectoryError: If the directory holds no run.
+    """
+    read_meta(run_dir)
+    saved = read_config(run_dir / CONFIG_NAME)
+    old, new = dict(leaf_values(saved)), dict(leaf_values(given))
+    changed = [f"{key} (there {old[key]}, given {new[key]})" for key in compare_configs(saved, given)]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} was started with other settings: {', '.join(changed)}; resume without them, or start "
+            "a new run"
+        )

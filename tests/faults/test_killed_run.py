@@ -1,0 +1,49 @@
+"""A run that is killed without warning goes on from its last checkpoint as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.calling import call
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+FLAGS = ("--task", "synthetic", "--epochs", "16", "--seed", "4", "--heuristic.first-germination-epoch", "1")
+
+
+RESULTS = ("test_metrics", "last_validation_loss", "last_train_loss", "total_params", "flops", "fossils")
+"""What of a summary must not depend on interruptions: numbers, not clocks."""
+
+
+def read_results(run_dir: Path) -> dict[str, object]:
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    return {name: summary[name] for name in RESULTS}
+
+
+def kill_after_epoch(run_dir: Path, epoch: int) -> int:
+    """Start a run, read what it prints, and kill it once an epoch is done; return its exit code."""
+    command = [sys.executable, "-m", "esper", "train", "heuristic", *FLAGS, "--run-dir", str(run_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"epoch {epoch}/"):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.read()
+        return process.wait(timeout=60)
+
+
+def test_a_run_killed_without_warning_resumes_to_the_same_result(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(["train", "heuristic", *FLAGS, "--run-dir", str(whole)]).code == 0
+    assert kill_after_epoch(killed, 9) == -signal.SIGKILL
+    assert not (killed / "summary.json").exists()
+    answer = call(["train", "heuristic", "--resume", str(killed)])
+    assert answer.code == 0, answer.err
+    assert read_results(whole) == read_results(killed)

@@ -1,0 +1,54 @@
+"""What may change between two attempts at a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.leyline import ConfigError, ForeignCheckpointError, RunDirectoryError
+from esper.runtime.assemble import assemble
+from esper.runtime.config_file import render_config
+from esper.runtime.presets import digits
+from esper.runtime.resuming import compare_configs, refuse_changes, restore_assembly
+from esper.runtime.run_folder import RunFolder, RunOrigin
+from esper.tolaria import StateRecord
+
+
+def test_only_settings_that_change_numbers_count_as_different() -> None:
+    config = digits()
+    assert compare_configs(config, replace(config, num_threads=2)) == []
+    assert compare_configs(config, replace(config, seed=5)) == ["seed"]
+
+
+def test_each_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
+    config = digits()
+    origin = RunOrigin(task="digits", policy="heuristic", seed=0)
+    with RunFolder.create(tmp_path / "run", config_text=render_config(config, {}), origin=origin):
+        refuse_changes(tmp_path / "run", config)
+        with pytest.raises(ConfigError, match=r"seed \(there 0, given 5\)"):
+            refuse_changes(tmp_path / "run", replace(config, seed=5))
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="not a run"):
+        refuse_changes(tmp_path, digits())
+
+
+@pytest.mark.parametrize("state", [{}, {"run": {}, "policy": {}}, {"run": 1, "policy": {}, "last_seq": 0}])
+def test_a_checkpoint_without_a_host_run_is_foreign(state: dict[str, object]) -> None:
+    record = StateRecord(tensors={}, state=state)  # type: ignore[arg-type]
+    with pytest.raises(ForeignCheckpointError, match="holds no host run"):
+        restore_assembly(assemble(digits()), record, "0")
+
+
+def test_another_topology_than_the_saved_one_is_refused() -> None:
+    assembly = assemble(digits())
+    record = assembly.host_run.state()
+    state = {"run": record.state, "policy": dict(assembly.policy.state()), "last_seq": 7}
+    saved = StateRecord(tensors=record.tensors, state=state)  # type: ignore[arg-type]
+    topology = assembly.host_run.bench.model.topology_hash()
+    assert restore_assembly(assemble(digits()), saved, topology) == 7
+    with pytest.raises(ForeignCheckpointError, match="rebuilt topology"):
+        restore_assembly(assemble(digits()), saved, "f" * len(topology))
