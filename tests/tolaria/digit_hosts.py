@@ -1,17 +1,19 @@
-"""Hosts trained on the digits for tests: built from any module, trained for a few epochs, put back at will."""
+"""Hosts trained on the digits: built from any module, trained for a few epochs, put back at will."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from esper.data import load_dataset
 from esper.kasmina import BlueprintRegistry, CNNHost, CNNHostConfig, GateConfig, MLPHost, MLPHostConfig
 from esper.tolaria import HostRun, HostRunConfig
 
 from .small_run import drive, make_parts, make_task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BATCH = 64
 DIGIT_CNN = CNNHostConfig(in_channels=1, num_classes=10, base_channels=4)

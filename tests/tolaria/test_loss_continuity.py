@@ -19,6 +19,7 @@ from esper.tolaria import HostRun, StateRecord
 from .digit_hosts import build_digit_cnn, build_digit_mlp, train_on_digits
 from .small_run import OPEN_GATES
 
+pytestmark = pytest.mark.slow
 HOST_EPOCHS = 3
 INCUBATION_EPOCHS = 3
 IMAGE_SEEDS = ("norm", "attention", "depthwise", "bottleneck", "conv_small", "conv_light", "conv_heavy")
@@ -95,7 +96,6 @@ def test_germination_leaves_the_loss_exactly_as_it_was(case: tuple[HostRun, str,
     assert _losses(run) == before
 
 
-@pytest.mark.slow
 def test_the_seed_of_a_new_germination_changes_no_loss_even_at_full_alpha(
     case: tuple[HostRun, str, str],
 ) -> None:
@@ -108,7 +108,6 @@ def test_the_seed_of_a_new_germination_changes_no_loss_even_at_full_alpha(
     assert after == pytest.approx(before, abs=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("blend", list(BlendForm))
 def test_the_first_alpha_above_zero_raises_the_loss_by_less_than_1_in_100(
     case: tuple[HostRun, str, str], blend: BlendForm
@@ -129,7 +128,6 @@ def test_the_first_alpha_above_zero_raises_the_loss_by_less_than_1_in_100(
         assert new - old < 0.01 * old, (before, after)
 
 
-@pytest.mark.slow
 def test_export_leaves_the_loss_within_1e_5(case: tuple[HostRun, str, str]) -> None:
     run, slot_id, blueprint = case
     bench, model = run.bench, run.bench.model
