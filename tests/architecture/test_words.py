@@ -49,6 +49,27 @@ def _private_torch(file: SourceFile) -> list[str]:
     return [f"{file.name}:{line} private name {name}" for line, name in sorted(lines.items())]
 
 
+def _untyped(file: SourceFile) -> list[str]:
+    """`Any` switches the type checker off for whatever it touches; `object` does not."""
+    names = {id(node): node.id for node in ast.walk(file.tree) if isinstance(node, ast.Name)}
+    return [
+        f"{file.name}:{node.lineno} Any: say object, a type variable or JsonValue"
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Name | ast.Attribute)
+        and (names.get(id(node)) == "Any" or dotted(node) == "typing.Any")
+    ]
+
+
+def find_sleeps(root: Path) -> list[str]:
+    """Name the calls under a folder that wait for a clock."""
+    return [
+        f"{path.name}:{node.lineno} sleeps"
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] == "sleep"
+    ]
+
+
 def _non_ascii(file: SourceFile) -> list[str]:
     return [
         f"{file.name}:{number} not ASCII"
@@ -58,7 +79,7 @@ def _non_ascii(file: SourceFile) -> list[str]:
 
 
 def find_bad_words(root: Path) -> list[str]:
-    """Name non-ASCII lines, banned names, percent fields and private torch names under a source root."""
+    """Name non-ASCII lines, banned names, percent fields, private torch names and Any under a source root."""
     return [
         problem
         for file in read_sources(root)
@@ -67,6 +88,7 @@ def find_bad_words(root: Path) -> list[str]:
             *_banned_names(file),
             *_percent_fields(file),
             *_private_torch(file),
+            *_untyped(file),
         )
     ]
 
@@ -106,3 +128,17 @@ def test_bad_words_are_found(tmp_path: Path) -> None:
         "data/a.py:7 private name torch._dynamo",
         "data/utils.py: banned word in the file name",
     ]
+
+
+def test_no_test_waits_for_a_clock() -> None:
+    assert find_sleeps(REPO / "tests") == []
+
+
+def test_a_test_that_sleeps_is_found(tmp_path: Path) -> None:
+    (tmp_path / "test_slow.py").write_text("import time\n\ntime.sleep(1)\n", encoding="utf-8")
+    assert find_sleeps(tmp_path) == ["test_slow.py:3 sleeps"]
+
+
+def test_an_untyped_name_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, {"kasmina/loose.py": '"""Loose."""\nfrom typing import Any\n\nthing: Any = 1\n'})
+    assert any("Any: say object" in problem for problem in find_bad_words(tmp_path))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from esper.kasmina import AlphaRamp, ForwardPlan, SeedSlot
 from esper.leyline import AlphaCurve, SeedStage
@@ -74,3 +75,13 @@ def test_channels_last_input_is_accepted_while_incubating() -> None:
     with model.planned(ForwardPlan(is_recording=True)):
         model(INPUTS.contiguous(memory_format=torch.channels_last)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.slot("block2").parameters())
+
+
+def test_a_slot_holds_its_seed_its_state_its_plan_and_what_one_pass_leaves() -> None:
+    slot = make_model().slot("block1")
+    own = set(vars(slot)) - set(vars(nn.Module()))
+    what_a_pass_leaves = {"features", "feature_gradient", "captured"}
+    how_it_runs = {"plan", "is_straight_through", "records_gradient"}
+    assert own == {"spec", "state", "seed"} | how_it_runs | what_a_pass_leaves
+    assert [name for name, _ in slot.named_buffers()] == ["alpha_mirror"]
+    assert list(slot.parameters()) == []
