@@ -213,17 +213,25 @@ def run_twin(study: Study, config: ExperimentConfig, base: Base, birth: Birth) -
     still_there = base.slot_epoch_flops[birth.slot] if birth.until_epoch is None else 0
     saved = birth.seed_flops + birth.measuring_flops
     extra = round(saved / (base.host_epoch_flops - still_there))
-    gates = replace(config.host.gates, is_evidence_required=False)
+    gates = replace(
+        config.host.gates, is_evidence_required=False, max_metric_drop=1.0, min_gradient_ratio=0.0
+    )
     host = replace(config.host, epochs=horizon + extra, gates=gates)
     run = study.assemble(replace(config, policy="never", host=host)).host_run
     run.restore(birth.state)
     refused = 0
+    waiting: list[Decision] = []
     while not run.is_finished:
         decision = base.decisions[run.epoch] if run.epoch < horizon else Decision(action=WAIT)
         until = horizon if birth.until_epoch is None else birth.until_epoch
         if decision.action.slot == birth.slot and birth.epoch <= run.epoch < until:
             decision = Decision(action=WAIT)
-        refused += run.apply(decision).refusal is not None
+        if decision.action.op is LifecycleOp.WAIT and waiting:
+            decision = waiting.pop(0)
+        # What the other seeds are ready for may come an interval later here; asked again until it is granted.
+        if run.apply(decision).refusal is not None:
+            refused += 1
+            waiting.append(decision)
         run.train_epoch()
     test = run.finish()
     return {

@@ -127,23 +127,26 @@ def growth_table(task: str, rows: Sequence[Row], rates: Mapping[str, float]) -> 
         found = by_seed([row for row in rows if number(row, "learning_rate") == rate], arm)
         if found:
             of_arm[arm], used_rates[arm] = found, rate
-    base = of_arm.get("never", {})
+    never, grown = of_arm.get("never", {}), of_arm.get("heuristic", {})
     lines = [
-        {"arm": arm, "rate": f"{used_rates[arm]:g}"} | growth_cells(found, base)
+        {"arm": arm, "rate": f"{used_rates[arm]:g}"} | growth_cells(found, never, grown)
         for arm, found in of_arm.items()
     ]
     is_claim = min(len(found) for found in of_arm.values()) >= CLAIM_SEEDS and len(of_arm) == len(GROWTH_ARMS)
     return f"**{task}**, test split{'' if is_claim else ' (smoke)'}\n\n{show_table(lines)}"
 
 
-def growth_cells(rows: Mapping[int, Row], base: Mapping[int, Row]) -> dict[str, str]:
-    """Return the cells of one arm of a growth table."""
+def growth_cells(
+    rows: Mapping[int, Row], never: Mapping[int, Row], grown: Mapping[int, Row]
+) -> dict[str, str]:
+    """Return the cells of one arm of a growth table; the other two are what it is compared with."""
     kept = statistics.fmean(count(row, "fossils") for row in rows.values())
     births, culls = mean_of(rows, "num_germinated"), mean_of(rows, "num_culled")
     return {
         "seeds": str(len(rows)),
         "test accuracy": f"{mean_of(rows, 'test_accuracy'):.4f}",
-        "against never, paired": show_difference(rows, base, "test_accuracy"),
+        "against never, paired": show_difference(rows, never, "test_accuracy"),
+        "against heuristic, paired": show_difference(rows, grown, "test_accuracy"),
         "test loss": f"{mean_of(rows, 'test_loss'):.4f}",
         "parameters": f"{mean_of(rows, 'params_total'):.0f}",
         "GFLOP": show_gflops(rows),
