@@ -30,22 +30,22 @@ def find_config_faults(root: Path) -> list[str]:
     return found
 
 
-def _validators(tree: ast.Module) -> set[ast.AST]:
-    """Nodes inside `__post_init__`: checking a field is not using it."""
+def _inside_configs(tree: ast.Module) -> set[ast.AST]:
+    """Nodes inside a `*Config` class: checking a field, or deriving another from it, is not using it."""
     return {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
         for inner in ast.walk(node)
     }
 
 
 def find_unread_fields(root: Path) -> list[str]:
-    """Name config fields that no expression in the source reads, validation left out."""
+    """Name config fields that no expression outside the configs themselves reads."""
     files = read_sources(root)
     read: set[str] = set()
     for file in files:
-        ignored = _validators(file.tree)
+        ignored = _inside_configs(file.tree)
         read |= {
             node.attr
             for node in ast.walk(file.tree)
@@ -138,6 +138,8 @@ def test_config_faults_are_found(tmp_path: Path) -> None:
                 '    """Rows (>= 1)."""\n'
                 "    def __post_init__(self):\n"
                 "        assert self.size > 0\n"
+                "    def area(self):\n"
+                "        return self.size * self.size\n"
                 "def use(config):\n"
                 "    return config.rate\n"
             )

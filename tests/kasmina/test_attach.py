@@ -48,6 +48,14 @@ def test_wrong_layout_or_channels_are_refused() -> None:
         probe_slots(make_mlp(), [_point("hidden1", channels=9)], draw(2, 6))
 
 
+def test_a_host_that_does_not_take_the_sample_is_named_and_left_as_it_was() -> None:
+    host = make_mlp().train()
+    with pytest.raises(HostError, match=r"MLPHost does not take inputs of shape \(7,\): mat1 and mat2"):
+        probe_slots(host, [_point("hidden1")], draw(2, 7))
+    assert all(module.training for module in host.modules())
+    assert not any(module._forward_hooks for module in host.modules())
+
+
 def test_compiled_host_is_refused() -> None:
     # What torch.compile returns, without paying for a compilation.
     compiled = make_mlp()

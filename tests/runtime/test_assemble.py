@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper.leyline import ConfigError, UnknownNameError
+from esper.leyline import ConfigError, HostError, UnknownNameError
 from esper.runtime.assemble import assemble, build_host
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.presets import digits
@@ -44,6 +44,26 @@ def test_unknown_names_are_refused_with_the_nearest_one(changed: dict[str, objec
     config: ExperimentConfig = replace(digits(), **changed)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match=named):
         assemble(config)
+
+
+@pytest.mark.parametrize("field", ["blueprints_2d", "blueprints_sequence", "blueprints_flat"])
+def test_a_misspelt_blueprint_in_a_rotation_is_refused_and_not_passed_over(field: str) -> None:
+    config = digits()
+    wrong = {field: ("conv_light", "low_rang")}
+    heuristic = replace(config.heuristic, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="'low_rang': did you mean 'low_rank'"):
+        assemble(replace(config, heuristic=heuristic))
+
+
+def test_a_convolutional_host_for_flat_inputs_is_refused_with_the_one_that_fits() -> None:
+    with pytest.raises(ConfigError, match=r"have shape \(16,\): choose model.kind='mlp'"):
+        build_host(ModelConfig(kind="cnn"), task_spec("synthetic"))
+
+
+def test_a_host_that_is_too_deep_for_its_images_is_refused() -> None:
+    config = digits()
+    with pytest.raises(HostError, match=r"CNNHost does not take inputs of shape \(1, 8, 8\)"):
+        assemble(replace(config, model=replace(config.model, num_blocks=6, num_pools=6)))
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:

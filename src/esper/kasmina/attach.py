@@ -41,8 +41,8 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tenso
         sample: A batch [B, ...] on the host's device, B >= 1.
 
     Raises:
-        HostError: If a path does not exist, is not called exactly once, gives no tensor, has another layout
-            or channel count than declared, or the host is compiled already.
+        HostError: If the host does not take the sample, is compiled already, or a path does not exist, is not
+            called exactly once, gives no tensor, has another layout or channel count than declared.
     """
     if hasattr(host, "_orig_mod"):
         raise HostError("host is already compiled: attach the slots first, then compile the grown model")
@@ -60,6 +60,10 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tenso
     try:
         with torch.no_grad():
             host(sample)
+    except (RuntimeError, ValueError, IndexError) as error:
+        why = str(error).partition("\n")[0]
+        shape = tuple(sample.shape[1:])
+        raise HostError(f"{type(host).__name__} does not take inputs of shape {shape}: {why}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -11,12 +11,14 @@ from torch import nn
 
 from esper.data import DeviceCache, TaskData
 from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builtin_registry
-from esper.leyline import EventSink, NullSink, TamiyoPolicy, TaskSpec, derive_seed
+from esper.leyline import ConfigError, EventSink, Layout, NullSink, TamiyoPolicy, TaskSpec, derive_seed
 from esper.runtime.devices import resolve_device
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tamiyo import build_policy
 from esper.tolaria import HostRun, HostRunParts
+
+_IMAGE_RANK = 3  # channels, height, width
 
 
 @final
@@ -34,7 +36,7 @@ def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
     """Return a maker of fresh hosts for a task; weights come from the global random stream.
 
     Raises:
-        ConfigError: If the host's settings are out of range.
+        ConfigError: If the host's settings are out of range, or it does not take the task's inputs.
     """
     if model.kind == "mlp":
         num_inputs = 1
@@ -44,6 +46,11 @@ def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
             num_inputs=num_inputs, hidden=model.hidden, num_classes=task.num_outputs, dropout=model.dropout
         )
         return lambda: MLPHost(flat)
+    if len(task.input_shape) != _IMAGE_RANK:
+        raise ConfigError(
+            f"model.kind={model.kind!r} needs images, the inputs of task {task.name!r} have shape "
+            f"{task.input_shape}: choose model.kind='mlp'"
+        )
     image = CNNHostConfig(
         base_channels=model.base_channels,
         num_blocks=model.num_blocks,
@@ -77,6 +84,10 @@ def assemble(
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
+    registry = builtin_registry()
+    for layout in Layout:
+        for name in config.heuristic.rotation_for(layout.value):
+            registry.get(name)  # a misspelt id would only be passed over
     task, data = load_task(config.task) if loaded is None else loaded
     device = resolve_device(config.host.device)
     if config.num_threads:
@@ -85,7 +96,7 @@ def assemble(
         build_host=build_host(config.model, task),
         data=data,
         cache=DeviceCache() if cache is None else cache,
-        registry=builtin_registry(),
+        registry=registry,
         device=device,
         blueprints=config.blueprints,
         slots=config.slots,

@@ -29,6 +29,7 @@ from esper.leyline import (
     GovernorGaveUpError,
     InterruptedRunError,
     JsonValue,
+    Notice,
     RunFinished,
     RunStarted,
     SeedStage,
@@ -175,12 +176,16 @@ class _WrittenRun:
         )
         self._num_failures = 0
         self._loaded_name: str | None = None
+        self._passed_over: tuple[str, ...] = ()
 
     def run(self, stop: StopSignal, *, is_resumed: bool) -> ExperimentResult:
         host_run = self._assembly.host_run
         self._store.clean()
         rewinds_to = self._load() if is_resumed else None
         self._hub.emit(describe_start(self._config, self._assembly, rewinds_to, is_resumed=is_resumed))
+        for damaged in self._passed_over:
+            text = f"checkpoint {damaged} is damaged; going on from {self._loaded_name} instead"
+            self._hub.emit(Notice(epoch=host_run.epoch, text=text))
         try:
             self._loop(stop)
         except GovernorGaveUpError:
@@ -261,7 +266,7 @@ class _WrittenRun:
 
     def _load(self) -> int:
         loaded = self._store.load()
-        self._loaded_name = loaded.name
+        self._loaded_name, self._passed_over = loaded.name, tuple(map(str, loaded.rejected))
         return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
 
 
