@@ -68,8 +68,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("text", "message"),
     [
         pytest.param("[host.optimizer]\nlerning_rate = 0.1", "did you mean 'learning_rate'?", id="unknown"),
-            "[host.optimizer]\nlerning_rate = 0.1", "did you mean 'learning_rate'?", id="unknown key"
-        ),
         pytest.param("sed = 1", "unknown key 'sed': did you mean 'seed'?", id="unknown top key"),
         pytest.param("[hots]\nepochs = 1", "unknown key 'hots': did you mean 'host'?", id="unknown table"),
         pytest.param('seed = "x"', "seed = 'x': expected a valid integer", id="text for a number"),

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from esper.kasmina import AlphaRamp, SeedState
-from esper.leyline import AlphaCurve, BlendForm, Estimate, SeedStage
+from esper.leyline import AlphaCurve, BlendForm, Estimate, SeedStage, UnknownNameError
 
 
 def _full() -> SeedState:
@@ -32,8 +32,24 @@ def test_unknown_or_missing_field_is_refused() -> None:
     del data["alpha"]
     with pytest.raises(ValueError, match="alpha"):
         SeedState.from_dict(data)
-    with pytest.raises(ValueError, match="SPROUTING"):
-        SeedState.from_dict({**_full().to_dict(), "stage": "SPROUTING"})
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "message"),
+    [
+        ("stage", "TRAINNG", "unknown stage 'TRAINNG': did you mean 'TRAINING'"),
+        ("stage", "SHADOWING", "known: .*DORMANT.*TRAINING"),
+        ("stage", None, "unknown stage 'None'"),
+        ("previous_stage", "SPROUTING", "unknown stage 'SPROUTING'"),
+        ("blend", "ad", "unknown blend form 'ad': did you mean 'add'"),
+        ("curve", "straight", "known: cosine, linear, sigmoid"),
+    ],
+)
+def test_an_unknown_stage_form_or_curve_is_an_error_that_lists_the_known_ones(
+    field: str, name: str | None, message: str
+) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        SeedState.from_dict({**_full().to_dict(), field: name})
 
 
 def test_cleared_seed_leaves_only_what_belongs_to_the_slot() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import final
 
 from esper.kasmina.blending import AlphaRamp
-from esper.leyline import AlphaCurve, BlendForm, Estimate, JsonValue, SeedStage
+from esper.leyline import AlphaCurve, BlendForm, Estimate, JsonValue, SeedStage, UnknownNameError
 
 _HISTORY_LIMIT = 100
 _VELOCITY_MEMORY = 0.7
@@ -130,7 +130,8 @@ class SeedState:
         """Rebuild from `to_dict`.
 
         Raises:
-            ValueError: If a stage, form or curve has an unknown name, or a field is missing or unknown.
+            UnknownNameError: If a stage, form or curve has an unknown name; lists the known ones.
+            ValueError: If a field is missing or unknown.
         """
         names = {item.name for item in fields(SeedState)}
         if set(data) != names:
@@ -187,11 +188,11 @@ def _to_plain(value: object) -> JsonValue:
 
 def _from_plain(name: str, value: JsonValue) -> object:
     if name == "stage" or (name == "previous_stage" and value is not None):
-        return SeedStage(value)
+        return _read_name("stage", SeedStage, value)
     if name == "blend":
-        return BlendForm(value)
+        return _read_name("blend form", BlendForm, value)
     if name == "curve":
-        return AlphaCurve(value)
+        return _read_name("alpha curve", AlphaCurve, value)
     if name == "ramp" and isinstance(value, dict):
         return AlphaRamp.from_dict(value)
     if name in ("contribution", "shadow_gain") and isinstance(value, list):
@@ -200,3 +201,12 @@ def _from_plain(name: str, value: JsonValue) -> object:
     if name == "history" and isinstance(value, list):
         return [(stage, epoch) for stage, epoch in value]
     return value
+
+
+def _read_name(
+    kind: str, names: type[SeedStage] | type[BlendForm] | type[AlphaCurve], value: object
+) -> object:
+    known = {item.value: item for item in names}
+    if not isinstance(value, str) or value not in known:
+        raise UnknownNameError(kind, str(value), known)
+    return known[value]
