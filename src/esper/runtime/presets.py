@@ -33,9 +33,11 @@ def _grow_early() -> HeuristicConfig:
 def digits() -> ExperimentConfig:
     """Handwritten digits 8x8, embedded in the package: the first run, under a minute on two cores.
 
-    The host is deliberately too small, so that there is something to grow for (docs/LOG.md).
+    The host is deliberately too small, so that there is something to grow for (docs/LOG.md). One thread: its
+    operations are too small to share, and on a busy machine threads that wait for each other take minutes.
     """
     return ExperimentConfig(
+        num_threads=1,
         task=TaskConfig(name="digits"),
         model=ModelConfig(kind="cnn", base_channels=3, num_blocks=2, num_pools=2),
         host=HostRunConfig(batch_size=64, optimizer=OptimizerConfig(name="sgd", learning_rate=0.05)),
@@ -75,6 +77,7 @@ def cifar10_deep() -> ExperimentConfig:
 def synthetic() -> ExperimentConfig:
     """A teacher network of known width labels random inputs: the right size of the student is known."""
     return ExperimentConfig(
+        num_threads=1,
         task=TaskConfig(name="synthetic"),
         model=ModelConfig(kind="mlp", hidden=(16, 16)),
         host=HostRunConfig(batch_size=128, optimizer=OptimizerConfig(name="adamw", learning_rate=0.003)),
