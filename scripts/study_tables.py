@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from scipy import stats
 
@@ -39,6 +40,17 @@ GROWTH_ARMS: tuple[str, ...] = (
     "static_final_flops",
     "never_flops",
 )
+CLAIM_ARMS = frozenset(GROWTH_ARMS) - {"never_flops"}
+"""What a table needs, on ten seeds each, so as not to be called a smoke table."""
+FOLLOWED: Mapping[str, str] = MappingProxyType(
+    {
+        "random": "heuristic",
+        "static_final_epochs": "heuristic",
+        "static_final_flops": "heuristic",
+        "never_flops": "never",
+    }
+)
+"""Whose learning rate an arm takes that was not tuned itself."""
 INCUBATION_ARMS: tuple[str, ...] = ("shadow", "residual", "straight_through")
 
 
@@ -110,10 +122,10 @@ def tuning_table(task: str, rows: Sequence[Row]) -> str:
 
 
 def growth_table(task: str, rows: Sequence[Row], rates: Mapping[str, float]) -> str:
-    """Return every arm at its rate; an arm that was not tuned needs rows of one rate only.
+    """Return every arm at its rate, or at that of the arm it follows.
 
     Raises:
-        ValueError: If an arm that was not tuned has rows of several rates.
+        ValueError: If neither was tuned and there are rows of several rates.
     """
     of_arm: dict[str, dict[int, Row]] = {}
     used_rates: dict[str, float] = {}
@@ -121,9 +133,10 @@ def growth_table(task: str, rows: Sequence[Row], rates: Mapping[str, float]) -> 
         present = {number(row, "learning_rate") for row in rows if row["arm"] == arm}
         if not present:
             continue
-        if arm not in rates and len(present) > 1:
+        rate = rates.get(arm, rates.get(FOLLOWED.get(arm, "")))
+        if rate is None and len(present) > 1:
             raise ValueError(f"{task}, arm {arm}: rows of rates {sorted(present)} and none of tuning seeds")
-        rate = rates.get(arm, min(present))
+        rate = min(present) if rate is None else rate
         found = by_seed([row for row in rows if number(row, "learning_rate") == rate], arm)
         if found:
             of_arm[arm], used_rates[arm] = found, rate
@@ -132,7 +145,7 @@ def growth_table(task: str, rows: Sequence[Row], rates: Mapping[str, float]) -> 
         {"arm": arm, "rate": f"{used_rates[arm]:g}"} | growth_cells(found, never, grown)
         for arm, found in of_arm.items()
     ]
-    is_claim = min(len(found) for found in of_arm.values()) >= CLAIM_SEEDS and len(of_arm) == len(GROWTH_ARMS)
+    is_claim = all(len(of_arm.get(arm, {})) >= CLAIM_SEEDS for arm in CLAIM_ARMS)
     return f"**{task}**, test split{'' if is_claim else ' (smoke)'}\n\n{show_table(lines)}"
 
 
