@@ -32,7 +32,7 @@ class HostRunConfig:
     """Autocast of forward passes: "off", "bf16" or "fp16"; off, because small hosts gain little."""
     compile: str = "none"
     """`torch.compile` of the host's forward: "none", "default" or "reduce-overhead"; none, because every
-    change of topology compiles anew."""
+    change of topology compiles anew. While a seed incubates the host runs uncompiled."""
     on_failure: str = "restore"
     """What follows once the last good state is back: "restore" trains on from it, "terminate" ends the
     episode; restore, because one sick seed should not cost a run."""
