@@ -247,8 +247,9 @@ def run_twin(study: Study, config: ExperimentConfig, base: Base, birth: Birth) -
 def run_seed(study: Study, config: ExperimentConfig, protocol: str) -> None:
     """Every germination of one seed's run; the base run is repeated if the queue was stopped within it."""
     task = config.task.name
-    whole: Row = {"task": task, "seed": config.seed, "is_last": True}
-    if any(all(row.get(name) == value for name, value in whole.items()) for row in read_rows(study.path)):
+    present = [row for row in read_rows(study.path) if row["seed"] == config.seed]
+    ends = [row["germination"] for row in present if row["is_last"]]
+    if ends and len(present) == int(str(ends[0])) + 1:
         return
     started = time.monotonic()
     base = grow(study, config)

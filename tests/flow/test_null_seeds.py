@@ -9,7 +9,6 @@ zero with a spread of one standard error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
 
 import pytest
 import torch
@@ -34,6 +33,7 @@ from esper.tolaria.measuring import ContributionPool, Setting
 from esper.tolaria.steps import record_outcome
 from kasmina.growing import draw, grow, make_gates, make_mlp
 from tolaria.digit_hosts import build_digit_cnn, train_on_digits
+from tolaria.null_seeds import FrozenNoise
 from tolaria.small_run import host_tensors_of, plant_at_full_alpha
 
 NUM_SEEDS = 200
@@ -46,6 +46,8 @@ TEMPO = 3
 SLOT = "hidden1"
 LONGEST = 30
 """Intervals after which a seed without a verdict is a fault of the rules."""
+NOISE_SIZE = 0.01
+"""Of a real null seed, relative to what passes."""
 SURE = GateConfig(keep_errors=2.5)
 """Gates that ask for two and a half standard errors instead of one."""
 
@@ -165,25 +167,8 @@ def test_a_harmful_seed_is_never_kept() -> None:
     assert _count_kept(SURE, Noise(error=0.005, lasting=0.5, worth=-0.03), num_seeds=20) == 0
 
 
-@final
-class FrozenNoise(nn.Module):
-    """A random 3x3 convolution that is never trained, as large as one hundredth of what passes."""
-
-    weight: Tensor
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.zeros(num_channels, num_channels, 3, 3))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Map h [B, C, H, W] to the same shape."""
-        delta = nn.functional.conv2d(h, self.weight, padding=1)
-        scaled: Tensor = delta * (0.01 * h.norm() / delta.norm())
-        return scaled
-
-
 def _build_noise(spec: SlotSpec) -> nn.Module:
-    return FrozenNoise(spec.num_channels)
+    return FrozenNoise(spec.num_channels, NOISE_SIZE)
 
 
 def _measure_real_null_seeds() -> list[Estimate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -215,6 +216,19 @@ def test_a_run_of_another_device_is_exported_on_this_one(finished: Path, tmp_pat
     moved = replace(config, host=replace(config.host, device="cuda:7", compile="default"))
     (run / "config.toml").write_text(render_config(moved, {}), encoding="utf-8")
     assert export_run(run, tmp_path / "model", allow_unfinished=False).num_params > 0
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    newest, older = sorted(path.name for path in (run / "checkpoints").glob("e*"))[:-3:-1]
+    tensors = run / "checkpoints" / newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    summary = export_run(run, tmp_path / "model", allow_unfinished=True)
+    assert summary.checkpoint == older
+    assert f"checkpoint {newest}/tensors.safetensors" in summary.text
+    assert "an older one is exported" in summary.text
+    assert len(summary.passed_over) == 1
 
 
 def test_a_place_that_cannot_be_written_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ from esper.tolaria import HostRun, estimate_mean
 from esper.tolaria.measuring import Setting, eval_mode
 
 from .digit_hosts import train_on_digits
+from .null_seeds import ConstantOffset
 from .small_run import plant_at_full_alpha
 
-OFFSET = 3.0
 SEEDS = range(5)
 HOST_EPOCHS = 4
 CHANNELS = (8, 16)
@@ -43,22 +43,6 @@ PADDINGS: Mapping[str, Literal["zeros", "reflect", "replicate"]] = {
     "reflect": "reflect",
     "replicate": "replicate",
 }
-
-
-@final
-class ConstantOffset(nn.Module):
-    """A frozen constant per channel, of alternating sign."""
-
-    offset: Tensor
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        signs = torch.tensor([1.0 if channel % 2 else -1.0 for channel in range(num_channels)])
-        self.register_buffer("offset", OFFSET * signs.reshape(1, -1, 1, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return the constant in the shape of h [B, C, H, W]."""
-        return self.offset.expand_as(h)
 
 
 @final

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import final
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from esper.kasmina import BlueprintSpec, ForwardPlan, SlotSpec, builtin_registry
 from esper.leyline import ConfigError, Estimate, Layout, SeedStage
 from esper.tolaria import HostRun, MeasuringConfig, estimate_mean
 from esper.tolaria.measuring import ContributionPool, Setting, eval_mode
 
+from .null_seeds import ConstantOffset, FrozenNoise
 from .small_run import (
     assert_same,
     drive,
@@ -24,42 +23,8 @@ from .small_run import (
     tensors_of,
 )
 
-OFFSET = 3.0
 NULL_SIZE = 0.05
 NUM_NULL_SEEDS = 200
-
-
-@final
-class ConstantOffset(nn.Module):
-    """A frozen constant per channel: a batch norm behind a 1x1 convolution takes it away exactly."""
-
-    offset: Tensor
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        signs = torch.tensor([1.0 if channel % 2 else -1.0 for channel in range(num_channels)])
-        self.register_buffer("offset", OFFSET * signs.reshape(1, -1, 1, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return the constant in the shape of h [B, C, H, W]."""
-        return self.offset.expand_as(h)
-
-
-@final
-class FrozenNoise(nn.Module):
-    """A random 3x3 convolution that is not trained, |delta| = 0.05 |h| on every batch."""
-
-    weight: Tensor
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.randn(num_channels, num_channels, 3, 3))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Map h [B, C, H, W] to the same shape."""
-        delta = nn.functional.conv2d(h, self.weight, padding=1)
-        scaled: Tensor = delta * (NULL_SIZE * h.norm() / delta.norm())
-        return scaled
 
 
 def _build_offset(spec: SlotSpec) -> nn.Module:
@@ -67,7 +32,7 @@ def _build_offset(spec: SlotSpec) -> nn.Module:
 
 
 def _build_noise(spec: SlotSpec) -> nn.Module:
-    return FrozenNoise(spec.num_channels)
+    return FrozenNoise(spec.num_channels, NULL_SIZE)
 
 
 def _trained_host(seed: int, *, kernel_size: int, epochs: int) -> HostRun:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, final
 
 from esper.data import DeviceCache, TaskData
 from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builtin_registry
 from esper.leyline import ConfigError, EventSink, Layout, NullSink, TamiyoPolicy, TaskSpec, derive_seed
-from esper.runtime.devices import resolve_device
+from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tamiyo import build_policy
 from esper.tolaria import HostRun, HostRunParts
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _IMAGE_RANK = 3  # channels, height, width
 
@@ -90,8 +90,7 @@ def assemble(
             registry.get(name)  # a misspelt id would only be passed over
     task, data = load_task(config.task) if loaded is None else loaded
     device = resolve_device(config.host.device)
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    set_threads(config.num_threads)
     parts = HostRunParts(
         build_host=build_host(config.model, task),
         data=data,

@@ -55,15 +55,18 @@ class ExportSummary:
     num_params: int
     max_difference: float
     """Largest absolute difference of an output to the grown network, measured with the files as written."""
+    passed_over: tuple[str, ...] = ()
+    """Newer checkpoints that are damaged, each with file and reason; `checkpoint` is the newest whole one."""
 
     @property
     def text(self) -> str:
-        """Three lines for a person: what was written, how exact it is, how to load it."""
+        """Lines for a person: what was passed over and written, how exact it is, how to load it."""
         how = f"`from model import load` inside {self.target}, with torch and safetensors"
         if self.target.suffix == ".pt2":
             how = f'torch.export.load("{self.target}").module()'
         return "\n".join(
             (
+                *(f"checkpoint {name} is damaged; an older one is exported" for name in self.passed_over),
                 f"exported {self.target} ({self.num_params:,} parameters, checkpoint {self.checkpoint})",
                 f"loaded again, it differs from the grown network by at most {self.max_difference:.1e}",
                 f"to load it: {how}",
@@ -77,6 +80,7 @@ class ExportSummary:
             "checkpoint": self.checkpoint,
             "num_params": self.num_params,
             "max_difference": self.max_difference,
+            "passed_over": list(self.passed_over),
         }
 
 
@@ -126,6 +130,7 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
         checkpoint=loaded.name,
         num_params=count_trainable(plain),
         max_difference=difference,
+        passed_over=tuple(map(str, loaded.rejected)),
     )
 
 

@@ -207,11 +207,13 @@ def test_a_newer_format_is_refused_and_an_older_one_taken_only_when_named(tmp_pa
     store = save_epochs(tmp_path, 1)
     write_sealed(tmp_path / E2, build_tensor_bytes(b"{}"), format_version=2)
     with pytest.raises(
-        ForeignCheckpointError, match=f"format version 2.*older checkpoint, name it: {E1}"
+        ForeignCheckpointError, match=f"format version 2.*older checkpoint {E1}, move {E2} elsewhere"
     ) as caught:
         store.load()
     assert caught.value.exit_code is ExitCode.USAGE
     assert store.load(E1).name == E1
+    (tmp_path / E2).rename(tmp_path / "elsewhere")
+    assert store.load().name == E1
 
 
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:

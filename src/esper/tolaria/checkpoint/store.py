@@ -370,7 +370,7 @@ def _place(name: str) -> tuple[int, int, int] | None:
 
 def _offer_older(names: tuple[str, ...], refused: str) -> str:
     older = names[names.index(refused) + 1 :]
-    return f"; to continue from an older checkpoint, name it: {', '.join(older)}" if older else ""
+    return f"; to continue from the older checkpoint {older[0]}, move {refused} elsewhere" if older else ""
 
 
 def _build_entry(data: bytes) -> FileEntry:
