@@ -10,7 +10,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 FAST := not slow and not full_data and not gpu and not dist
 # Two test workers with one thread each: torch's own threads would fight over the same cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-COVERED := src/esper/leyline/*,src/esper/kasmina/*,src/esper/tolaria/*,src/esper/tamiyo/*
+COVERED := src/esper/leyline/*,src/esper/kasmina/*,src/esper/tolaria/*,src/esper/tamiyo/*,src/esper/simic/*
 
 ifdef ESPER_DATA
 EVERYTHING := not gpu

@@ -12,7 +12,7 @@ MAX_FUNCTION_LINES = 60
 # Contracts stay small because a type enters them only by the admission test in `leyline/__init__.py`. The
 # limit leaves room for what is known to come (records of the learned policy, of fleets and of ranks) over the
 # 1,660 lines that the first capability needed; past it, a type is probably in the wrong room.
-MAX_CONTRACT_LINES = 1_900
+MAX_CONTRACT_LINES = 2_100
 
 
 def body_lines(node: FunctionNode) -> int:
@@ -60,4 +60,4 @@ def test_a_long_function_is_found_and_its_docstring_is_free(tmp_path: Path) -> N
 
 def test_a_contract_room_over_its_sum_is_found(tmp_path: Path) -> None:
     plant(tmp_path, {f"leyline/part{i}.py": "x = 1\n" * 380 for i in range(6)})
-    assert find_oversized(tmp_path) == ["leyline: 2280 lines in all, at most 1900"]
+    assert find_oversized(tmp_path) == ["leyline: 2280 lines in all, at most 2100"]
