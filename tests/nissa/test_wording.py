@@ -22,7 +22,8 @@ from esper.leyline import (
     SeedCulled,
     UpdateSkipped,
 )
-from esper.nissa.wording import Line, Narrator, Tone, primary_metric
+from esper.nissa.line import Line, Tone
+from esper.nissa.wording import Narrator, primary_metric
 from nissa.sample_run import decided, finished_epoch, measured, moved, numbered, run_events
 
 

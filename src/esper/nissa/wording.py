@@ -9,12 +9,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import TypeVar, final
 
 from esper.leyline import (
     AlphaRetargeted,
+    AnomalyFound,
     BackendFailed,
     CheckpointFailed,
     DecisionMade,
@@ -23,6 +23,8 @@ from esper.leyline import (
     EventsDropped,
     LifecycleOp,
     Notice,
+    PolicyTrainingStarted,
+    PolicyUpdated,
     RolledBack,
     RunFinished,
     RunStarted,
@@ -35,6 +37,7 @@ from esper.leyline import (
     UpdateSkipped,
 )
 from esper.nissa.analytics.summary import total_flops
+from esper.nissa.line import Line, Tone
 from esper.nissa.record import Record
 from esper.nissa.text import (
     clean_text,
@@ -45,6 +48,7 @@ from esper.nissa.text import (
     format_number,
     format_seconds,
 )
+from esper.nissa.wording_learning import tell_anomaly, tell_training_start, tell_update
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -59,30 +63,6 @@ _BY_POLICY = "policy"
 _AT_THE_END = "horizon"
 """Reason of a run that went all its way."""
 _LIVE = frozenset(stage.value for stage in SeedStage if stage.is_live)
-
-
-@final
-class Tone(Enum):
-    """How a line should look."""
-
-    PLAIN = "plain"
-    GROWTH = "growth"
-    """A seed moved on."""
-    KEPT = "kept"
-    LOST = "lost"
-    WARNING = "warning"
-    """Shown even when the console is quiet."""
-    END = "end"
-    """The last line; shown even when the console is quiet."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line for a person, without a line end."""
-
-    text: str
-    tone: Tone = Tone.PLAIN
 
 
 @final
@@ -360,6 +340,9 @@ _TELLERS: Mapping[type[Event], Callable[[Event, _Host], Line | None]] = MappingP
         BackendFailed: _rule(BackendFailed, _tell_backend_failure),
         EventsDropped: _rule(EventsDropped, _tell_drops),
         Notice: _rule(Notice, _tell_notice),
+        PolicyTrainingStarted: _rule(PolicyTrainingStarted, lambda event, _: tell_training_start(event)),
+        PolicyUpdated: _rule(PolicyUpdated, lambda event, _: tell_update(event)),
+        AnomalyFound: _rule(AnomalyFound, lambda event, _: tell_anomaly(event)),
     }
 )
 """Event type -> its line; a type without an entry says nothing on a console."""

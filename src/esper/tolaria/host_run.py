@@ -44,6 +44,7 @@ from esper.leyline import (
 )
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.config import HostRunConfig
+from esper.tolaria.ending import remove_unkept
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.governor import find_blamed
 from esper.tolaria.measuring import SplitResult
@@ -134,12 +135,12 @@ class HostRun:
         action = decision.action
         refusal = refuse_action(action, self.observe())
         result = ActionResult(requested=action, effective=WAIT if refusal else action, refusal=refusal)
-        self._emit([_describe_decision(decision, refusal, self.epoch)])
+        self.emit([_describe_decision(decision, refusal, self.epoch)])
         self.event_count += 1
         with self.bench.rng.installed():
             path = ("seed", self.instance, self.event_count, self.bench.governor.rollback_count)
             build_seed = derive_seed(self.run_seed, *path)
-            self._emit(self.bench.model.apply_action(result.effective, self.clock, build_seed=build_seed))
+            self.emit(self.bench.model.apply_action(result.effective, self.clock, build_seed=build_seed))
         self.bench.follow_topology()
         return result
 
@@ -176,26 +177,28 @@ class HostRun:
         return outcome
 
     def finish(self) -> SplitResult:
-        """End at the horizon: cull what is not fossilised, read the test split once, on what leaves.
+        """End at the horizon: cull what is not fossilised, read the test split once, on what leaves."""
+        bench = self.bench
+        with bench.rng.installed():
+            remove_unkept(self)
+            return bench.evaluator.evaluate(bench.model, *bench.test)
 
-        Statistics of norms are re-estimated where a seed that affected the output was culled, because they
-        belonged to the network with it.
+    def conclude(self) -> SplitResult:
+        """End at the horizon as `finish` does, but measure the validation split and leave the test split.
+
+        For rewards and selection, which must not see the test split.
         """
         bench = self.bench
         with bench.rng.installed():
-            affected = any(s.state.stage.is_live and s.state.alpha > 0.0 for s in bench.model.each_slot())
-            self._emit(bench.model.cull_live(self.clock, "horizon"))
-            self.bench.follow_topology()
-            if affected:
-                bench.evaluator.refresh_statistics(bench.model, bench.calibration)
-            return bench.evaluator.evaluate(bench.model, *bench.test)
+            remove_unkept(self)
+            return bench.evaluator.evaluate(bench.model, *bench.validation)
 
     def _train(self, should_stop: StopCheck | None) -> bool:
         bench, progress = self.bench, self.progress
         if progress.batch == 0:
             # A seed that was planted past `apply` must be known to the optimiser before its gate asks.
             self.bench.follow_topology()
-            self._emit(bench.model.begin_epoch(self.clock))
+            self.emit(bench.model.begin_epoch(self.clock))
             self.bench.follow_topology()
         bench.runner.begin()
         order_epoch = self.epoch + bench.governor.rollback_count * self.horizon_epochs
@@ -250,10 +253,10 @@ class HostRun:
             record_outcome(
                 slot, outcome.slots.get(slot.slot_id), metric=outcome.metric, gate_metric=gate_metric
             )
-        self._emit(self._epoch_events(outcome))
+        self.emit(self._epoch_events(outcome))
         self.epoch += 1
         self.progress = EpochProgress()
-        self._emit(bench.model.tick(self.clock))
+        self.emit(bench.model.tick(self.clock))
         self.bench.follow_topology()
         self.signals = bench.tracker.update(outcome)
         bench.probe.after_epoch(bench.model, outcome)
@@ -275,7 +278,7 @@ class HostRun:
         # The same numbers would lead to the same fault.
         bench.rng.reseed(derive_seed(self.run_seed, "torch", self.instance, self.epoch, count))
         self.is_terminated = is_terminal
-        self._emit(
+        self.emit(
             [
                 RolledBack(
                     epoch=self.epoch,
@@ -289,7 +292,7 @@ class HostRun:
             ]
         )
         blamed = () if verdict.blamed_slot is None else (verdict.blamed_slot,)
-        self._emit(bench.model.cull_live(self.clock, "rollback", blamed))
+        self.emit(bench.model.cull_live(self.clock, "rollback", blamed))
         for slot in bench.model.each_slot():
             slot.state.had_governor_event = True
         self.bench.follow_topology()
@@ -346,7 +349,8 @@ class HostRun:
         ]
         return events
 
-    def _emit(self, events: Sequence[Event]) -> None:
+    def emit(self, events: Sequence[Event]) -> None:
+        """Send events on, marked with this run's instance."""
         for event in events:
             self._parts.sink.emit(replace(event, instance=self.instance))
 

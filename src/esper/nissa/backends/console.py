@@ -13,9 +13,10 @@ from esper.leyline import UnknownNameError
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.codec import encode_record
 from esper.nissa.config import PROGRESS_NAMES
+from esper.nissa.line import Line, Tone
 from esper.nissa.record import Record
 from esper.nissa.text import format_seconds
-from esper.nissa.wording import Line, Narrator, Tone
+from esper.nissa.wording import Narrator
 
 if TYPE_CHECKING:
     from rich.console import Console

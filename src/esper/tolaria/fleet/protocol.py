@@ -60,6 +60,12 @@ class Fleet(Protocol[ColumnsT_co]):
     def finish(self) -> tuple[SplitResult, ...]:
         """End every host at its horizon and read its test split once."""
 
+    def conclude(self, mask: Sequence[bool]) -> tuple[SplitResult | None, ...]:
+        """End the hosts where `mask` is True: cull what was not kept; return [E] validation results there.
+
+        The test split is not read.
+        """
+
     def state(self) -> tuple[StateRecord, ...]:
         """Return [E] states."""
 

@@ -98,6 +98,11 @@ class SerialFleet(Generic[ColumnsT]):
         """See `Fleet.finish`."""
         return tuple(run.finish() for run in self._runs)
 
+    def conclude(self, mask: Sequence[bool]) -> tuple[SplitResult | None, ...]:
+        """See `Fleet.conclude`."""
+        pairs = zip(self._runs, mask, strict=True)
+        return tuple(run.conclude() if is_ended else None for run, is_ended in pairs)
+
     def state(self) -> tuple[StateRecord, ...]:
         """See `Fleet.state`."""
         return tuple(run.state() for run in self._runs)
