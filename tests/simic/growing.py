@@ -1,0 +1,107 @@
+"""Small growing hosts for tests of the environment: a tiny image set, a plain reward, a fixed plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from esper.leyline import Action, JsonValue, Observation
+from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
+from esper.simic.instances import InstancePlan
+from esper.simic.never_runs import NeverRuns
+from esper.simic.rewards.facts import StepFacts
+from esper.tamiyo import build_indices, encode_many
+from esper.tolaria import HostRun, SerialFleet
+from tolaria.small_run import make_config, make_parts, make_task
+
+HORIZON = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """Two shares that add up."""
+
+    terms: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.terms.values())
+
+
+@dataclass(slots=True)
+class MetricReward:
+    """Pays the change of the metric and of the never-grown one; keeps every fact it saw."""
+
+    facts: list[StepFacts] = field(default_factory=list)
+    num_steps: int = 0
+
+    def reset(self) -> None:
+        self.num_steps = 0
+
+    def compute(self, facts: StepFacts) -> Paid:
+        self.facts.append(facts)
+        self.num_steps += 1
+        before = facts.before.signals.metric if facts.before.signals.has_history else 0.0
+        never = facts.never_metric_after - facts.never_metric_before
+        return Paid({"metric": facts.after.signals.metric - before, "never": -never})
+
+    def state(self) -> dict[str, JsonValue]:
+        return {"num_steps": self.num_steps}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        self.num_steps = int(str(state["num_steps"]))
+
+
+def build_small_run(instance: int) -> HostRun:
+    """A host of two growth points in every odd instance, of three in every even one; a failure ends it."""
+    slots = ("block1", "block3") if instance % 2 else ()
+    config = replace(make_config(epochs=HORIZON), on_failure="terminate")
+    parts = replace(make_parts(), slots=slots)
+    return HostRun(make_task(), config, parts, run_seed=5, instance=instance)
+
+
+def encode_small(observations: Sequence[Observation]) -> dict[str, Tensor]:
+    """Two of the inputs, padded to three slots."""
+    batch = encode_many(observations)
+    slots = torch.zeros(len(observations), 3, batch.slots.shape[-1])
+    slots[:, : batch.slots.shape[1]] = batch.slots
+    return {"global": batch.global_features, "slots": slots}
+
+
+def make_env(
+    num_envs: int = 2,
+    *,
+    instances: tuple[int, ...] = (0, 1, 2, 3),
+    start_epochs: tuple[int, ...] = (0,),
+    horizon_semantics: str = "terminate",
+) -> tuple[GrowthRolloutEnv, list[MetricReward]]:
+    """Return an environment, not yet reset, and the rewards of its rows."""
+    rewards: list[MetricReward] = []
+
+    def build_reward() -> MetricReward:
+        rewards.append(MetricReward())
+        return rewards[-1]
+
+    parts = GrowthEnvParts(
+        fleet=SerialFleet(build_small_run, range(num_envs), encode=encode_small),
+        never_runs=NeverRuns(build_small_run, start_epochs=tuple(e for e in start_epochs if e)),
+        plan=InstancePlan(seed=1, instances=instances, start_epochs=start_epochs),
+        build_reward=build_reward,
+        env_ids=tuple(range(num_envs)),
+        horizon_semantics=horizon_semantics,
+    )
+    return GrowthRolloutEnv(parts), rewards
+
+
+def all_rows(env: GrowthRolloutEnv) -> Tensor:
+    """A mask of every row."""
+    return torch.ones(env.num_envs, dtype=torch.bool)
+
+
+def as_rows(env: GrowthRolloutEnv, *actions: Action) -> Tensor:
+    """Return one action per environment as indices."""
+    pairs = zip(actions, env.observations, strict=True)
+    return torch.tensor([build_indices(action, observation.space) for action, observation in pairs])
