@@ -19,6 +19,9 @@ from esper.runtime.experiment import ExperimentConfig
 
 Row = dict[str, JsonValue]
 
+OF_LEARNERS = frozenset({"envs", "family", "network", "reward", "training"})
+"""Sections of an experiment that only the training of policies reads: they change no host's life here."""
+
 FIRST_TUNING_SEED = 1000
 """Seeds from here on are for choosing settings; their runs report validation only."""
 
@@ -107,9 +110,20 @@ def find_row(path: Path, key: Row, protocol_hash: str) -> Row | None:
 
 
 def hash_config(config: ExperimentConfig) -> str:
-    """Return 16 hex digits that stand for every setting of an experiment."""
-    plain: JsonValue = json.loads(json.dumps(asdict(config), default=_name_of))
-    return canonical_hash(plain)[:16]
+    """Return 16 hex digits that stand for every setting that has a part in the run of one host."""
+    plain: dict[str, JsonValue] = json.loads(json.dumps(asdict(config), default=_name_of))
+    _leave_out_scores(plain)
+    return canonical_hash({name: value for name, value in plain.items() if name not in OF_LEARNERS})[:16]
+
+
+def _leave_out_scores(plain: dict[str, JsonValue]) -> None:
+    """Drop the settings of scores where none are taken: they have no part in such a run."""
+    host = plain["host"]
+    assert isinstance(host, dict)
+    measuring = host["measuring"]
+    assert isinstance(measuring, dict)
+    if not measuring["score_every"]:
+        host["measuring"] = {name: value for name, value in measuring.items() if "score_" not in name}
 
 
 def hash_protocol(config: ExperimentConfig) -> str:

@@ -31,7 +31,7 @@ from esper.runtime.config_file import (
     provenance_of_preset,
     read_table,
 )
-from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
 from esper.runtime.presets import PRESET_NAMES, build_preset, preset_for_task
 from esper.tamiyo import POLICY_NAMES
 
@@ -43,9 +43,14 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
         "--device": "--host.device",
         "--amp": "--host.amp",
         "--compile": "--host.compile",
+        "--envs": "--envs.num-envs",
+        "--rounds": "--training.num-updates",
     }
 )
 """Short flag -> dotted flag; `--seed` and `--policy` are dotted flags already."""
+
+SHORT_GROUPS: Mapping[str, str] = MappingProxyType({"--ppo.": "--training.ppo."})
+"""Beginning of a dotted flag -> the longer one that it stands for."""
 
 _SAME_WORDS_AS_FILES = (tyro.conf.EnumChoicesFromValues,)
 _RULE = "\u2500"
@@ -74,7 +79,8 @@ class ConfigRequest:
 
 def build_config_parser(command: str, description: str | None) -> CommandParser:
     """Return a parser with --preset and --config; it leaves dotted flags and --help to `parse_request`."""
-    shorts = "\n".join(f"  {short:<15}  {dotted}" for short, dotted in SHORT_FLAGS.items())
+    pairs = [*SHORT_FLAGS.items(), *((f"{a}*", f"{b}*") for a, b in SHORT_GROUPS.items())]
+    shorts = "\n".join(f"  {short:<15}  {dotted}" for short, dotted in pairs)
     parser = CommandParser(command, description, has_help=False)
     parser.epilog = f"short flags:\n{shorts}\nAll others are listed below."
     parser.add_argument(
@@ -144,8 +150,9 @@ def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> Resolve
     except OverflowError as error:
         raise ConfigError(f"{request.prog}: a flag's number is too large: {error}") from error
     check_values(config)
-    if config.policy not in POLICY_NAMES:
-        raise UnknownNameError("policy", config.policy, POLICY_NAMES)
+    known = (*POLICY_NAMES, *TRAINABLE_NAMES)
+    if config.policy not in known:
+        raise UnknownNameError("policy", config.policy, known)
     given = keys_of_flags(request.flags, config)
     origins = {key: "flag" if key in given else origin for key, origin in resolved.provenance.items()}
     return ResolvedExperiment(config=config, provenance=origins)
@@ -272,4 +279,7 @@ def _refuse_unknown(request: ConfigRequest, config: ExperimentConfig) -> None:
 
 def _expand(token: str) -> str:
     name, equals, value = token.partition("=")
+    for short, full in SHORT_GROUPS.items():
+        if name.startswith(short):
+            name = full + name.removeprefix(short)
     return SHORT_FLAGS.get(name, name) + equals + value

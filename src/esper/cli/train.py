@@ -1,9 +1,11 @@
-"""esper train [heuristic|random|schedule|never] [--task T] [--epochs N] [--seed S] ...: train a growing host.
+"""esper train [heuristic|greedy|random|schedule|never|ppo] [--task T] [--epochs N] [--seed S] ...
 
-The policy decides what grows where; everything is written into a run directory. --resume goes on where a run
+Trains a host that grows. The policy decides what grows where; everything is written into a run directory.
+`ppo` trains a policy instead, on many hosts: --rounds R of --envs E hosts each. --resume goes on where a run
 stopped, with the configuration in its directory.
 
 Example: esper train heuristic --task digits --epochs 20 --seed 0
+Example: esper train ppo --task digits --envs 8 --rounds 20
 Example: esper train --resume runs/digits-heuristic-0-20260101-120000
 """
 
@@ -26,9 +28,10 @@ from esper.cli.config_flags import (
 )
 from esper.cli.output import report_note, write_json, write_tables, write_text
 from esper.cli.result_view import render_numbers, render_slots
+from esper.cli.train_policy import run_training
 from esper.leyline import ConfigError, ExitCode, RunDirectoryError
 from esper.runtime.config_file import ResolvedExperiment, merge_table, read_table, render_config
-from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
 from esper.runtime.run import ExperimentResult, run_experiment
 from esper.runtime.run_records import (
     CONFIG_NAME,
@@ -63,6 +66,10 @@ def run(args: Sequence[str]) -> int:
     if given.is_printed:
         write_text(render_config(resolved.config, resolved.provenance))
         return int(ExitCode.OK)
+    if resolved.config.policy in TRAINABLE_NAMES:
+        if given.is_dry_run:
+            raise ConfigError("--dry-run tries the paths of one host; for a policy use --rounds 1 --epochs 8")
+        return run_training(resolved, args, run_dir=run_dir, is_resumed=is_resumed, is_json=given.is_json)
     if is_resumed and run_dir is not None and read_run_info(run_dir).state == "finished":
         report_note(f"{run_dir} has finished already; nothing is left to train")
     result = run_experiment(

@@ -24,7 +24,7 @@ from esper.kasmina.incubation import (
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
-from esper.kasmina.seed_state import SeedState
+from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
 
@@ -60,6 +60,7 @@ __all__ = [
     "SeedSlot",
     "SeedState",
     "SegmentedHost",
+    "SlotScores",
     "SlotSpec",
     "apply_blend",
     "apply_seed_gradient",

@@ -32,6 +32,7 @@ from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+from esper.kasmina.slot_report import build_report
 from esper.kasmina.topology import hash_topology
 from esper.leyline import (
     Action,
@@ -273,7 +274,12 @@ class MorphogeneticModel(nn.Module):
 
     def reports(self) -> tuple[SlotReport, ...]:
         """Return one report per slot, in forward order."""
-        return tuple(self._report(slot) for slot in self.each_slot())
+        gates = self.lifecycle.gates
+        return tuple(build_report(slot, gates, self._family_in(slot)) for slot in self.each_slot())
+
+    def _family_in(self, slot: SeedSlot) -> str | None:
+        blueprint = slot.state.blueprint
+        return None if blueprint is None else self.registry.get(blueprint).family
 
     def topology_hash(self) -> str:
         """Return the SHA-256 of the topology (see `kasmina.topology`)."""
@@ -307,43 +313,6 @@ class MorphogeneticModel(nn.Module):
                 seed = self._build_birth(slot, action, state.build_seed).seed
             self.lifecycle.restore(slot, state, seed)
         self.load_state_dict(dict(tensors), strict=True)
-
-    def _report(self, slot: SeedSlot) -> SlotReport:
-        state, gates = slot.state, self.lifecycle.gates
-        family = None if state.blueprint is None else self.registry.get(state.blueprint).family
-        return SlotReport(
-            slot=state.slot,
-            layout=slot.spec.layout.value,
-            num_channels=slot.spec.num_channels,
-            stage=state.stage,
-            previous_stage=state.previous_stage,
-            epochs_in_stage=state.epochs_in_stage,
-            epochs_in_previous_stage=state.epochs_in_previous_stage,
-            seed_age_epochs=state.seed_age_epochs,
-            seed_id=state.seed_id,
-            blueprint=state.blueprint,
-            family=family,
-            blend=state.blend.value if state.stage.has_seed else None,
-            num_params=state.num_params,
-            flops_per_item=state.flops_per_item,
-            alpha=state.alpha,
-            alpha_target=state.alpha_target,
-            tempo_epochs=state.tempo_epochs if state.stage.has_seed else 0,
-            is_ramping=state.ramp is not None,
-            is_cull_pending=state.is_cull_pending,
-            contribution=state.contribution,
-            contribution_age_epochs=state.contribution_age_epochs,
-            contribution_velocity=state.contribution_velocity,
-            credit=state.credit,
-            shadow_gain=state.shadow_gain,
-            shadow_gain_age_epochs=state.shadow_gain_age_epochs,
-            gradient_ratio=state.gradient_ratio,
-            gradient_norm=state.gradient_norm,
-            is_healthy=state.is_healthy,
-            advance_refusal=gates.refuse_advance(state),
-            fossilize_refusal=gates.refuse_fossilize(state),
-            cull_reason=state.cull_reason,
-        )
 
     def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
         self.host_params = count_trainable(host)

@@ -5,7 +5,8 @@ Only `lifecycle` writes `stage`; the rest is written by the slot, the lifecycle 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import final
 
 from esper.kasmina.blending import AlphaRamp
@@ -13,6 +14,27 @@ from esper.leyline import AlphaCurve, BlendForm, Estimate, JsonValue, SeedStage,
 
 _HISTORY_LIMIT = 100
 _VELOCITY_MEMORY = 0.7
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotScores:
+    """What a scorer found at one slot; None = not asked, or not defined there."""
+
+    gradient_energy: float
+    """E|dL/dh|^2 per item (>= 0)."""
+    linear_share: float | None = None
+    """Share of it that a linear map of the slot's features explains, cross-validated."""
+    saturation: float | None = None
+    """Effective rank of the slot's features over their channels, in (0, 1]."""
+    blueprint_gains: Mapping[str, float] | None = None
+    """Empty slot: blueprint -> share that its features explain, cross-validated."""
+    alpha_slope: float | None = None
+    """Live seed: dL/d(alpha) at the present alpha, on held-out items."""
+    alpha_best: float | None = None
+    """Live seed: where the parabola through held-out losses is lowest, in [0, 1]."""
+    alpha_gain: float | None = None
+    """Live seed: fall of that parabola from alpha 0 to there (>= 0)."""
 
 
 @final
@@ -69,6 +91,9 @@ class SeedState:
     num_skipped_batches: int = 0
     had_governor_event: bool = False
     """Whether a rollback happened in the present stage."""
+    scores: SlotScores | None = None
+    """The last scores of the slot as it is now; forgotten with the seed that they were measured on."""
+    scores_age_epochs: int | None = None
     history: list[tuple[str, int]] = field(default_factory=list)
     """(stage name, epoch) of the last 100 stage changes."""
 
@@ -168,6 +193,8 @@ _SEED_FIELDS = (
     "has_finite_gradients",
     "num_skipped_batches",
     "had_governor_event",
+    "scores",
+    "scores_age_epochs",
 )
 
 
@@ -179,6 +206,8 @@ def _to_plain(value: object) -> JsonValue:
         return value.to_dict()
     if isinstance(value, Estimate):
         return [value.mean, value.standard_error, value.num_items, value.num_intervals]
+    if isinstance(value, SlotScores):
+        return asdict(value)
     if isinstance(value, list):
         return [[stage, epoch] for stage, epoch in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -198,9 +227,18 @@ def _from_plain(name: str, value: JsonValue) -> object:
     if name in ("contribution", "shadow_gain") and isinstance(value, list):
         mean, error, num_items, num_intervals = value
         return Estimate(mean=mean, standard_error=error, num_items=num_items, num_intervals=num_intervals)
+    if name == "scores" and isinstance(value, dict):
+        return _read_scores(value)
     if name == "history" and isinstance(value, list):
         return [(stage, epoch) for stage, epoch in value]
     return value
+
+
+def _read_scores(value: dict[str, JsonValue]) -> SlotScores:
+    names = {item.name for item in fields(SlotScores)}
+    if set(value) != names:
+        raise ValueError(f"slot score fields differ: {sorted(set(value) ^ names)}")
+    return SlotScores(**value)  # type: ignore[arg-type]
 
 
 def _read_name(

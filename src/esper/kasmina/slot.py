@@ -39,6 +39,8 @@ class ForwardPlan:
     """Whether a graph is being traced: seeds enter as plain arithmetic, without casts or buffers."""
     captures: frozenset[str] = frozenset()
     """Slots that keep the feature as it arrives, for passes that start there."""
+    is_watching: bool = False
+    """Whether every slot keeps the feature as it leaves, as a point that gradients can be asked for."""
 
 
 NORMAL_PLAN = ForwardPlan()
@@ -62,6 +64,7 @@ class SeedSlot(nn.Module):
         self.features: Tensor | None = None
         self.feature_gradient: Tensor | None = None
         self.captured: Tensor | None = None
+        self.watched: Tensor | None = None
         self.register_buffer("alpha_mirror", torch.zeros((), device=spec.device), persistent=False)
 
     @property
@@ -92,6 +95,8 @@ class SeedSlot(nn.Module):
                 return plan.substitutes[slot_id]
             if slot_id in plan.captures:
                 self.captured = output
+            if plan.is_watching:
+                return self._watch(output)
         if self.seed is None:
             return None
         return self._forward_seed(self.seed, output)
@@ -128,6 +133,13 @@ class SeedSlot(nn.Module):
             h.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
         return None
 
+    def _watch(self, h: Tensor) -> Tensor:
+        leaving = self.pass_through(h)
+        # A frozen host gives features without a gradient: the graph then begins here.
+        self.watched = leaving if leaving.requires_grad else leaving.detach().requires_grad_()
+        # A copy goes on, because what follows may work in place.
+        return self.watched.clone()
+
     def _keep_gradient(self, gradient: Tensor) -> None:
         self.feature_gradient = gradient.detach()
 
@@ -140,6 +152,8 @@ class SeedSlot(nn.Module):
             self.feature_gradient = None
         if self.captured is not None:
             self.captured = None
+        if self.watched is not None:
+            self.watched = None
 
 
 def _plain(h: Tensor) -> Tensor:

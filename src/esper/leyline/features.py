@@ -147,6 +147,9 @@ SLOT_FEATURES: tuple[FeatureSpec, ...] = (
         shadow_gain_error="standard error of the shadow gain over the metric's scale",
         shadow_gain_freshness="1 / (1 + intervals since it was measured); 0 = never",
         flops_share="forward FLOPs of the seed over those of host and seeds",
+        saturation="effective rank of the slot's features over their channels",
+        alpha_best="alpha at which the loss is predicted to be lowest",
+        scores_freshness="1 / (1 + intervals since the slot was scored); 0 = never",
     ),
     *_rows(
         _SIGNED,
@@ -154,12 +157,15 @@ SLOT_FEATURES: tuple[FeatureSpec, ...] = (
         contribution_velocity="its smoothed change per interval over the metric's scale",
         credit="credit over the metric's scale",
         shadow_gain="gain of an isolated seed at full alpha over the metric's scale",
+        linear_share="share of the functional gradient's energy that a linear map explains",
     ),
     *_rows(
         _SYMLOG,
         gradient_ratio="gradient RMS of the seed over the host's",
         gradient_norm="L2 norm of the seed's gradient",
         alpha_slope="change of the loss per alpha over the chance loss; negative = opening helps",
+        alpha_gain="predicted fall of the loss from alpha 0 to the best alpha, over the chance loss",
+        gradient_energy="energy of the functional gradient over its mean over the scored slots",
         params="parameters of the seed over the host's",
         channels="channels of the slot's features",
     ),
@@ -177,6 +183,11 @@ SLOT_FEATURES: tuple[FeatureSpec, ...] = (
         has_gradient_ratio="the gradient ratio was measured",
         has_gradient_norm="the gradient norm was measured",
         has_alpha_slope="the slope was measured",
+        has_alpha_best="the best alpha was predicted",
+        has_alpha_gain="the gain at the best alpha was predicted",
+        has_gradient_energy="the functional gradient was measured",
+        has_linear_share="the linear share was measured",
+        has_saturation="the effective rank was measured",
     ),
 )
 """One vector per slot, in forward order."""
@@ -189,6 +200,8 @@ BLUEPRINT_FEATURES: tuple[FeatureSpec, ...] = (
         blueprint_flops="forward FLOPs that it adds here over the host's",
     ),
     *_rows(_FRACTION, budget_share="those parameters over what may still be added; 0 = unlimited"),
+    *_rows(_SIGNED, blueprint_gain="share of the functional gradient's energy that it explains, held out"),
+    *_rows(_FLAG, has_blueprint_gain="the share was measured"),
 )
 """One vector per slot and blueprint."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -55,7 +56,22 @@ class SlotReport:
     is_healthy: bool = True
     """No non-finite gradient and no skipped batch in the last interval."""
     alpha_slope: float | None = None
-    """dL/d(alpha) when a scorer measured it; negative = opening the gate further helps."""
+    """dL/d(alpha) of a live seed on held-out items when it was scored; negative = opening further helps."""
+    alpha_best: float | None = None
+    """Alpha in [0, 1] at which a parabola through the held-out losses of a live seed is lowest."""
+    alpha_gain: float | None = None
+    """Fall of the loss from alpha 0 to there, by the same parabola (>= 0)."""
+    blueprint_gains: Mapping[str, float] | None = None
+    """Empty slot: blueprint -> share of the functional gradient's energy that its features explain,
+    cross-validated (about 0 = nothing, may be slightly negative); blueprints without a score are absent."""
+    gradient_energy: float | None = None
+    """E|dL/dh|^2 per item at this slot; share times energy compares blueprints over slots."""
+    linear_share: float | None = None
+    """Share of that energy that a linear map of the slot's own features explains: near 1 = train on."""
+    saturation: float | None = None
+    """Effective rank of the slot's features over their channels, in (0, 1]: near 1 = channels are full."""
+    scores_age_epochs: int | None = None
+    """Intervals since the slot was scored; 0 = this interval."""
     advance_refusal: str | None = "no seed"
     """Why ADVANCE would be refused now; None = the next gate passes."""
     fossilize_refusal: str | None = "no seed"

@@ -5,15 +5,19 @@ Every field is a TOML key and a dotted flag; every part's settings live beside t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import final
 
 from esper.leyline import ConfigError, suggest
 from esper.nissa import TelemetryConfig
-from esper.tamiyo import HeuristicConfig
+from esper.simic import RewardConfig, TrainingConfig
+from esper.tamiyo import HeuristicConfig, NetworkConfig
 from esper.tolaria import HostRunConfig
 
 HOST_KINDS = ("cnn", "mlp")
+TRAINABLE_NAMES = ("ppo",)
+"""What `ExperimentConfig.policy` may be beside the names of tamiyo: a policy that is trained, not run."""
 
 
 @final
@@ -74,6 +78,73 @@ class ModelConfig:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyConfig:
+    """What hosts that are drawn by seed differ in; an empty list keeps the experiment's own value."""
+
+    base_channels: tuple[int, ...] = ()
+    """cnn: widths to draw from, each >= 1; a wider host has less to gain from growth."""
+    num_blocks: tuple[int, ...] = ()
+    """cnn: depths to draw from, each >= 2; one slot per block."""
+    hidden_widths: tuple[int, ...] = ()
+    """mlp: widths of all hidden layers to draw from, each >= 1."""
+    learning_rate_factors: tuple[float, ...] = ()
+    """Multiples of the peak learning rate to draw from, each > 0."""
+    num_train_rows: tuple[int, ...] = ()
+    """Amounts of training data to draw from, each >= 10."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If an entry is out of range.
+        """
+        for name, low in (
+            ("base_channels", 1),
+            ("num_blocks", 2),
+            ("hidden_widths", 1),
+            ("num_train_rows", 10),
+        ):
+            if any(entry < low for entry in getattr(self, name)):
+                raise ConfigError(f"family.{name}={getattr(self, name)}: each must be >= {low}")
+        if not all(0.0 < factor < math.inf for factor in self.learning_rate_factors):
+            raise ConfigError(
+                f"family.learning_rate_factors={self.learning_rate_factors}: each must be finite and > 0"
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvsConfig:
+    """The hosts that a policy is trained on."""
+
+    num_envs: int = 8
+    """Hosts that are grown side by side, >= 1; each gives one episode per round."""
+    first_seed: int = 10_000
+    """Seed of the first training host, >= 0; far from those that tables and tuning use."""
+    num_hosts: int = 64
+    """Different training hosts, >= 1; enough that none is met twice in a short training, few enough that the
+    lives of all, never grown, are trained once and kept."""
+    start_fractions: tuple[float, ...] = (0.0,)
+    """Parts of the horizon after which episodes begin, drawn evenly, each in [0, 1); from the beginning only,
+    because early decisions matter most and late starts help where hosts are large."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If a value is out of range.
+        """
+        for name, low in (("num_envs", 1), ("first_seed", 0), ("num_hosts", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"envs.{name}={getattr(self, name)}: must be >= {low}")
+        if not self.start_fractions or not all(0.0 <= part < 1.0 for part in self.start_fractions):
+            raise ConfigError(
+                f"envs.start_fractions={self.start_fractions}: need at least one, each in [0, 1)"
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
     """When a run is saved."""
 
@@ -102,7 +173,7 @@ class ExperimentConfig:
     seed: int = 0
     """Run seed, >= 0; every random stream is derived from it. 0 to 9 are kept for published tables."""
     policy: str = "heuristic"
-    """Who decides: heuristic, random, schedule, never or cycle."""
+    """Who decides: heuristic, greedy, random, schedule, never or cycle; ppo trains a policy on many hosts."""
     blueprints: tuple[str, ...] = ()
     """Blueprint ids or families on offer; empty = every built-in that fits."""
     slots: tuple[str, ...] = ()
@@ -113,10 +184,20 @@ class ExperimentConfig:
     """Which task and data."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The host network."""
+    family: FamilyConfig = field(default_factory=FamilyConfig)
+    """What hosts drawn by seed differ in, where a policy is trained or evaluated on many."""
     host: HostRunConfig = field(default_factory=HostRunConfig)
     """How the host is trained, grown and watched."""
     heuristic: HeuristicConfig = field(default_factory=HeuristicConfig)
     """Rules of the heuristic policy."""
+    envs: EnvsConfig = field(default_factory=EnvsConfig)
+    """The hosts that a policy is trained on."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network of a policy in training."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What a policy in training is paid for, and the prices by which policies are compared."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How a policy is trained."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When the run is saved."""
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

@@ -1,5 +1,56 @@
 """The gym: environments, rewards, and the learner that trains the gardener on them."""
 
+from esper.simic.anomalies import METRIC_TABLE, Finding, find_anomalies
+from esper.simic.config import TrainingConfig
+from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
+from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
+from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
+from esper.simic.intervals import PairedInterval, estimate_paired_interval
+from esper.simic.never_runs import NeverRun, NeverRuns
+from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
+from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig
+from esper.simic.rewards.modes import build_rubric
+from esper.simic.rewards.rubric import RewardBreakdown, RewardState, RewardTerm, RewardTermSpec, Rubric
+from esper.simic.rollout_buffer import FinishedEpisode, QuarantinedRow, TamiyoRolloutBuffer
+from esper.simic.trainer import PolicyTrainer, RoundReport, TrainerParts
 
-__all__ = ["ActorCritic", "Bootstrap", "EnvStep", "RolloutEnv"]
+__all__ = [
+    "METRIC_TABLE",
+    "REWARD_MODES",
+    "ActorCritic",
+    "Bootstrap",
+    "EnvStep",
+    "EpisodeResult",
+    "EpisodeStart",
+    "Finding",
+    "FinishedEpisode",
+    "GrowthEnvParts",
+    "GrowthRolloutEnv",
+    "InstancePlan",
+    "LearnerParts",
+    "LossRewardConfig",
+    "NeverRun",
+    "NeverRuns",
+    "PPOLearner",
+    "PairedInterval",
+    "PolicyTrainer",
+    "QuarantinedRow",
+    "RewardBreakdown",
+    "RewardConfig",
+    "RewardState",
+    "RewardTerm",
+    "RewardTermSpec",
+    "RolloutEnv",
+    "RoundReport",
+    "Rubric",
+    "TamiyoRolloutBuffer",
+    "TrainerParts",
+    "TrainingConfig",
+    "UpdateReport",
+    "build_rubric",
+    "estimate_paired_interval",
+    "evaluate_policy",
+    "find_anomalies",
+    "run_episode",
+]

@@ -8,10 +8,15 @@ from esper.tamiyo.actor_critic import Memory, PolicyInputs, PolicyStep, Sequence
 from esper.tamiyo.baselines import ForcedCyclePolicy, NeverGrow
 from esper.tamiyo.distributions import ActionLogits, ActionMask, EmptyMaskError, JointDistribution
 from esper.tamiyo.encoding import EncodedBatch, EncodedObservation, encode, encode_many
+from esper.tamiyo.greedy import GreedyConfig, GreedyScorePolicy
 from esper.tamiyo.heuristic import HeuristicTamiyo
 from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig
+from esper.tamiyo.inputs import build_inputs, describe_contract, observation_contract
 from esper.tamiyo.masks import ActionMasks, choosable_ops, compute_masks, growable_blueprints
+from esper.tamiyo.network import NetworkConfig, PolicyView, RecurrentActorCritic, build_network
+from esper.tamiyo.policy_file import LoadedPolicy, load_policy, save_policy
 from esper.tamiyo.random_policy import RandomPolicy
+from esper.tamiyo.recurrent import NonFinitePolicyError, RecurrentPolicy
 from esper.tamiyo.registry import POLICY_NAMES, build_policy
 from esper.tamiyo.schedule import FixedSchedulePolicy, ScheduledAction, build_even_schedule
 
@@ -27,24 +32,38 @@ __all__ = [
     "EncodedObservation",
     "FixedSchedulePolicy",
     "ForcedCyclePolicy",
+    "GreedyConfig",
+    "GreedyScorePolicy",
     "HeuristicConfig",
     "HeuristicTamiyo",
     "JointDistribution",
+    "LoadedPolicy",
     "Memory",
+    "NetworkConfig",
     "NeverGrow",
+    "NonFinitePolicyError",
     "PolicyInputs",
     "PolicyStep",
+    "PolicyView",
     "RandomPolicy",
+    "RecurrentActorCritic",
+    "RecurrentPolicy",
     "ScheduledAction",
     "SequenceEvaluation",
     "build_action",
     "build_even_schedule",
     "build_growth_layout",
     "build_indices",
+    "build_inputs",
+    "build_network",
     "build_policy",
     "choosable_ops",
     "compute_masks",
+    "describe_contract",
     "encode",
     "encode_many",
     "growable_blueprints",
+    "load_policy",
+    "observation_contract",
+    "save_policy",
 ]

@@ -65,19 +65,33 @@ class ActionLayout:
         """Check that the tables fit each other.
 
         Raises:
-            ValueError: If a head lacks its size, has a wrong number of entries, or stands in a wrong place.
+            ValueError: If a head lacks its size, has a wrong number of entries, stands in a wrong place, or
+                is used by an operation that does not use what it depends on.
         """
+        if not self.op_names:
+            raise ValueError("op_names is empty: a layout needs at least one operation")
         structure = tuple(head for head in STRUCTURE_HEADS if head in self.uses)
         arguments = tuple(self.argument_sizes)
         if tuple(self.uses) != (*structure, *arguments) or OP_HEAD not in self.uses:
             raise ValueError(f"heads {tuple(self.uses)}: expected op, slot, blueprint, then {arguments}")
         if BLUEPRINT_HEAD in self.uses and SLOT_HEAD not in self.uses:
             raise ValueError("a blueprint head needs a slot head: blueprints are chosen for a slot")
+        self._check_entries()
+
+    def _check_entries(self) -> None:
         for head, used in self.uses.items():
             if len(used) != len(self.op_names):
                 raise ValueError(f"uses[{head!r}] has {len(used)} entries, not {len(self.op_names)}")
         if not all(self.uses[OP_HEAD]):
             raise ValueError("every operation uses the head 'op'")
+        for head, size in self.argument_sizes.items():
+            if size < 1:
+                raise ValueError(f"argument_sizes[{head!r}]={size}: must be >= 1; leave the head out instead")
+        for place, needs_blueprint in enumerate(self.uses.get(BLUEPRINT_HEAD, ())):
+            if needs_blueprint and not self.uses[SLOT_HEAD][place]:
+                raise ValueError(
+                    f"operation {self.op_names[place]!r} uses a blueprint but no slot to put it in"
+                )
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -95,7 +109,9 @@ def build_growth_layout(space: ActionSpace) -> ActionLayout:
     }
     uses = {head: tuple(op in ops for op in space.op_ids) for head, ops in HEAD_OPS.items()}
     return ActionLayout(
-        op_names=tuple(op.value for op in space.op_ids), uses=MappingProxyType(uses), argument_sizes=sizes
+        op_names=tuple(op.value for op in space.op_ids),
+        uses=uses,  # a plain dict: a mapping proxy could be neither copied nor sent to a worker
+        argument_sizes=sizes,
     )
 
 

@@ -40,9 +40,9 @@ class Memory(NamedTuple):
         return Memory(self.hidden.detach(), self.cell.detach())
 
     def cleared(self, rows: Tensor) -> Memory:
-        """Return the memory with zeros where `rows` [E] bool is True."""
-        keep = (~rows)[None, :, None].to(self.hidden.dtype)
-        return Memory(self.hidden * keep, self.cell * keep)
+        """Return the memory with zeros where `rows` [E] bool is True, NaN and infinities included."""
+        where = rows[None, :, None]
+        return Memory(self.hidden.masked_fill(where, 0.0), self.cell.masked_fill(where, 0.0))
 
     def select(self, rows: Tensor) -> Memory:
         """Return the memory of some rows, by index [N], contiguous."""

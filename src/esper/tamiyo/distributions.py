@@ -85,6 +85,17 @@ def masked_entropy(log_probs: Tensor, mask: Tensor) -> Tensor:
     return -(safe.exp() * safe).masked_fill(~mask, 0.0).sum(dim=-1)
 
 
+def _make_drawable(log_probs: Tensor, legal: Tensor) -> Tensor:
+    """Make rows uniform over what is legal where there is nothing to draw from: [N, K] each.
+
+    Those are rows that are not finite, and rows of a head that the operation does not use. A draw from one of
+    them would fail for all; what it yields counts for nothing, for its log-probability is 0 or not finite.
+    """
+    is_sound = log_probs.exp().sum(dim=-1, keepdim=True) > 0.5  # 1 up to rounding; 0 or NaN otherwise
+    even = torch.zeros_like(log_probs).masked_fill(~legal, torch.finfo(log_probs.dtype).min)
+    return torch.where(is_sound, log_probs, even)
+
+
 @final
 class JointDistribution:
     """N rows of a joint distribution.
@@ -97,12 +108,17 @@ class JointDistribution:
         """Normalise every conditional once; masks are never applied again.
 
         Raises:
-            ValueError: If a head of the layout has no logits, or there are logits for a head it lacks.
+            ValueError: If a head of the layout has no logits or no mask, or there are some for a head that
+                it lacks.
         """
         given = {OP_HEAD} | ({SLOT_HEAD} if logits.slot is not None else set())
         given |= ({BLUEPRINT_HEAD} if logits.blueprint is not None else set()) | set(logits.arguments)
         if given != set(layout.heads):
             raise ValueError(f"logits for {sorted(given)}, the layout has the heads {layout.heads}")
+        for head, its_mask in ((SLOT_HEAD, mask.slot), (BLUEPRINT_HEAD, mask.blueprint)):
+            if (head in layout.uses) != (its_mask is not None):
+                problem = "has no mask" if its_mask is None else "has a mask, but there is no such head"
+                raise ValueError(f"{head!r} {problem}; the layout has the heads {layout.heads}")
         self._layout = layout
         self._mask = mask
         num_rows, num_ops = logits.op.shape
@@ -122,7 +138,9 @@ class JointDistribution:
             wide = raw if raw.dtype is torch.float64 else raw.float()
             shape = (num_rows, num_ops, num_slots, raw.shape[-1])
             self._arguments[head] = torch.log_softmax(wide, dim=-1).expand(shape)
-        self._rows = torch.arange(num_rows, device=logits.op.device)
+        device = logits.op.device
+        self._rows = torch.arange(num_rows, device=device)
+        self._used = {head: torch.tensor(used, device=device) for head, used in layout.uses.items()}
 
     def check_not_empty(self, names: tuple[str, ...] | None = None) -> None:
         """Refuse rows from which nothing legal could be drawn.
@@ -164,23 +182,25 @@ class JointDistribution:
         return self._pick(lambda log_probs: log_probs.argmax(dim=-1))
 
     def _pick(self, choose: _Choose) -> Tensor:
-        op = choose(self._op)
+        op = choose(_make_drawable(self._op, self._mask.op))
         slot = torch.zeros_like(op)
         columns = [op]
         if self._slot is not None:
+            assert self._mask.slot is not None
             used = self._uses(SLOT_HEAD)[op]
-            slot = choose(self._drawable(self._slot[self._rows, op], used)) * used
+            legal = self._mask.slot[self._rows, op] | ~used[:, None]
+            slot = choose(_make_drawable(self._slot[self._rows, op], legal)) * used
             columns.append(slot)
         if self._blueprint is not None:
+            assert self._mask.blueprint is not None
             used = self._uses(BLUEPRINT_HEAD)[op]
-            columns.append(choose(self._drawable(self._blueprint[self._rows, slot], used)) * used)
-        for head, log_probs in self._arguments.items():
-            columns.append(choose(log_probs[self._rows, op, slot]) * self._uses(head)[op])
+            legal = self._mask.blueprint[self._rows, slot] | ~used[:, None]
+            columns.append(choose(_make_drawable(self._blueprint[self._rows, slot], legal)) * used)
+        for head, table in self._arguments.items():
+            log_probs = table[self._rows, op, slot]
+            everything = torch.ones_like(log_probs, dtype=torch.bool)
+            columns.append(choose(_make_drawable(log_probs, everything)) * self._uses(head)[op])
         return torch.stack(columns, dim=-1)
-
-    def _drawable(self, log_probs: Tensor, used: Tensor) -> Tensor:
-        """Make rows that are not used uniform: their masks may be empty, and a draw must not fail."""
-        return torch.where(used[:, None], log_probs, torch.zeros_like(log_probs))
 
     # ------------------------------------------------------------------ scoring
 
@@ -262,4 +282,5 @@ class JointDistribution:
         return shown | {h: log_probs[self._rows, op, slot].exp() for h, log_probs in self._arguments.items()}
 
     def _uses(self, head: str) -> Tensor:
-        return torch.tensor(self._layout.uses[head], device=self._op.device)
+        """[O] bool: which operations use the head."""
+        return self._used[head]

@@ -98,8 +98,8 @@ def encode(observation: Observation) -> EncodedObservation:
         for place, report in enumerate(observation.slots)
     ]
     blueprints = [
-        [_scale_row(BLUEPRINT_FEATURES, _blueprint_numbers(item, observation)) for item in row]
-        for row in descriptors
+        [_scale_row(BLUEPRINT_FEATURES, _blueprint_numbers(item, report, observation)) for item in row]
+        for row, report in zip(descriptors, observation.slots, strict=True)
     ]
     families = [[_family_index(None if item is None else item.family) for item in row] for row in descriptors]
     return EncodedObservation(
@@ -198,6 +198,7 @@ def _slot_numbers(report: SlotReport, place: int, observation: Observation) -> _
     budgets, unit = observation.budgets, observation.metric.scale
     horizon = budgets.horizon_epochs
     slope = None if report.alpha_slope is None else _ratio(report.alpha_slope, observation.chance_loss)
+    fall = None if report.alpha_gain is None else _ratio(report.alpha_gain, observation.chance_loss)
     velocity, credit = report.contribution_velocity, report.credit
     return {
         "stage": _one_hot(report.stage.value, [stage.value for stage in STAGE_ORDER]),
@@ -224,6 +225,12 @@ def _slot_numbers(report: SlotReport, place: int, observation: Observation) -> _
         **_optional("gradient_ratio", report.gradient_ratio),
         **_optional("gradient_norm", report.gradient_norm),
         **_optional("alpha_slope", slope),
+        **_optional("alpha_best", report.alpha_best),
+        **_optional("alpha_gain", fall),
+        **_optional("gradient_energy", _relative_energy(report, observation)),
+        **_optional("linear_share", report.linear_share),
+        **_optional("saturation", report.saturation),
+        "scores_freshness": _freshness(report.scores_age_epochs),
         "params": _ratio(report.num_params, budgets.host_params),
         "channels": report.num_channels,
         "is_ramping": report.is_ramping,
@@ -234,7 +241,18 @@ def _slot_numbers(report: SlotReport, place: int, observation: Observation) -> _
     }
 
 
-def _blueprint_numbers(item: BlueprintDescriptor | None, observation: Observation) -> _Raw:
+def _relative_energy(report: SlotReport, observation: Observation) -> float | None:
+    """Return a slot's energy over the mean of those that are known: hosts differ in its size alone."""
+    if report.gradient_energy is None:
+        return None
+    known = [slot.gradient_energy for slot in observation.slots if slot.gradient_energy is not None]
+    total = sum(energy for energy in known if math.isfinite(energy))
+    return _ratio(report.gradient_energy, total / len(known))
+
+
+def _blueprint_numbers(
+    item: BlueprintDescriptor | None, report: SlotReport, observation: Observation
+) -> _Raw:
     if item is None:
         return {spec.name: 0.0 for spec in BLUEPRINT_FEATURES}
     budgets = observation.budgets
@@ -248,6 +266,7 @@ def _blueprint_numbers(item: BlueprintDescriptor | None, observation: Observatio
         "blueprint_params": _ratio(item.num_params, budgets.host_params),
         "blueprint_flops": _ratio(item.flops_per_item, budgets.host_flops_per_item),
         "budget_share": share,
+        **_optional("blueprint_gain", (report.blueprint_gains or {}).get(item.id)),
     }
 
 
@@ -261,9 +280,13 @@ def _estimate(name: str, estimate: Estimate | None, age: int | None, unit: float
     return {
         name: mean,
         f"{name}_error": error,
-        f"{name}_freshness": _ratio(1, 1 + max(age, 0)) if is_valid and age is not None else 0.0,
+        f"{name}_freshness": _freshness(age) if is_valid else 0.0,
         f"has_{name}": is_valid,
     }
+
+
+def _freshness(age: int | None) -> float:
+    return 0.0 if age is None else _ratio(1, 1 + max(age, 0))
 
 
 def _optional(name: str, value: float | None) -> _Raw:

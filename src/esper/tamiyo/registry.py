@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from esper.leyline import TamiyoPolicy, UnknownNameError
 from esper.tamiyo.baselines import ForcedCyclePolicy, NeverGrow
+from esper.tamiyo.greedy import GreedyScorePolicy
 from esper.tamiyo.heuristic import HeuristicTamiyo
 from esper.tamiyo.heuristic_config import HeuristicConfig
 from esper.tamiyo.random_policy import RandomPolicy
 from esper.tamiyo.schedule import FixedSchedulePolicy, build_even_schedule
 
-POLICY_NAMES = ("cycle", "heuristic", "never", "random", "schedule")
+POLICY_NAMES = ("cycle", "greedy", "heuristic", "never", "random", "schedule")
 """Every name that `build_policy` knows."""
 
 
@@ -19,7 +20,8 @@ def build_policy(name: str, *, seed: int, config: HeuristicConfig | None = None)
     Args:
         name: One of `POLICY_NAMES`.
         seed: Of the policy's own random stream; only "random" draws.
-        config: Rules of "heuristic", and the calendar of "schedule"; None = the defaults.
+        config: Rules of "heuristic", those of "greedy" for seeds that live, and the calendar of "schedule";
+            None = the defaults.
 
     Raises:
         UnknownNameError: If there is no policy of that name.
@@ -27,6 +29,8 @@ def build_policy(name: str, *, seed: int, config: HeuristicConfig | None = None)
     rules = HeuristicConfig() if config is None else config
     if name == "heuristic":
         return HeuristicTamiyo(rules)
+    if name == "greedy":
+        return GreedyScorePolicy(rules=rules)
     if name == "random":
         return RandomPolicy(seed)
     if name == "schedule":

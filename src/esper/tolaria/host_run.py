@@ -56,6 +56,7 @@ from esper.tolaria.steps import (
     join_outcomes,
     measure_slots,
     record_outcome,
+    update_scores,
 )
 
 
@@ -223,6 +224,7 @@ class HostRun:
             )
             bench.ledger.charge("calibration", None, bill.calibration)
             bench.ledger.charge("counterfactual", None, bill.counterfactual)
+        update_scores(bench.model, bench.scorer, bench.ledger, epoch=self.epoch + 1)
         metric = self.task.metric
         items, steps = max(1, progress.num_items), max(1, progress.num_steps)
         return EpochOutcome(

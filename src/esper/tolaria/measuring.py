@@ -44,6 +44,14 @@ class MeasuringConfig:
     """Training items from which normalisation statistics are re-estimated per setting, >= 2."""
     chunk_items: int = 1000
     """Items per evaluation pass, >= 1; bounds memory."""
+    score_every: int = 0
+    """Intervals between scores of every slot and blueprint, >= 0; 0 = never, because only a policy that reads
+    scores should pay for them."""
+    score_items: int = 512
+    """Training items of the probe batch, and validation items for scores of live seeds, >= 4."""
+    score_width: int = 128
+    """Most features of a blueprint that a score uses, >= 1; more are mixed at random into this many, which
+    bounds the cost of each."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -52,6 +60,7 @@ class MeasuringConfig:
             ConfigError: If a count is too small.
         """
         low = {"counterfactual_every": 1, "contribution_items": 2, "calibration_items": 2, "chunk_items": 1}
+        low |= {"score_every": 0, "score_items": 4, "score_width": 1}
         for name, bound in low.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"measuring.{name}={getattr(self, name)}: must be >= {bound}")
@@ -130,7 +139,7 @@ class Evaluator:
 
         Args:
             model: In any mode; its mode, buffers and random stream are as before afterwards.
-            settings: At most one per slot.
+            settings: Any number per slot.
             calibration: Training inputs [M, ...] for the statistics of each setting.
             items: Validation inputs [N, ...] and targets.
 
@@ -167,14 +176,14 @@ class Evaluator:
         norms: Sequence[NormWithStatistics],
         settings: Sequence[Setting],
         calibration: Tensor,
-    ) -> dict[str | None, Statistics]:
-        statistics: dict[str | None, Statistics] = {}
+    ) -> dict[Setting | None, Statistics]:
+        statistics: dict[Setting | None, Statistics] = {}
         with _batch_statistics(norms):
             captured = _run_capturing(model, calibration, settings)[1]
             statistics[None] = _read_statistics(norms)
             for setting in settings:
                 _run_changed(model, setting, captured.get(setting.slot), calibration)
-                statistics[setting.slot] = _read_statistics(norms)
+                statistics[setting] = _read_statistics(norms)
                 _write_statistics(norms, statistics[None])
         return statistics
 
@@ -183,7 +192,7 @@ class Evaluator:
         model: MorphogeneticModel,
         norms: Sequence[NormWithStatistics],
         settings: Sequence[Setting],
-        statistics: Mapping[str | None, Statistics],
+        statistics: Mapping[Setting | None, Statistics],
         items: tuple[Tensor, Tensor],
     ) -> list[Tensor]:
         parts: list[list[Tensor]] = [[] for _ in settings]
@@ -192,7 +201,7 @@ class Evaluator:
             outputs, captured = _run_capturing(model, inputs, settings)
             as_it_is = self._gate_metric(outputs, targets)
             for index, setting in enumerate(settings):
-                _write_statistics(norms, statistics.get(setting.slot, []))
+                _write_statistics(norms, statistics.get(setting, []))
                 changed = _run_changed(model, setting, captured.get(setting.slot), inputs)
                 parts[index].append(as_it_is - self._gate_metric(changed, targets))
         return [torch.cat(part) for part in parts]

@@ -37,6 +37,7 @@ from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import GradientReducer, NoReduce
 from esper.tolaria.rng import OwnRng
 from esper.tolaria.schedules import compute_newborn_warmup
+from esper.tolaria.scores import Scorer, ScoringItems
 from esper.tolaria.signals import SignalTracker
 
 
@@ -78,6 +79,8 @@ class Workbench:
     calibration: Tensor
     """Training inputs from which normalisation statistics are re-estimated."""
     evaluator: Evaluator
+    scorer: Scorer | None
+    """Scores slots and blueprints; None where the settings ask for none."""
     optimizer: TopologyOptimizer
     runner: EpochRunner
     scaler: LossScaler
@@ -155,15 +158,19 @@ def build_workbench(
     scaler = LossScaler(is_enabled=config.amp == "fp16")
     reducer = NoReduce()
     measuring = config.measuring
+    space = build_space(model, parts)
     return Workbench(
         model=model,
-        space=build_space(model, parts),
+        space=space,
         batches=batches,
         validation=validation,
         test=_first_items(parts, data.test),
         gate_items=tuple(part[: measuring.contribution_items] for part in validation),  # type: ignore[arg-type]
         calibration=_first_items(parts, data.train, measuring.calibration_items)[0],
         evaluator=Evaluator(objective, measuring, gates_use_loss=task.gates_use_loss, autocast=autocast),
+        scorer=build_scorer(task, config, parts, space, derive_seed(run_seed, "score", instance))
+        if measuring.score_every
+        else None,
         optimizer=optimizer,
         runner=EpochRunner(
             model,
@@ -199,6 +206,20 @@ def _build_model(
     if config.compile != "none":
         model.compile_host(config.compile)
     return model
+
+
+def build_scorer(
+    task: TaskSpec, config: HostRunConfig, parts: HostRunParts, space: ActionSpace, seed: int
+) -> Scorer:
+    """Return a scorer of one host's slots and blueprints; every draw of it follows from the seed."""
+    data, measuring, device = parts.data, config.measuring, parts.device
+    items = ScoringItems(
+        training=parts.cache.storage(data.train, device=device, mean=data.mean, std=data.std),
+        held_out=_first_items(parts, data.validation, measuring.score_items),
+        calibration=_first_items(parts, data.train, measuring.calibration_items)[0],
+    )
+    autocast = Autocast(device, config.amp)
+    return Scorer(measuring, build_objective(task), autocast, items=items, space=space, seed=seed)
 
 
 def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:

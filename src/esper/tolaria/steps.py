@@ -13,6 +13,7 @@ from esper.kasmina import MorphogeneticModel, SeedSlot
 from esper.leyline import Event, SeedStage, SlotMeasured, SlotOutcome
 from esper.tolaria.ledger import FlopsLedger, train_flops
 from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
+from esper.tolaria.scores import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,24 @@ def measure_slots(
             pooled = pool.add(setting.slot, str(state.seed_id), state.stage, difference)
             outcomes[setting.slot] = SlotOutcome(contribution=pooled)
     return outcomes, bill
+
+
+def update_scores(
+    model: MorphogeneticModel, scorer: Scorer | None, ledger: FlopsLedger, *, epoch: int
+) -> None:
+    """Score every slot when it is due after `epoch` intervals; scores that stay grow one interval older."""
+    if scorer is None:
+        return
+    for slot in model.each_slot():
+        if slot.state.scores_age_epochs is not None:
+            slot.state.scores_age_epochs += 1
+    if not scorer.is_due(epoch):
+        return
+    sheet = scorer.score(model, epoch)
+    for slot_id, scores in sheet.slots.items():
+        state = model.slot(slot_id).state
+        state.scores, state.scores_age_epochs = scores, 0
+    ledger.charge("probe", None, sheet.flops)
 
 
 def join_outcomes(

@@ -1,0 +1,132 @@
+"""Hosts by seed: one experiment, or a family of experiments that differ in what a seed draws.
+
+```
+vary(config, seed)     the same experiment with the settings that this seed stands for; pure
+HostFactory            seed -> HostRun; data is loaded once per choice of rows and kept
+```
+A policy that is to serve many hosts must meet many: widths, depths, learning rates, amounts of data. What a
+seed stands for depends on the seed alone, so that training and evaluation, here or elsewhere, agree on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar, final
+
+from esper.data import DeviceCache, TaskData
+from esper.leyline import TaskSpec, derive_seed
+from esper.runtime.assemble import assemble
+from esper.runtime.experiment import ExperimentConfig, TaskConfig
+from esper.runtime.tasks import load_task
+from esper.tolaria import HostRun
+
+_T = TypeVar("_T")
+
+
+def vary(config: ExperimentConfig, seed: int) -> ExperimentConfig:
+    """Return the experiment that a seed stands for: every non-empty list of the family gives one entry.
+
+    Args:
+        config: The experiment around which the family is drawn.
+        seed: Of the host; also becomes the run seed.
+    """
+    family = config.family
+
+    def draw(name: str, choices: Sequence[_T], otherwise: _T) -> _T:
+        return choices[derive_seed(seed, "family", name) % len(choices)] if choices else otherwise
+
+    model, host, task = config.model, config.host, config.task
+    factor = draw("learning_rate_factors", family.learning_rate_factors, 1.0)
+    optimizer = replace(host.optimizer, learning_rate=factor * host.optimizer.learning_rate)
+    width = draw("hidden_widths", family.hidden_widths, 0)
+    return replace(
+        config,
+        seed=seed,
+        model=replace(
+            model,
+            base_channels=draw("base_channels", family.base_channels, model.base_channels),
+            num_blocks=draw("num_blocks", family.num_blocks, model.num_blocks),
+            hidden=(width,) * len(model.hidden) if width else model.hidden,
+        ),
+        task=replace(task, num_train_rows=draw("num_train_rows", family.num_train_rows, task.num_train_rows)),
+        host=replace(host, optimizer=optimizer),
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSizes:
+    """Largest numbers in a family, to which observations are padded."""
+
+    num_slots: int
+    num_blueprints: int
+
+
+@final
+class HostFactory:
+    """Makes the host run of a seed; owns the data that its runs share.
+
+    Example:
+        HostFactory(config).build(1003).observe()
+    """
+
+    def __init__(self, config: ExperimentConfig, *, on_failure: str = "terminate") -> None:
+        """Load nothing yet.
+
+        Args:
+            config: The experiment around which hosts are drawn.
+            on_failure: What follows a governor's verdict; see `HostRunConfig.on_failure`.
+        """
+        host = replace(config.host, on_failure=on_failure)
+        # Who decides is not the host's business; building that policy, too, would only cost time.
+        self._config = replace(config, policy="never", host=host)
+        self._cache = DeviceCache()
+        self._loaded: dict[TaskConfig, tuple[TaskSpec, TaskData]] = {}
+
+    @property
+    def horizon_epochs(self) -> int:
+        """Decision intervals of every host's life."""
+        epochs = self._config.host.epochs
+        return self._load(self._config.task)[0].horizon_epochs if epochs is None else epochs
+
+    def build(self, seed: int) -> HostRun:
+        """Return the fresh host run of a seed.
+
+        Raises:
+            EsperError: If a setting that the seed stands for does not fit the task.
+        """
+        return self.build_replicate(seed, 0)
+
+    def build_replicate(self, seed: int, offset: int) -> HostRun:
+        """Return another life of the host that a seed stands for: the same settings, other random streams.
+
+        Args:
+            seed: Which settings.
+            offset: Added to the seed for weights and data order; 0 = the life that `build` gives.
+
+        Raises:
+            EsperError: If a setting that the seed stands for does not fit the task.
+        """
+        config = replace(vary(self._config, seed), seed=seed + offset)
+        assembly = assemble(config, loaded=self._load(config.task), cache=self._cache)
+        return assembly.host_run
+
+    def measure_sizes(self) -> ActionSizes:
+        """Return the largest numbers of slots and blueprints that hosts of the family have."""
+        family, model = self._config.family, self._config.model
+        slots, blueprints = 0, 0
+        for blocks, channels in product(
+            family.num_blocks or (model.num_blocks,), family.base_channels or (model.base_channels,)
+        ):
+            shape = replace(model, num_blocks=blocks, base_channels=channels)
+            config = replace(self._config, model=shape)
+            space = assemble(config, loaded=self._load(config.task), cache=self._cache).host_run.bench.space
+            slots, blueprints = max(slots, len(space.slot_ids)), max(blueprints, len(space.blueprint_ids))
+        return ActionSizes(num_slots=slots, num_blueprints=blueprints)
+
+    def _load(self, task: TaskConfig) -> tuple[TaskSpec, TaskData]:
+        if task not in self._loaded:
+            self._loaded[task] = load_task(task)
+        return self._loaded[task]

@@ -1,0 +1,232 @@
+"""Encoder, core, heads and critic as one module that decides, scores stored steps, and values observations.
+
+```
+inputs > encoder > core > heads > JointDistribution        under autocast only the encoder is narrow:
+                      +--> critic > value                  core, heads and critic are float32
+```
+Shapes: E rows, T steps, N = E or E * T rows as the heads see them, H heads of the action, D units of the
+core.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from esper.tamiyo.action_layout import BLUEPRINT_HEAD, SLOT_HEAD, ActionLayout
+from esper.tamiyo.actor_critic import (
+    MASK_BLUEPRINT,
+    MASK_OP,
+    MASK_SLOT,
+    Memory,
+    PolicyInputs,
+    PolicyStep,
+    SequenceEvaluation,
+)
+from esper.tamiyo.distributions import ActionLogits, ActionMask, JointDistribution
+from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
+from esper.tamiyo.network.encoder import Encoded, GrowthEncoder
+from esper.tamiyo.network.flat import FlatEncoder, FlatGrowthEncoder, FlatHeads
+from esper.tamiyo.network.heads import GrowthHeads
+from esper.tamiyo.network.layers import build_mlp
+
+
+class PolicyView(NamedTuple):
+    """What the network makes of one observation of each row, before anything is drawn."""
+
+    distribution: JointDistribution
+    value: Tensor
+    """[E], in units of the normalised return."""
+    memory: Memory
+    """After the step."""
+    masks: ActionMask
+
+
+@final
+class RecurrentActorCritic(nn.Module):
+    """A policy with a memory and a critic; `build_network` makes one.
+
+    Example:
+        network = build_network(NetworkConfig(), build_growth_layout(space), seed=0)
+        step = network.act(inputs, network.initial_memory(8), torch.ones(8, dtype=torch.bool))
+    """
+
+    value_layer: nn.Linear
+    """Last layer of the critic, one output."""
+
+    def __init__(
+        self,
+        layout: ActionLayout,
+        encoder: GrowthEncoder | FlatEncoder | FlatGrowthEncoder,
+        core: RecurrentCore | MemorylessCore,
+        heads: GrowthHeads | FlatHeads,
+        *,
+        core_size: int,
+        value_size: int,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            layout: Columns of the actions.
+            encoder: From named inputs to vectors.
+            core: The memory.
+            heads: From vectors to logits.
+            core_size: D.
+            value_size: Units of the critic's hidden layer.
+        """
+        super().__init__()
+        self.layout = layout
+        self.encoder = encoder
+        self.core = core
+        self.heads = heads
+        self.value_trunk = build_mlp(core_size, value_size)
+        self.value_layer = nn.Linear(value_size, 1)
+        masks = {SLOT_HEAD: MASK_SLOT, BLUEPRINT_HEAD: MASK_BLUEPRINT}
+        self._mask_names = (MASK_OP, *(name for head, name in masks.items() if head in layout.uses))
+
+    def initial_memory(self, num_rows: int) -> Memory:
+        """Return the memory at the start of an episode: zeros, [L, num_rows, D]."""
+        return self.core.initial_memory(num_rows)
+
+    def view(self, inputs: PolicyInputs, memory: Memory, episode_start: Tensor) -> PolicyView:
+        """Return distribution, value and memory of E rows, inside the graph if gradients are on.
+
+        Args:
+            inputs: Tensors [E, ...].
+            memory: Before the step.
+            episode_start: [E] bool; True = the memory is cleared first.
+
+        Raises:
+            ValueError: If an input is missing.
+        """
+        encoded = self._encode(inputs)
+        mask = self._read_mask(inputs)
+        with self._wide():
+            output, memory = self.core.step(encoded.core, memory.cleared(episode_start))
+            return PolicyView(self._decide(output, encoded, mask), self._value(output), memory, mask)
+
+    def act(
+        self,
+        inputs: PolicyInputs,
+        memory: Memory,
+        episode_start: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        is_greedy: bool = False,
+    ) -> PolicyStep:
+        """Decide for E rows, outside any graph.
+
+        A row whose numbers are not finite gets some legal action, and log-probabilities and a value that are
+        not finite either; the other rows are what they would be without it.
+
+        Args:
+            inputs: Tensors [E, ...].
+            memory: Before the step.
+            episode_start: [E] bool; True = the memory is cleared first.
+            generator: Source of the draws; None = the global one.
+            is_greedy: Take the likeliest choices instead of drawing.
+
+        Raises:
+            EmptyMaskError: If a row has no legal action; nothing is drawn then.
+            ValueError: If an input is missing.
+        """
+        with torch.no_grad():
+            view = self.view(inputs, memory, episode_start)
+            distribution = view.distribution
+            distribution.check_not_empty()
+            actions = distribution.mode() if is_greedy else distribution.sample(generator)
+            return PolicyStep(
+                actions=actions,
+                log_probs=distribution.log_prob(actions),
+                value=view.value,
+                num_valid=distribution.num_valid(),
+                memory=view.memory,
+            )
+
+    def evaluate(
+        self, inputs: PolicyInputs, actions: Tensor, memory: Memory, episode_start: Tensor
+    ) -> SequenceEvaluation:
+        """Score E rows of T stored steps under the present weights.
+
+        Rows of steps that are not real may have empty masks: their results are finite and mean nothing.
+
+        Args:
+            inputs: Tensors [E, T, ...].
+            actions: [E, T, H] int64.
+            memory: Before the first step of each row.
+            episode_start: [E, T] bool.
+
+        Raises:
+            ValueError: If an input is missing.
+        """
+        num_rows, num_steps = episode_start.shape
+        flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
+        encoded = self._encode(flat)
+        mask = self._read_mask(flat)
+        with self._wide():
+            core_ETC = encoded.core.view(num_rows, num_steps, -1)
+            output_ND = self.core.sequence(core_ETC, memory, episode_start).flatten(0, 1)
+            distribution = self._decide(output_ND, encoded, mask)
+            flat_actions = actions.flatten(0, 1)
+            results = (
+                distribution.log_prob(flat_actions),
+                distribution.active(flat_actions),
+                distribution.entropy(),
+                self._value(output_ND),
+                distribution.num_valid(),
+            )
+        return SequenceEvaluation(*(x.view(num_rows, num_steps, *x.shape[1:]) for x in results))
+
+    def compute_values(self, inputs: PolicyInputs, memory: Memory, episode_start: Tensor) -> Tensor:
+        """Return [E] normalised values of E observations, outside any graph.
+
+        Args:
+            inputs: Tensors [E, ...].
+            memory: Before the observation.
+            episode_start: [E] bool; True = the memory counts as cleared.
+
+        Raises:
+            ValueError: If an input is missing.
+        """
+        with torch.no_grad():
+            encoded = self._encode(inputs)
+            with self._wide():
+                output, _ = self.core.step(encoded.core, memory.cleared(episode_start))
+                return self._value(output)
+
+    # ------------------------------------------------------------------ parts
+
+    def _encode(self, inputs: PolicyInputs) -> Encoded:
+        weight = self.value_layer.weight
+        missing = [name for name in self.encoder.input_names if name not in inputs]
+        if missing:
+            raise ValueError(f"network inputs lack {', '.join(missing)}; given: {', '.join(sorted(inputs))}")
+        named = {name: inputs[name] for name in self.encoder.input_names}
+        encoded: Encoded = self.encoder(
+            {name: x.to(weight.dtype) if x.is_floating_point() else x for name, x in named.items()}
+        )
+        return encoded.to(weight.dtype)
+
+    def _read_mask(self, inputs: PolicyInputs) -> ActionMask:
+        missing = [name for name in self._mask_names if name not in inputs]
+        if missing:
+            raise ValueError(f"network inputs lack {', '.join(missing)}; given: {', '.join(sorted(inputs))}")
+        return ActionMask(
+            op=inputs[MASK_OP],
+            slot=inputs[MASK_SLOT] if MASK_SLOT in self._mask_names else None,
+            blueprint=inputs[MASK_BLUEPRINT] if MASK_BLUEPRINT in self._mask_names else None,
+        )
+
+    def _wide(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.value_layer.weight.device.type, enabled=False)
+
+    def _decide(self, output_ND: Tensor, encoded: Encoded, mask: ActionMask) -> JointDistribution:
+        logits: ActionLogits = self.heads(output_ND, encoded, mask)
+        return JointDistribution(self.layout, logits, mask)
+
+    def _value(self, output_ND: Tensor) -> Tensor:
+        value: Tensor = self.value_layer(torch.relu(self.value_trunk(output_ND)))
+        return value.squeeze(-1)
