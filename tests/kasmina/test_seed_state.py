@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from esper.kasmina import AlphaRamp, SeedState
+from esper.kasmina import AlphaRamp, SeedState, SlotScores
 from esper.leyline import AlphaCurve, BlendForm, Estimate, SeedStage, UnknownNameError
 
 
@@ -17,6 +17,8 @@ def _full() -> SeedState:
         contribution=Estimate(mean=0.1, standard_error=0.01, num_items=9), num_params=5,
         shadow_gain=Estimate(mean=0.2, standard_error=0.02, num_items=9), history=[("BLENDING", 3)],
         gate_metric_now=0.8, gate_metric_at_blend_start=0.75, cull_reason="old",
+        scores=SlotScores(gradient_energy=0.5, blueprint_gains={"norm": 0.1}, alpha_slope=-0.2),
+        scores_age_epochs=1,
     )  # fmt: skip
 
 
@@ -29,6 +31,10 @@ def test_unknown_or_missing_field_is_refused() -> None:
     data = _full().to_dict()
     with pytest.raises(ValueError, match="colour"):
         SeedState.from_dict({**data, "colour": 1})
+    scores = data["scores"]
+    assert isinstance(scores, dict)
+    with pytest.raises(ValueError, match="slot score fields differ: .*colour"):
+        SeedState.from_dict({**data, "scores": {**scores, "colour": 1}})
     del data["alpha"]
     with pytest.raises(ValueError, match="alpha"):
         SeedState.from_dict(data)

@@ -58,6 +58,22 @@ def test_capture_keeps_the_feature_and_a_pass_restarts_there() -> None:
     assert slot.captured is None
 
 
+def test_a_watched_pass_keeps_the_leaving_feature_and_gives_its_gradient() -> None:
+    model = make_model().eval()
+    slot = grow(model, "block2", SeedStage.PROBATIONARY)
+    expected = model(INPUTS)
+    with model.planned(ForwardPlan(is_watching=True, captures=frozenset({"block2"}))):
+        out = model(INPUTS)
+    assert torch.equal(out, expected)
+    assert slot.watched is not None
+    assert slot.captured is not None
+    assert torch.equal(slot.watched, slot.pass_through(slot.captured))
+    (gradient,) = torch.autograd.grad(out.sum(), slot.watched)
+    assert gradient.count_nonzero() > 0
+    model.forget_records()
+    assert slot.watched is None
+
+
 @pytest.mark.parametrize("incubation", ["shadow", "residual", "straight_through"])
 def test_recording_keeps_what_the_objective_needs(incubation: str) -> None:
     model = make_model(incubation=incubation)
@@ -80,7 +96,7 @@ def test_channels_last_input_is_accepted_while_incubating() -> None:
 def test_a_slot_holds_its_seed_its_state_its_plan_and_what_one_pass_leaves() -> None:
     slot = make_model().slot("block1")
     own = set(vars(slot)) - set(vars(nn.Module()))
-    what_a_pass_leaves = {"features", "feature_gradient", "captured"}
+    what_a_pass_leaves = {"features", "feature_gradient", "captured", "watched"}
     how_it_runs = {"plan", "is_straight_through", "records_gradient"}
     assert own == {"spec", "state", "seed"} | how_it_runs | what_a_pass_leaves
     assert [name for name, _ in slot.named_buffers()] == ["alpha_mirror"]

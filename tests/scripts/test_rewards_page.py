@@ -28,7 +28,9 @@ def test_the_page_has_every_term_and_every_mode() -> None:
 
 def test_a_term_without_a_test_of_its_own_is_refused(tmp_path: Path) -> None:
     plant(tmp_path, {"test_costs.py": "def test_governor(): ...\ndef test_a34_mine_holds(): ...\n"})
-    assert rewards_page.find_test("mine", tmp_path) == "tests/simic/rewards/test_costs.py::test_a34_mine_holds"
+    assert (
+        rewards_page.find_test("mine", tmp_path) == "tests/simic/rewards/test_costs.py::test_a34_mine_holds"
+    )
     with pytest.raises(LookupError, match="no test of reward term 'governor'"):
         rewards_page.find_test("governor", tmp_path)
     with pytest.raises(LookupError, match="no test of reward term"):

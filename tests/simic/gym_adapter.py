@@ -71,8 +71,10 @@ def build_invalid_actions(
 ) -> GymRolloutEnv:
     """Return rows that ask for the action that is shown, while most others are illegal; 100 steps each."""
 
-    def build() -> gymnasium.Env[object, object]:
+    def build() -> OwnRandomState:
+        outside = np.random.get_state()  # the constructor draws a first state
         inner = InvalidActionEnvDiscrete(dim=num_actions, n_invalid_actions=num_invalid)
+        np.random.set_state(outside)
         return OwnRandomState(inner)
 
     return GymRolloutEnv(build, seeds)

@@ -27,7 +27,7 @@ ONE = make_observation(make_report("a", SeedStage.PROBATIONARY, can_fossilize=Tr
 THREE = make_observation(make_report("a"), make_report("b", SeedStage.BLENDING), make_report("c"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(observations(), min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 7))
 def test_each_row_is_its_encoding_and_masks_then_padding_that_is_never_legal(
     hosts: list[Observation], num_slots: int, num_blueprints: int
@@ -78,7 +78,7 @@ def test_names_and_dtypes_are_those_of_the_seam() -> None:
     assert inputs["mask_slot"].shape == (2, 6, 4)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(wild_observations())
 def test_whatever_was_measured_the_inputs_are_finite_and_waiting_is_legal(host: Observation) -> None:
     inputs = build_inputs([host])

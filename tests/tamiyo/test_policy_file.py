@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from esper.leyline import CheckpointError, ConfigError, ForeignCheckpointError
+from esper.leyline import BLUEPRINT_FAMILIES, CheckpointError, ConfigError, ForeignCheckpointError
 from esper.tamiyo import policy_file
 from esper.tamiyo.action_layout import ActionLayout
 from esper.tamiyo.network import NetworkConfig, build_network
@@ -278,7 +278,7 @@ def test_tensors_of_another_name_shape_or_dtype_are_refused(saved: Path) -> None
 def test_a_policy_from_before_a_family_was_added_still_loads(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    families = (*policy_file.BLUEPRINT_FAMILIES, "brand_new")
+    families = (*BLUEPRINT_FAMILIES, "brand_new")
     monkeypatch.setattr(policy_file, "BLUEPRINT_FAMILIES", families)
     network = load_policy(saved).network
     inputs = make_inputs(1)

@@ -50,14 +50,14 @@ def test_it_is_a_policy() -> None:
 
 @pytest.mark.parametrize("config", [SMALL, FLAT, replace(SMALL, is_recurrent=False)])
 def test_what_it_asks_for_is_legal_and_varied(config: NetworkConfig) -> None:
-    decisions = decide_all(make_policy(config=config, spread=0.1), epochs(60))
+    decisions = decide_all(make_policy(config=config, spread=0.1), epochs(40))
     assert all(refuse_action(decision.action, MIXED) is None for decision in decisions)
     assert len({decision.action.op for decision in decisions}) >= 4
 
 
 def test_equal_seeds_decide_alike_and_others_not() -> None:
     first, second, other = (
-        [decision.action for decision in decide_all(make_policy(seed=seed, spread=0.1), epochs(20))]
+        [decision.action for decision in decide_all(make_policy(seed=seed, spread=0.1), epochs(12))]
         for seed in (1, 1, 2)
     )
     assert first == second

@@ -1,9 +1,10 @@
-"""Claims about scores: right numbers, a network left bit-equal, a bill, and runs that do not ask unchanged."""
+"""Claims about scores: right numbers, a network left bit-equal, a bill, other runs unchanged."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -224,27 +225,27 @@ def test_a_narrow_width_mixes_features_and_stays_near_the_exact_score() -> None:
     assert gains[0][1] < gains[1][1]
 
 
-def test_on_a_trained_host_shuffled_gradients_are_worth_nothing_to_any_blueprint() -> None:
+def test_on_a_trained_host_gradients_of_other_items_are_worth_nothing() -> None:
     run = make_digits_run(epochs=4)
     drive(run, 3, ())
     inputs, targets = run.bench.validation
     points = run_probe(run.bench.model, build_objective(run.task), inputs, targets, autocast=CPU)
-    point = points["block2"]
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(3))
+    point = points["block3"]
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
     centred = point.gradient - point.gradient.mean(dim=0)
     rows = point.leaving.flatten(2).transpose(1, 2)
     shuffled = centred[order].flatten(2).transpose(1, 2)
     true = Regression(rows=rows, targets=point.gradient.flatten(2).transpose(1, 2))
     false = Regression(rows=rows, targets=shuffled)
     assert compute_share(true, compute_energy(point.gradient)) > 0.03
-    assert abs(compute_share(false, compute_energy(centred))) < 0.02
+    assert abs(compute_share(false, compute_energy(centred))) < 0.02  # 360 items
 
 
 def test_a_frozen_host_is_scored_and_stays_frozen() -> None:
     run = make_run()
     model = run.bench.model
     for parameter in model.host.parameters():
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     sheet = scorer_of(run).score(model, 0)
     assert all(scores.gradient_energy > 0.0 for scores in sheet.slots.values())
     assert not any(parameter.requires_grad for parameter in model.host.parameters())
@@ -260,7 +261,7 @@ def test_work_in_place_behind_a_slot_changes_no_score() -> None:
 
     sheets = []
     for in_place in (False, True):
-        run = make_run(parts=replace(make_parts(), build_host=lambda flag=in_place: build(flag)))
+        run = make_run(parts=replace(make_parts(), build_host=partial(build, in_place)))
         sheets.append(scorer_of(run).score(run.bench.model, 0))
     assert sheets[0] == sheets[1]
 
@@ -286,9 +287,8 @@ def test_scores_are_taken_when_due_grow_older_and_go_with_the_seed() -> None:
         drive(run, epoch + 1)
         ages.append(run.observe().slot("block3").scores_age_epochs)
     assert ages == [None, 0, 1, 0, 1]
+    assert scores_of(run, "block2").alpha_slope is not None
     drive(run, 6)
-    assert scores_of(run, "block2").alpha_slope is None
-    drive(run, 7)
     culled = run.bench.model.slot("block2").state
     assert culled.stage.is_cooldown
     assert culled.scores is None

@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.kasmina import CNNHost, CNNHostConfig, ForwardPlan
-from esper.tolaria import Evaluator
+from esper.tolaria import Evaluator, HostRun
 from esper.tolaria.measuring import Setting, eval_mode
 from esper.tolaria.objectives import build_objective
 from esper.tolaria.precision import Autocast
 from esper.tolaria.scoring_alpha import PROBED_ALPHAS, fit_alpha_probe, probe_alphas
 
 from .small_run import (
-    HostRun,
     assert_same,
     drive,
     make_config,

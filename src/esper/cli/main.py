@@ -18,7 +18,8 @@ from esper.leyline import EsperError, ExitCode, InterruptedRunError, UnknownName
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("esper.cli.demo", "grow a small network on digits, start to end"),
-        "train": ("esper.cli.train", "train a host that grows, under a policy; resume an interrupted run"),
+        "train": ("esper.cli.train", "train a host that grows, or (ppo) a policy; resume an interrupted run"),
+        "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
         "runs": ("esper.cli.runs", "list runs, show one"),
         "export": ("esper.cli.export", "write a run's network as a plain model without esper"),
         "data": ("esper.cli.data", "list the data sets, check their files"),

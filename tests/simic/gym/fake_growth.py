@@ -12,6 +12,8 @@ from torch import Tensor
 
 from builders import make_space
 from esper.leyline import JsonValue, LifecycleOp
+from esper.simic.gym.single import GrowthEnv
+from esper.simic.gym.spaces import GymOptions
 from esper.simic.interfaces import EnvStep
 from esper.tamiyo import ActionLayout, PolicyInputs, build_growth_layout
 
@@ -21,12 +23,21 @@ OPS = tuple(LifecycleOp)
 NUM_SLOTS, NUM_BLUEPRINTS = 2, 3
 
 
+def make_fake(
+    obs_mode: str = "dict", flatten_actions: bool = False, invalid_penalty: float = 0.0
+) -> GrowthEnv:
+    """Return the fake behind the single environment, as a registry would build it."""
+    options = GymOptions(obs_mode=obs_mode, flatten_actions=flatten_actions, invalid_penalty=invalid_penalty)
+    return GrowthEnv(lambda seed: FakeGrowth((seed,)), options=options)
+
+
 class FakeGrowth:
     """E rows; the last slot takes the first two blueprints only."""
 
     def __init__(self, seeds: Sequence[int], summary: Mapping[str, JsonValue] | None = None) -> None:
         self._seeds = tuple(seeds)
-        self._summary = {"metric": 0.5, "ops": {"WAIT": 4}} if summary is None else dict(summary)
+        default: dict[str, JsonValue] = {"metric": 0.5, "ops": {"WAIT": 4}}
+        self._summary = default if summary is None else dict(summary)
         self._layout = build_growth_layout(make_space(("a", "b"), BLUEPRINTS))
         count = len(seeds)
         self._t = torch.full((count,), HORIZON)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from esper.leyline import JsonValue
 from esper.simic.gym.session import INVALID_TERM, EpisodeSession
 from esper.simic.gym.spaces import GymInterface, GymOptions
 from esper.simic.interfaces import RolloutEnv
@@ -65,7 +66,7 @@ def test_a_horizon_before_the_limit_stays_a_termination() -> None:
 
 
 def test_numbers_that_are_not_finite_become_a_value_and_a_flag() -> None:
-    summary = {"metric": math.nan, "inner": {"loss": math.inf, "name": "x"}, "count": 3}
+    summary: dict[str, JsonValue] = {"metric": math.nan, "inner": {"loss": math.inf, "name": "x"}, "count": 3}
     session = start(FakeGrowth((0,), summary))
     for _ in range(4):
         step = session.step(torch.zeros(1, 7, dtype=torch.int64)).transition

@@ -25,8 +25,8 @@ def test_governor_charges_a_failed_host_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("op", LifecycleOp)
-def test_intervention_charges_each_operation_that_was_carried_out(op: LifecycleOp) -> None:
-    expected = 0.0 if op is LifecycleOp.WAIT else -1.0
+def test_intervention_charges_each_operation_but_waiting_and_keeping(op: LifecycleOp) -> None:
+    expected = 0.0 if op in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE) else -1.0
     assert Intervention().compute(make_facts(EMPTY, EMPTY, op=op, slot="block1"), {}) == expected
 
 

@@ -118,7 +118,7 @@ def make_network(
     rng = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += spread * torch.randn(parameter.shape, generator=rng)
+            parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=spread)
         for module in network.modules():
             if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0.0

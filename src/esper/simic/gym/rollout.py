@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, derive_seed
+from esper.simic.gym.spaces import ActT, ObsT
 from esper.simic.interfaces import EnvStep
 from esper.tamiyo import ActionLayout, PolicyInputs
 
@@ -35,7 +36,7 @@ class GymRolloutEnv:
         GymRolloutEnv(lambda: gymnasium.make("CartPole-v1"), seeds=(0, 1, 2, 3))
     """
 
-    def __init__(self, build: Callable[[], gymnasium.Env[object, object]], seeds: Sequence[int]) -> None:
+    def __init__(self, build: Callable[[], gymnasium.Env[ObsT, ActT]], seeds: Sequence[int]) -> None:
         """Build one environment per seed; `reset` begins their first episodes.
 
         Args:
@@ -47,7 +48,7 @@ class GymRolloutEnv:
         """
         if not seeds:
             raise ConfigError("GymRolloutEnv needs at least one seed: one row per seed")
-        self._envs = [build() for _ in seeds]
+        self._envs = [cast("gymnasium.Env[object, object]", build()) for _ in seeds]
         space = self._envs[0].action_space
         if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
             raise ConfigError(f"{space}: GymRolloutEnv takes Discrete actions that start at 0")

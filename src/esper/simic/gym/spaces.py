@@ -10,7 +10,7 @@ Shapes: E rows, H heads, M length of a mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast, final
 
@@ -166,7 +166,7 @@ def pick_row(observations: Observation, row: int) -> Observation:
     return picked
 
 
-def split_mask(mask: MaskArray | Int8Array, sizes: Sequence[int]) -> tuple[Int8Array, ...]:
+def split_mask(mask: MaskArray | Int8Array, sizes: Iterable[int]) -> tuple[Int8Array, ...]:
     """Cut a concatenated mask into one int8 array per column, as `MultiDiscrete.sample(mask=...)` wants it.
 
     Args:
@@ -176,12 +176,10 @@ def split_mask(mask: MaskArray | Int8Array, sizes: Sequence[int]) -> tuple[Int8A
     Raises:
         ValueError: If the sizes do not add up to the length of the mask.
     """
-    if mask.shape != (int(sum(sizes)),):
-        raise ValueError(
-            f"mask of shape {mask.shape}: expected ({int(sum(sizes))},), the sum of {list(sizes)}"
-        )
-    cuts = np.cumsum(list(sizes))[:-1]
-    return tuple(np.split(mask.astype(np.int8), cuts))
+    counts = [int(size) for size in sizes]
+    if mask.shape != (sum(counts),):
+        raise ValueError(f"mask of shape {mask.shape}: expected ({sum(counts)},), the sum of {counts}")
+    return tuple(np.split(mask.astype(np.int8), np.cumsum(counts)[:-1]))
 
 
 def spaces_digest(env: Env[ObsT, ActT] | VectorEnv[ObsT, ActT, ArrayT]) -> str:

@@ -79,6 +79,6 @@ class Contribution:
         low, high = estimate.lower(self._errors), estimate.upper(self._errors)
         if not (math.isfinite(low) and math.isfinite(high)):
             return 0.0
-        if low > 0.0 and credit is not None:
+        if low > 0.0 and credit is not None and math.isfinite(credit):
             return clip_level(compute_ratio(min(low, credit), scale), 0.0, self._bound)
         return clip_level(compute_ratio(min(high, 0.0), scale), -self._bound, 0.0)

@@ -8,6 +8,7 @@ from esper.leyline import LifecycleOp, SeedStage, SlotReport
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RewardTermSpec, TermMemory
 
+_FREE = (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE)
 _INDECISION_RAMP_EPOCHS = 10
 """Intervals over which the price of indecision rises to its full height."""
 
@@ -35,23 +36,24 @@ class GovernorPenalty:
 
 @final
 class Intervention:
-    """A small price for every operation that was carried out."""
+    """A small price for every operation that was carried out, but for keeping a seed."""
 
     def __init__(self) -> None:
         """Bind nothing."""
         self.spec = RewardTermSpec(
             name="intervention",
-            formula="-1 for an operation other than WAIT that was carried out, else 0",
+            formula="-1 for an operation other than WAIT and FOSSILIZE that was carried out, else 0",
             unit="1",
             low=-1.0,
             high=0.0,
             why="Of two ways to the same network the one with fewer operations is better; it also makes "
-            "retargets and cycles of germinating and culling cost something by themselves.",
+            "retargets and cycles of germinating and culling cost something by themselves. Keeping is free: it "
+            "changes no network, and under a discount a price on it would be a reason to put it off.",
         )
 
     def compute(self, facts: StepFacts, memory: TermMemory) -> float:
         """See `RewardTerm.compute`; a refused operation counts as WAIT."""
-        return 0.0 if facts.result.effective.op is LifecycleOp.WAIT else -1.0
+        return 0.0 if facts.result.effective.op in _FREE else -1.0
 
 
 @final

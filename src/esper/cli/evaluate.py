@@ -1,0 +1,117 @@
+"""esper evaluate --policy P [P ...] [--against Q] --task T [--episodes N | --seeds 0-9] [--sample] [--json].
+
+Lets each policy grow the same fresh hosts, one per seed, and compares them by pairs on the test split, with
+intervals, parameters and FLOPs. P is never, random, heuristic, greedy, schedule, schedule:FILE, pretrained or
+the folder of a trained policy. Settings of the hosts are flags as in `esper train`.
+
+Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits --seeds 0-9
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from esper.cli.arguments import asks_for_help
+from esper.cli.config_flags import build_config_parser, parse_request, resolve_request, write_flag_help
+from esper.cli.output import Table, report_note, write_json, write_tables, write_text
+from esper.leyline import ConfigError, ExitCode
+from esper.runtime.evaluation import Comparison, PolicyResult, compare_policies, parse_seeds
+from esper.simic import EpisodeResult, PairedInterval
+
+_EPISODES = 10
+
+
+def run(args: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        EsperError: If an argument is wrong, or a policy or data cannot be loaded.
+    """
+    parser = build_config_parser("evaluate", __doc__)
+    parser.add_argument(
+        "--policies", "--policy", nargs="+", metavar="P", dest="policies", help="what to evaluate"
+    )
+    parser.add_argument(
+        "--against", default="never", metavar="Q", help="base of the differences; default: never"
+    )
+    parser.add_argument(
+        "--episodes", type=int, metavar="N", help=f"hosts: seeds 0 to N - 1; default: {_EPISODES}"
+    )
+    parser.add_argument("--seeds", metavar="S", help="hosts by seed, such as 0-9 or 20,30-34")
+    parser.add_argument(
+        "--sample", action="store_true", dest="is_sampled", help="draw a trained policy's choices"
+    )
+    parser.add_argument("--json", action="store_true", dest="is_json", help="print everything as JSON")
+    if asks_for_help(args):
+        write_text(parser.format_help())
+        known = [token for token in args if token not in ("-h", "--help")]
+        write_flag_help(parser.prog, parse_request(parser, known)[1])
+        return int(ExitCode.OK)
+    given, request = parse_request(parser, args)
+    if not given.policies:
+        raise ConfigError("esper evaluate: --policy says what to evaluate, e.g. --policy heuristic")
+    seeds = _choose_seeds(given.episodes, given.seeds)
+    resolved = resolve_request(request)
+    references = [given.against, *(p for p in given.policies if p != given.against)]
+    comparison = compare_policies(
+        resolved.config, references, seeds, is_greedy=not given.is_sampled, on_episode=_tell
+    )
+    if given.is_json:
+        write_json(comparison.to_json())
+    else:
+        write_tables((render_comparison(comparison),))
+    return int(ExitCode.OK)
+
+
+def _choose_seeds(episodes: int | None, text: str | None) -> tuple[int, ...]:
+    if text is not None:
+        if episodes is not None:
+            raise ConfigError("--episodes counts seeds from 0, --seeds names them: give one of the two")
+        return parse_seeds(text)
+    count = _EPISODES if episodes is None else episodes
+    if count < 1:
+        raise ConfigError(f"--episodes {count}: must be >= 1")
+    return tuple(range(count))
+
+
+def _tell(name: str, episode: EpisodeResult) -> None:
+    report_note(f"{name}: host {episode.seed} done, test metric {episode.test_metric:.4f}")
+
+
+def render_comparison(comparison: Comparison) -> Table:
+    """Return the table: one row per policy, the base first."""
+    columns = (
+        "policy",
+        "test metric",
+        f"less {comparison.policies[0].name} [95 %]",
+        "objective, same [95 %]",
+        "parameters",
+        "FLOPs",
+        "kept",
+    )
+    return Table(
+        title=f"{comparison.task}: {len(comparison.seeds)} hosts, test split",
+        columns=columns,
+        rows=tuple(_render_row(policy) for policy in comparison.policies),
+        numbers=frozenset(columns[1:]),
+    )
+
+
+def _render_row(result: PolicyResult) -> tuple[str, ...]:
+    return (
+        result.name,
+        f"{result.mean('test_metric'):.4f}",
+        _show(result.test_difference),
+        _show(result.objective_difference),
+        f"x{result.size_ratio:.2f}",
+        f"x{result.flops_ratio:.2f}",
+        f"{result.mean('num_fossils'):.1f}",
+    )
+
+
+def _show(interval: PairedInterval | None) -> str:
+    if interval is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:+.4f} (one host)"
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"

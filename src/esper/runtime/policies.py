@@ -1,0 +1,154 @@
+"""Policies by what a command line calls them: a name, a trained policy's folder, a schedule in a file.
+
+```
+never, random, heuristic, greedy, schedule, cycle     rules, built by name
+schedule:FILE.json                                    a list of scheduled actions
+pretrained                                            the policy that is shipped with the package
+FOLDER                                                a trained policy: policy.json and its weights
+package.module:Class                                  a user's own
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import final
+
+from esper.leyline import (
+    Action,
+    AlphaCurve,
+    BlendForm,
+    ConfigError,
+    LifecycleOp,
+    TamiyoPolicy,
+    UnknownNameError,
+    suggest,
+)
+from esper.runtime.experiment import ExperimentConfig
+from esper.tamiyo import (
+    POLICY_NAMES,
+    FixedSchedulePolicy,
+    RecurrentPolicy,
+    ScheduledAction,
+    build_policy,
+    load_policy,
+)
+from esper.tamiyo.policy_file import POLICY_FILE
+
+PRETRAINED = "pretrained"
+PRETRAINED_FOLDER = "pretrained_policy"
+"""Package data folder of the shipped policy."""
+SCHEDULE_PREFIX = "schedule:"
+MAX_SCHEDULE_BYTES = 2**20
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChoice:
+    """A policy and what to call it in a table."""
+
+    name: str
+    policy: TamiyoPolicy
+
+
+def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greedy: bool) -> PolicyChoice:
+    """Return the policy that a reference stands for.
+
+    Args:
+        reference: As listed above.
+        config: Rules of the heuristic and the calendar of schedules.
+        seed: Of the draws of policies that draw.
+        is_greedy: Whether a trained policy takes its likeliest choices instead of drawing.
+
+    Raises:
+        UnknownNameError: If it names nothing.
+        EsperError: If a file is missing, damaged or of another contract.
+    """
+    if reference in POLICY_NAMES:
+        rules = build_policy(reference, seed=seed, config=config.heuristic)
+        return PolicyChoice(name=reference, policy=rules)
+    if reference.startswith(SCHEDULE_PREFIX):
+        path = Path(reference.removeprefix(SCHEDULE_PREFIX))
+        policy = FixedSchedulePolicy(read_schedule(path), config.heuristic)
+        return PolicyChoice(name=f"schedule {path.stem}", policy=policy)
+    if reference == PRETRAINED:
+        with resources.as_file(resources.files("esper.runtime") / PRETRAINED_FOLDER) as folder:
+            if not (folder / POLICY_FILE).exists():
+                raise ConfigError("this build ships no pretrained policy; give the folder of a trained one")
+            return PolicyChoice(name=PRETRAINED, policy=_load(folder, seed=seed, is_greedy=is_greedy))
+    path = Path(reference)
+    if (path / POLICY_FILE).exists() or path.is_dir():
+        inner = path / "policy" if not (path / POLICY_FILE).exists() else path
+        return PolicyChoice(name=path.name, policy=_load(inner, seed=seed, is_greedy=is_greedy))
+    raise UnknownNameError(
+        "policy", reference, (*POLICY_NAMES, PRETRAINED, f"{SCHEDULE_PREFIX}FILE", "the folder of a policy")
+    )
+
+
+def _load(folder: Path, *, seed: int, is_greedy: bool) -> TamiyoPolicy:
+    return RecurrentPolicy(load_policy(folder).network, seed=seed, is_greedy=is_greedy)
+
+
+def read_schedule(path: Path) -> tuple[ScheduledAction, ...]:
+    """Return the entries of a schedule file: a JSON list of tables.
+
+    Example:
+        [{"epoch": 3, "op": "GERMINATE", "slot": "block2", "blueprint": "conv_light", "tempo_epochs": 3}]
+
+    Raises:
+        ConfigError: If the file cannot be read, or an entry has a wrong key or value.
+    """
+    try:
+        if path.stat().st_size > MAX_SCHEDULE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_SCHEDULE_BYTES} bytes, which no schedule is")
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"schedule {path} cannot be read: {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: expected a list of entries, found {type(entries).__name__}")
+    return tuple(_read_entry(entry, f"{path}, entry {place}") for place, entry in enumerate(entries))
+
+
+_KEYS = ("epoch", "until_epoch", "op", "slot", "blueprint", "blend", "curve", "tempo_epochs", "alpha_target")
+
+
+def _read_entry(entry: object, where: str) -> ScheduledAction:
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where}: expected a table, found {entry!r:.80}")
+    for key in entry:
+        if key not in _KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}: {suggest(str(key), _KEYS)}")
+    defaults = Action()
+    try:
+        action = Action(
+            op=LifecycleOp(entry.get("op")),
+            slot=_read_text(entry, "slot"),
+            blueprint=_read_text(entry, "blueprint"),
+            blend=BlendForm(entry.get("blend", defaults.blend.value)),
+            curve=AlphaCurve(entry.get("curve", defaults.curve.value)),
+            tempo_epochs=_read_int(entry, "tempo_epochs", defaults.tempo_epochs),
+            alpha_target=float(str(entry.get("alpha_target", defaults.alpha_target))),
+        )
+        last = entry.get("until_epoch")
+        until = None if last is None else _read_int(entry, "until_epoch", 0)
+        return ScheduledAction(epoch=_read_int(entry, "epoch", -1), action=action, until_epoch=until)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _read_text(entry: Mapping[str, object], key: str) -> str | None:
+    value = entry.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f"{key}={value!r}: expected text")
+
+
+def _read_int(entry: Mapping[str, object], key: str, default: int) -> int:
+    value = entry.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{key}={value!r}: expected a whole number")
+    return value

@@ -1,0 +1,149 @@
+"""The training of one policy as a run: written, interrupted mid-rollout, resumed bit for bit, refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.leyline import (
+    AnomalyFound,
+    ConfigError,
+    EpisodeFinished,
+    ForeignCheckpointError,
+    InterruptedRunError,
+    JsonValue,
+    Notice,
+    PolicyTrainingStarted,
+    PolicyUpdated,
+)
+from esper.nissa import effective_log, read_run
+from esper.runtime import policy_run
+from esper.runtime.policy_run import average_rounds, describe_growth, train_policy
+from esper.runtime.shutdown import StopSignal
+from esper.simic import Finding, FinishedEpisode, QuarantinedRow, RoundReport
+from esper.tamiyo import load_policy
+from esper.tolaria import CheckpointStore
+from runtime.learning import tiny_training
+
+
+def test_a_training_leaves_a_policy_its_metrics_and_events(tmp_path: Path) -> None:
+    result = train_policy(tiny_training(), run_dir=tmp_path / "run", provenance={})
+    assert (result.num_rounds, result.num_env_steps) == (2, 28)
+    loaded = load_policy(result.policy_dir)
+    assert loaded.metadata["training"] == json.loads(json.dumps(loaded.metadata["training"]))
+    written = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert len(written["rounds"]) == 2
+    assert "train/approx_kl" in written["metrics"]
+    kinds = [type(record.event) for record in read_run(tmp_path / "run").records]
+    assert kinds[0] is PolicyTrainingStarted
+    assert kinds.count(EpisodeFinished) == 4
+    assert kinds.count(PolicyUpdated) == 2
+
+
+class _StopAfterSteps:
+    """Says stop once it was asked often enough; stands in for a signal."""
+
+    exit_code = 130
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> bool:
+        self.count -= 1
+        return self.count < 0
+
+
+def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_training()
+    whole = train_policy(config, run_dir=tmp_path / "whole", provenance={})
+    stop = _StopAfterSteps(12)  # asked before and after each round and after each step: in round two
+    monkeypatch.setattr(StopSignal, "__call__", lambda _: stop())
+    monkeypatch.setattr(StopSignal, "exit_code", 130)
+    with pytest.raises(InterruptedRunError, match="go on: esper train --resume"):
+        train_policy(config, run_dir=tmp_path / "cut", provenance={})
+    monkeypatch.undo()
+    names = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir() if path.is_dir())
+    assert names[-1] == "e0001-b00003", "the checkpoint is to lie within the second rollout"
+    resumed = train_policy(config, run_dir=tmp_path / "cut", provenance={}, resume=True)
+    assert resumed.metrics == whole.metrics
+    left, right = (load_policy(result.policy_dir).network.state_dict() for result in (whole, resumed))
+    assert all(bool((left[name] == right[name]).all()) for name in left)
+    log = [effective_log(tmp_path / name) for name in ("whole", "cut")]
+    assert _without_marks(log[0]) == _without_marks(log[1])
+
+
+def _without_marks(log: tuple[str, ...]) -> list[str]:
+    """A log without what tells of attempts and of places where it was saved."""
+    marks = ('"PolicyTrainingStarted"', '"RunFinished"', '"CheckpointSaved"')
+    return [line for line in log if not any(mark in line for mark in marks)]
+
+
+def test_a_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    config = tiny_training(num_rounds=1)
+    train_policy(config, run_dir=tmp_path / "run", provenance={})
+    changed = replace(config, training=replace(config.training, gamma=0.9))
+    with pytest.raises(ConfigError, match=r"training\.gamma"):
+        train_policy(changed, run_dir=tmp_path / "run", provenance={}, resume=True)
+    with pytest.raises(ConfigError, match="needs the directory"):
+        train_policy(config, run_dir=None, provenance={}, resume=True)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_training(num_rounds=1)
+    train_policy(config, run_dir=tmp_path / "run", provenance={})
+    loaded = CheckpointStore.load
+
+    def load_other(store: CheckpointStore) -> object:
+        return replace(loaded(store), topology_hash="other")
+
+    monkeypatch.setattr(CheckpointStore, "load", load_other)
+    with pytest.raises(ForeignCheckpointError, match="holds no training of this policy"):
+        train_policy(config, run_dir=tmp_path / "run", provenance={}, resume=True)
+
+
+def test_findings_and_quarantined_rows_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Finding("blind_critic", 0.0, 0.05, "check gamma")
+    original = policy_run._WrittenTraining._tell
+
+    def tell(self: policy_run._WrittenTraining, report: RoundReport) -> None:
+        rows = (QuarantinedRow("environment 1", 1, 3, "reward is not finite"),)
+        original(self, replace(report, findings=(found,), quarantined=rows))
+
+    monkeypatch.setattr(policy_run._WrittenTraining, "_tell", tell)
+    train_policy(tiny_training(num_rounds=1), run_dir=tmp_path / "run", provenance={})
+    events = [record.event for record in read_run(tmp_path / "run").records]
+    assert [event.name for event in events if isinstance(event, AnomalyFound)] == ["blind_critic"]
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert "environment 1 left out from step 3 on: reward is not finite" in notices
+
+
+def test_growth_of_a_round_is_described_by_hand_computed_means() -> None:
+    facts: dict[str, JsonValue] = {
+        "metric": 0.9,
+        "never_metric": 0.8,
+        "num_fossils": 1,
+        "flops_spent": 300,
+        "never_grow_flops": 100,
+        "added_params": 50,
+        "host_params": 100,
+        "reason": "horizon",
+    }
+    other = facts | {"metric": 0.7, "num_fossils": 0, "reason": "diverged", "added_params": 0}
+    episodes = [FinishedEpisode("a", 0.1, 7, facts), FinishedEpisode("b", 0.1, 7, other)]
+    described = describe_growth(episodes)
+    assert described["rollout/gain_mean"] == pytest.approx(0.0)
+    assert described["rollout/fossils_mean"] == 0.5
+    assert described["rollout/fossilize_rate"] == 0.5
+    assert described["rollout/flops_ratio_mean"] == 3.0
+    assert described["rollout/growth_mean"] == 0.25
+    assert described["rollout/failure_rate"] == 0.5
+    assert describe_growth([FinishedEpisode("a", 0.1, 7, {})]) == {}
+
+
+def test_a_metric_that_was_unknown_in_a_round_is_averaged_over_the_others() -> None:
+    assert average_rounds([{"a": 1.0, "b": 4.0}, {"a": 3.0}]) == {"a": 2.0, "b": 4.0}
