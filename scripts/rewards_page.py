@@ -32,21 +32,23 @@ share of a term = scale x weight x value          reward of the step = sum of th
 ```
 
 Every value has a range, so the largest reward of a mode is known before the first step: a configuration
-under which a step could pay more than `reward.bound` (1 by default) is refused. Rewards are not normalised
-or clipped afterwards; a learner may do that with returns, and then knows it.
+under which a step could pay more than `reward.bound` (1 by default) is refused. Nothing is normalised or
+clipped afterwards; a learner may do that with returns, and then knows it.
 
-Where a level is paid, either its change is paid at every step or all of it on the last one. Both sum up to the
-level at the end less the level at the start, clipped levels included. A host that failed gives back what it
-had gained, keeps what it had lost, and pays the price of the governor.
+Where a level is paid, either its change is paid at every step or all of it on the last one. Both sum up to
+the level at the end less the level at the start, clipped levels included, so nothing is gained by going up
+and down. With a discount below 1 a lead that is lost again leaves a little behind, always less than keeping
+it. A host that failed gives back what it had gained, keeps what it had lost, and pays the governor's price.
 """
 OWN_TERMS = """## Terms of your own
 
-A term is a class with a `spec` and `compute(facts, memory)`. It sees the facts of one step (both observations,
-the action, the governor's verdict, the metric of the host that never grows) and a memory of its own that is
-empty when an episode begins, and never a model or the test split. `check_reward_term(term)` says whether it
-keeps the contract: within its range on any observation, broken measurements included; 0 on every step of a host
-that never grows, unless its spec says otherwise; the same value for the same facts and memory; a memory of
-plain JSON data, so that a resumed run is exact. The built-in terms pass the same check.
+A term is a class with a `spec` and `compute(facts, memory)`. It sees the facts of one step (the
+observations before and after, the action, the governor's verdict, the metric of the host that never
+grows) and a memory of its own that is empty when an episode begins, and never a model or the test split.
+`check_reward_term(term)` says whether it keeps the contract: within its range on any observation, broken
+measurements included; 0 on every step of a host that never grows, unless its spec says otherwise; the
+same value for the same facts and memory; a memory of plain JSON data, so that a resumed run is exact. The
+built-in terms pass the same check.
 """
 
 
@@ -113,8 +115,8 @@ def _mode(mode: str, config: RewardConfig, rubric: Rubric) -> Iterable[str]:
     return [
         f"### {mode}",
         "",
-        f"{MODE_SUMMARIES[mode]} No step can pay more than {rubric.largest_total:.4g} either way, at the scale "
-        f"{config.scale:g}.",
+        f"{MODE_SUMMARIES[mode]} No step can pay more than {rubric.largest_total:.4g} either way, at the "
+        f"scale {config.scale:g}.",
         "",
         "| term | weight | largest share of a step |",
         "|---|---|---|",

@@ -33,6 +33,7 @@ WILD_INTS = st.one_of(st.integers(-3, 50), st.sampled_from((10**18, -(10**18), 1
 TAME_FLOATS = st.floats(-2.0, 2.0)
 TAME_INTS = st.integers(0, 40)
 FAMILIES = st.sampled_from((None, "conv", "norm", "noop", "a user's own"))
+SCORED_BLUEPRINTS = st.sampled_from(("conv_light", "norm", "x", "y"))
 REFUSALS = st.sampled_from((None, "G2: not yet"))
 
 
@@ -129,6 +130,13 @@ def reports(
         gradient_norm=number,
         is_healthy=st.booleans(),
         alpha_slope=number,
+        alpha_best=number,
+        alpha_gain=number,
+        blueprint_gains=st.one_of(st.none(), st.dictionaries(SCORED_BLUEPRINTS, numbers)),
+        gradient_energy=number,
+        linear_share=number,
+        saturation=number,
+        scores_age_epochs=count,
         advance_refusal=REFUSALS,
         fossilize_refusal=REFUSALS,
     )

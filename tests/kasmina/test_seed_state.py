@@ -33,7 +33,7 @@ def test_unknown_or_missing_field_is_refused() -> None:
         SeedState.from_dict({**data, "colour": 1})
     scores = data["scores"]
     assert isinstance(scores, dict)
-    with pytest.raises(ValueError, match="slot score fields differ: .*colour"):
+    with pytest.raises(ValueError, match=r"slot score fields differ: .*colour"):
         SeedState.from_dict({**data, "scores": {**scores, "colour": 1}})
     del data["alpha"]
     with pytest.raises(ValueError, match="alpha"):

@@ -47,7 +47,7 @@ def test_wide_features_number_their_columns() -> None:
 
 def test_every_validity_flag_stands_for_a_number() -> None:
     flags = [spec for spec in SLOT_FEATURES if spec.name.startswith("has_")]
-    assert len(flags) == 7
+    assert len(flags) == 12
     for flag in flags:
         assert flag.scale is FeatureScale.FLAG
         assert flag.name.removeprefix("has_") in BY_NAME

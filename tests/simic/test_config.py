@@ -11,6 +11,7 @@ from esper.leyline import ConfigError
 from esper.simic.config import (
     AnomalyConfig,
     EntropyConfig,
+    HeadNumbers,
     NormalizationConfig,
     PPOConfig,
     RolloutConfig,
@@ -33,8 +34,11 @@ from esper.simic.config import (
         (lambda: PPOConfig(forced_value_weight=1.5), r"must be finite and >= 0 and <= 1"),
         (lambda: PPOConfig(advantage_norm="batch"), r"ppo.advantage_norm='batch'"),
         (lambda: EntropyConfig(start=-0.1), r"entropy.start=-0.1"),
-        (lambda: EntropyConfig(head_starts={"op": -1.0}), r"entropy.head_starts\['op'\]=-1.0"),
-        (lambda: EntropyConfig(floors={"op": 1.0}), r"entropy.floors\['op'\]=1.0: must be in \(0, 1\)"),
+        (lambda: EntropyConfig(head_starts=HeadNumbers(op=-1.0)), r"entropy.head_starts\['op'\]=-1.0"),
+        (
+            lambda: EntropyConfig(floors=HeadNumbers(op=1.0)),
+            r"entropy.floors\['op'\]=1.0: must be in \(0, 1\)",
+        ),
         (lambda: EntropyConfig(floor_end_fraction=0.0), r"entropy.floor_end_fraction=0.0"),
         (lambda: ScheduleConfig(kind="cosin"), r"did you mean 'cosine'"),
         (lambda: ScheduleConfig(warmup_fraction=1.0), r"schedule.warmup_fraction=1.0"),
@@ -71,3 +75,8 @@ def test_optional_settings_can_be_switched_off() -> None:
     config = PPOConfig(value_clip=None, target_kl=0.0, is_fused_optimizer=False)
     assert (config.value_clip, config.target_kl) == (None, 0.0)
     assert RolloutConfig(num_steps=5).num_steps == 5
+
+
+def test_numbers_of_heads_leave_the_others_to_the_rule() -> None:
+    assert HeadNumbers(op=0.3, tempo=0.0).given == {"op": 0.3, "tempo": 0.0}
+    assert HeadNumbers().given == {}

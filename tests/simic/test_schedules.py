@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from esper.simic.config import EntropyConfig, ScheduleConfig
+from esper.simic.config import EntropyConfig, HeadNumbers, ScheduleConfig
 from esper.simic.schedules import compute_entropy_coefs, compute_floor_coef, compute_learning_rate
 
 PEAK, UPDATES = 3e-4, 100
@@ -48,12 +48,14 @@ def test_the_shortest_runs_learn_at_a_positive_rate(num_updates: int) -> None:
 
 
 def test_bug20_entropy_is_annealed_per_update_in_closed_form_at_five_updates() -> None:
-    config = EntropyConfig(head_starts={"slot": 0.2}, head_ends={"slot": 0.0})
+    config = EntropyConfig(head_starts=HeadNumbers(slot=0.2), head_ends=HeadNumbers(slot=0.0))
     tables = [compute_entropy_coefs(u, UPDATES, ("op", "slot"), config) for u in (0, 33, 66, 99, 300)]
     assert [table["op"] for table in tables] == pytest.approx(
         [0.05, 0.05 - 0.04 / 3, 0.05 - 0.08 / 3, 0.01, 0.01]
     )
-    assert [table["slot"] for table in tables] == pytest.approx([0.2, 0.2 * 2 / 3, 0.2 / 3, 0.0, 0.0], abs=1e-15)
+    assert [table["slot"] for table in tables] == pytest.approx(
+        [0.2, 0.2 * 2 / 3, 0.2 / 3, 0.0, 0.0], abs=1e-15
+    )
     assert compute_entropy_coefs(0, 1, ("op",), config) == {"op": 0.05}
 
 

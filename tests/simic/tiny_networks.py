@@ -1,4 +1,4 @@
-"""A recurrent actor-critic of a few hundred parameters, and an environment whose every answer is written down."""
+"""A recurrent actor-critic of a few hundred parameters, and an environment whose every answer is known."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Script:
     forced: Callable[[int, int], bool] = lambda row, t: False
     """(row, step of the episode) -> only the first operation is legal."""
     faults: Mapping[tuple[int, int, int], tuple[str, float]] | None = None
-    """(row, episode, step) -> ("reward" or "features", number) in what that step leads to; step -1 = reset."""
+    """(row, episode, step) -> ("reward" or "features", number) in what it leads to; step -1 = reset."""
     layout: ActionLayout = GROWTH_LIKE
 
 
@@ -202,7 +202,8 @@ class ScriptedEnv:
             truncated=torch.tensor(cut),
             is_valid=was_running,
             summaries=tuple(
-                {"episode": self.episode[e]} if is_finished else None for e, is_finished in enumerate(finished)
+                {"episode": self.episode[e]} if is_finished else None
+                for e, is_finished in enumerate(finished)
             ),
         )
 

@@ -171,6 +171,54 @@ def test_zero_measured_differs_from_not_measured() -> None:
     assert read_slot(seed, "has_credit") == 0.0
 
 
+def test_a_score_stands_beside_its_validity_flag_per_slot_and_blueprint() -> None:
+    gains = {"conv_light": 0.13, "conv_heavy": math.nan, "depthwise": -7.0}
+    report = replace(make_report("a"), blueprint_gains=gains)
+    encoded = encode(make_observation(report, make_report("b")))
+    names = feature_columns(BLUEPRINT_FEATURES)
+    columns = [names.index("blueprint_gain"), names.index("has_blueprint_gain")]
+    assert encoded.blueprints[0, 3, columns].tolist() == pytest.approx([0.13, 1.0])
+    assert encoded.blueprints[0, 4, columns].tolist() == [0.0, 0.0]
+    assert encoded.blueprints[0, 2, columns].tolist() == [-1.0, 1.0]
+    assert encoded.blueprints[0, 1, columns].tolist() == [0.0, 0.0]
+    assert not encoded.blueprints[1][:, columns].any()
+
+
+def test_energies_are_encoded_beside_those_of_the_other_slots() -> None:
+    energies = (0.3, 0.1, None, math.inf)
+    reports = [
+        replace(make_report(name), gradient_energy=energy)
+        for name, energy in zip("abcd", energies, strict=True)
+    ]
+    encoded = encode(make_observation(*reports[:3]))
+    place = feature_columns(SLOT_FEATURES).index("gradient_energy")
+    flag = feature_columns(SLOT_FEATURES).index("has_gradient_energy")
+    assert encoded.slots[:, place].tolist() == pytest.approx([math.log1p(1.5), math.log1p(0.5), 0.0])
+    assert encoded.slots[:, flag].tolist() == [1.0, 1.0, 0.0]
+    assert encode(make_observation(*reports)).slots[3, [place, flag]].tolist() == [0.0, 0.0]
+
+
+def test_scores_of_a_seed_are_in_units_of_the_chance_loss_and_carry_their_age() -> None:
+    report = replace(
+        make_report("a", SeedStage.BLENDING),
+        alpha_slope=-2.302585,
+        alpha_best=0.4,
+        alpha_gain=0.2302585,
+        linear_share=0.25,
+        saturation=0.5,
+        scores_age_epochs=1,
+    )
+    assert read_slot(report, "alpha_slope") == pytest.approx(-math.log(2.0))
+    assert read_slot(report, "alpha_best") == pytest.approx(0.4)
+    assert read_slot(report, "alpha_gain") == pytest.approx(math.log1p(0.1))
+    assert read_slot(report, "linear_share") == pytest.approx(0.25)
+    assert read_slot(report, "saturation") == pytest.approx(0.5)
+    assert read_slot(report, "scores_freshness") == pytest.approx(0.5)
+    for name in ("alpha_slope", "alpha_best", "alpha_gain", "linear_share", "saturation"):
+        assert read_slot(report, f"has_{name}") == 1.0
+        assert read_slot(make_report("a"), f"has_{name}") == 0.0
+
+
 def test_readiness_is_the_absence_of_a_refusal() -> None:
     ready = make_report("a", SeedStage.PROBATIONARY, can_advance=True, can_fossilize=True)
     waiting = make_report("a", SeedStage.PROBATIONARY)
@@ -185,7 +233,7 @@ def test_costs_are_relative_to_the_host() -> None:
     assert read_slot(report, "flops_share") == pytest.approx(0.832)
     encoded = encode(make_observation(report, budgets=make_budgets(max_added_params=1300)))
     row = encoded.blueprints[0, 3]
-    assert row.tolist() == pytest.approx([1.0, math.log1p(0.65), math.log1p(0.832), 0.5])
+    assert row.tolist() == pytest.approx([1.0, math.log1p(0.65), math.log1p(0.832), 0.5, 0.0, 0.0])
 
 
 def test_a_spent_budget_shows_as_the_whole_share() -> None:
@@ -205,7 +253,7 @@ def test_families_are_indices_and_unknown_is_zero() -> None:
 def test_a_blueprint_that_does_not_fit_is_all_zero() -> None:
     space = make_space(["a"], fits={"a": ["norm"]})
     encoded = encode(make_observation(make_report("a"), space=space))
-    assert encoded.blueprints[0, 3].tolist() == [0.0] * 4
+    assert encoded.blueprints[0, 3].tolist() == [0.0] * feature_width(BLUEPRINT_FEATURES)
     assert encoded.blueprints[0, 1, 0] == 1.0
 
 

@@ -162,8 +162,8 @@ class GreedyScorePolicy:
         trust = config.trust_after_cull ** self._culls.get(f"{report.slot}/{blueprint}", 0.0)
         promise = config.step_size * share * energy * budgets.epochs_left * trust
         price = (
-            config.params_price * cost.num_params / budgets.host_params
-            + config.flops_price * cost.flops_per_item / budgets.host_flops_per_item
+            config.params_price * cost.num_params / max(1, budgets.host_params)
+            + config.flops_price * cost.flops_per_item / max(1, budgets.host_flops_per_item)
         )
         if not math.isfinite(promise - price):
             return None

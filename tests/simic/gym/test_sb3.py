@@ -1,4 +1,4 @@
-"""Stable-Baselines3, sb3-contrib and TorchRL take our environments; covers gym/sb3_vec_env.py."""
+"""Stable-Baselines3, sb3-contrib and TorchRL take our environments; covers simic/gym/sb3_vec_env.py."""
 
 from __future__ import annotations
 

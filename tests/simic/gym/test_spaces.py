@@ -47,7 +47,13 @@ def test_a_growing_host_shows_every_input_but_its_masks_within_finite_bounds() -
     assert bounds["global"] == (-10.0, 10.0)
     assert bounds["slot_exists"] == (0.0, 1.0)
     assert bounds["slot_families"][0] == 0.0
-    observations = interface.observations(env.observe())
+    inputs = env.observe()
+    observations = interface.observations(inputs)
+    assert isinstance(observations, dict)
+    for key, shape in interface.shapes.items():
+        assert np.array_equal(
+            observations[key].reshape(2, *shape), inputs[key].float().clamp(-10, 10).numpy()
+        )
     for row in range(2):
         assert space.contains(pick_row(observations, row))
 
@@ -59,7 +65,7 @@ def test_flat_observations_are_the_dict_ones_in_the_order_of_their_names() -> No
     assert isinstance(flat, np.ndarray)
     assert isinstance(named, dict)
     assert list(named) == sorted(named)
-    assert np.array_equal(flat, np.concatenate([named[key].reshape(2, -1) for key in named], axis=1))
+    assert np.array_equal(flat, np.concatenate(list(named.values()), axis=1))
     assert interface.observation_space.contains(pick_row(flat, 1))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from esper.leyline import ConfigError
 from esper.simic.gym.single import GrowthEnv
-from esper.simic.gym.spaces import Array, GymOptions, Observation
+from esper.simic.gym.spaces import Array, GymObservation, GymOptions
 from esper.simic.gym.toys import (
     make_grow_toy,
     make_grow_toy_vector,
@@ -33,7 +33,7 @@ def draw(masks: NDArray[np.bool_], source: np.random.Generator) -> Actions:
     return np.array([source.choice(np.flatnonzero(row)) for row in masks])
 
 
-def flat(observations: Observation) -> Array:
+def flat(observations: GymObservation) -> Array:
     """The observations of a flat mode."""
     assert isinstance(observations, np.ndarray)
     return observations

@@ -18,6 +18,7 @@ SPEC = EnvSpec("test/Toy-v0", entry_point="esper.simic.gym.toys:make_grow_toy")
 
 @pytest.mark.parametrize("obs_key", ["obs", "observations"])
 @pytest.mark.parametrize(("flatten_actions", "length"), [(False, 8), (True, 9)])
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped version:UserWarning")
 def test_the_mask_stands_beside_the_observation(obs_key: str, flatten_actions: bool, length: int) -> None:
     inner = gymnasium.make(SPEC, obs_mode="flat", flatten_actions=flatten_actions).unwrapped
     env = MaskInObs(inner, obs_key=obs_key)

@@ -7,7 +7,7 @@ import pytest
 from esper.simic.toys.growth_optimum import GrowToySolver, eager_move, split_belief
 from esper.simic.toys.growth_rules import (
     HORIZON,
-    WAIT,
+    WAIT_MOVE,
     GrowState,
     Move,
     SlotStage,
@@ -89,10 +89,10 @@ def test_never_growing_is_the_optimum_of_the_third_context(solver: GrowToySolver
 def test_the_eager_rule_takes_the_lowest_slot_and_its_best_blueprint() -> None:
     first = GrowState()
     assert eager_move(first, context=1) == (ToyOp.GERMINATE, 0, 0)
-    assert eager_move(first, context=2) == WAIT
+    assert eager_move(first, context=2) == WAIT_MOVE
     ready = GrowState(8, (ToySlot(SlotStage.LIVE, 0, 1), ToySlot(SlotStage.LIVE, 1, 6)))
     assert eager_move(ready, context=1) == (ToyOp.FOSSILIZE, 1, 0)
-    assert eager_move(ready._replace(t=HORIZON), context=1) == WAIT
+    assert eager_move(ready._replace(t=HORIZON), context=1) == WAIT_MOVE
 
 
 def test_one_look_at_a_live_seed_tells_the_context() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esper.simic.toys.growth_rules import (
     HORIZON,
-    WAIT,
+    WAIT_MOVE,
     GrowState,
     Move,
     SlotStage,
@@ -40,11 +40,11 @@ def test_a_seed_is_one_step_old_at_the_next_decision_and_pays_rent_at_once() -> 
 
 @pytest.mark.parametrize(("blueprint", "age"), [(0, 3), (1, 6)])
 def test_a_seed_may_be_fossilised_from_its_ready_age_on(blueprint: int, age: int) -> None:
-    state, _ = play((ToyOp.GERMINATE, 0, blueprint), *[WAIT] * (age - 2))
+    state, _ = play((ToyOp.GERMINATE, 0, blueprint), *[WAIT_MOVE] * (age - 2))
     assert (ToyOp.FOSSILIZE, 0, 0) not in legal_moves(state)
-    state, _ = play(WAIT, state=state)
+    state, _ = play(WAIT_MOVE, state=state)
     assert (ToyOp.FOSSILIZE, 0, 0) in legal_moves(state)
-    state, rents = play((ToyOp.FOSSILIZE, 0, 0), WAIT, state=state)
+    state, rents = play((ToyOp.FOSSILIZE, 0, 0), WAIT_MOVE, state=state)
     assert state.slots[0] == ToySlot(SlotStage.FOSSILISED, blueprint, 0)
     assert rents == [0.001, 0.001]
     assert (ToyOp.CULL, 0, 0) not in legal_moves(state)
@@ -56,7 +56,7 @@ def test_a_culled_slot_is_unusable_for_two_decisions_and_pays_no_rent() -> None:
     usable = []
     for _ in range(3):
         usable.append((ToyOp.GERMINATE, 0, 0) in legal_moves(state))
-        state, _ = play(WAIT, state=state)
+        state, _ = play(WAIT_MOVE, state=state)
     assert usable == [False, False, True]
 
 
@@ -75,7 +75,7 @@ def test_live_seeds_are_worth_nothing_at_the_end() -> None:
 
 
 def test_only_waiting_is_legal_at_the_end() -> None:
-    assert legal_moves(GrowState(HORIZON)) == (WAIT,)
+    assert legal_moves(GrowState(HORIZON)) == (WAIT_MOVE,)
 
 
 @given(st.lists(MOVES, max_size=HORIZON))
@@ -85,6 +85,6 @@ def test_an_illegal_move_counts_as_waiting(moves: list[Move]) -> None:
         op, slot, blueprint = move
         used = (op, slot if op else 0, blueprint if op == ToyOp.GERMINATE else 0)
         after = advance(state, move)
-        assert after == advance(state, used if used in legal_moves(state) else WAIT)
+        assert after == advance(state, used if used in legal_moves(state) else WAIT_MOVE)
         state = after[0]
     assert state.t == len(moves)

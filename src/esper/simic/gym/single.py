@@ -16,7 +16,7 @@ from gymnasium.error import ResetNeeded
 
 from esper.leyline import ConfigError, JsonValue
 from esper.simic.gym.session import EpisodeSession
-from esper.simic.gym.spaces import GymAction, GymInterface, GymOptions, MaskArray, Observation, pick_row
+from esper.simic.gym.spaces import GymAction, GymInterface, GymObservation, GymOptions, MaskArray, pick_row
 from esper.simic.interfaces import EnvStep, RolloutEnv
 
 SeedToEnv = Callable[[int], RolloutEnv]
@@ -25,7 +25,7 @@ SEED_BOUND = 2**63 - 1
 _ROW = torch.ones(1, dtype=torch.bool)
 
 
-class GrowthEnv(gymnasium.Env[Observation, GymAction]):
+class GrowthEnv(gymnasium.Env[GymObservation, GymAction]):
     """A standard environment with action masks; every action is safe to take, an illegal one is a WAIT.
 
     `info["action_mask"]` is the mask of the observation that it comes with, [M] int8, 1 = valid: for vectors
@@ -69,7 +69,7 @@ class GrowthEnv(gymnasium.Env[Observation, GymAction]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> tuple[Observation, dict[str, object]]:
+    ) -> tuple[GymObservation, dict[str, object]]:
         """Begin an episode; with a seed, the same one for the same seed.
 
         Raises:
@@ -90,7 +90,7 @@ class GrowthEnv(gymnasium.Env[Observation, GymAction]):
             self._running.begin(_ROW)
         return self._observe(), self._info(is_invalid=False)
 
-    def step(self, action: GymAction) -> tuple[Observation, float, bool, bool, dict[str, object]]:
+    def step(self, action: GymAction) -> tuple[GymObservation, float, bool, bool, dict[str, object]]:
         """Take one action.
 
         Returns:
@@ -141,7 +141,7 @@ class GrowthEnv(gymnasium.Env[Observation, GymAction]):
         env.reset(_ROW)
         return env
 
-    def _observe(self) -> Observation:
+    def _observe(self) -> GymObservation:
         return pick_row(self._interface.observations(self._running.inputs), 0)
 
     def _info(self, is_invalid: bool) -> dict[str, object]:

@@ -37,7 +37,7 @@ Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 MaskArray = NDArray[np.bool_]
 Int8Array = NDArray[np.int8]
-Observation = Array | dict[str, Array]
+GymObservation = Array | dict[str, Array]
 """One observation, or a batch of them with a first dimension E."""
 GymAction = IntArray | int
 """One action: [H], or with flat actions a number."""
@@ -57,7 +57,8 @@ class GymOptions:
     """How an environment presents itself to other libraries."""
 
     obs_mode: str = "dict"
-    """"dict": one Box per input, by name; "flat": all of them in one Box, in the order of their names."""
+    """"dict": one vector per input, by name; "flat": all of them in one vector, in the order of their names.
+    Inputs per slot are laid out row by row; `GymInterface.shapes` has what to reshape them to."""
     flatten_actions: bool = False
     """False: MultiDiscrete, one column per head; True: Discrete over all joint actions."""
     invalid_penalty: float = 0.0
@@ -94,18 +95,24 @@ class GymInterface:
             for key, value in sorted(inputs.items())
             if not key.startswith(_MASK_PREFIX)
         }
+        self._shapes = {key: tuple(inputs[key].shape[1:]) for key in self._boxes}
         self._names = env.names
 
     @property
-    def observation_space(self) -> Space[Observation]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input -> shape before it was laid out as a vector, e.g. slots x features."""
+        return dict(self._shapes)
+
+    @property
+    def observation_space(self) -> Space[GymObservation]:
         """A fresh space of one observation."""
         boxes = self._boxes.values()
         if self._options.obs_mode == "dict":
             fresh = (spaces.Box(box.low, box.high, dtype=np.float32) for box in boxes)
-            return cast("Space[Observation]", spaces.Dict(dict(zip(self._boxes, fresh, strict=True))))
-        low = np.concatenate([box.low.reshape(-1) for box in boxes])
-        high = np.concatenate([box.high.reshape(-1) for box in boxes])
-        return cast("Space[Observation]", spaces.Box(low, high, dtype=np.float32))
+            return cast("Space[GymObservation]", spaces.Dict(dict(zip(self._boxes, fresh, strict=True))))
+        low = np.concatenate([box.low for box in boxes])
+        high = np.concatenate([box.high for box in boxes])
+        return cast("Space[GymObservation]", spaces.Box(low, high, dtype=np.float32))
 
     @property
     def action_space(self) -> Space[GymAction]:
@@ -119,7 +126,7 @@ class GymInterface:
         """[N, H] int64: what each number of the flat action space stands for."""
         return self._table.joint_actions
 
-    def observations(self, inputs: PolicyInputs) -> Observation:
+    def observations(self, inputs: PolicyInputs) -> GymObservation:
         """Return E observations in fresh arrays, clipped to the bounds of the space.
 
         Raises:
@@ -128,7 +135,7 @@ class GymInterface:
         arrays = {key: self._clip(key, inputs[key]) for key in self._boxes}
         if self._options.obs_mode == "dict":
             return arrays
-        flat: Array = np.concatenate([array.reshape(len(array), -1) for array in arrays.values()], axis=1)
+        flat: Array = np.concatenate(list(arrays.values()), axis=1)
         return flat
 
     def masks(self, inputs: PolicyInputs) -> MaskArray:
@@ -154,11 +161,11 @@ class GymInterface:
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
             raise ValueError(f"{self._names[row]}: input {key!r} holds a number that is not finite")
-        clipped: Array = np.clip(value.float().numpy(), box.low, box.high, dtype=np.float32)
+        clipped: Array = np.clip(value.flatten(1).float().numpy(), box.low, box.high, dtype=np.float32)
         return clipped
 
 
-def pick_row(observations: Observation, row: int) -> Observation:
+def pick_row(observations: GymObservation, row: int) -> GymObservation:
     """Return one row of a batch of observations, as a copy."""
     if isinstance(observations, dict):
         return {key: array[row].copy() for key, array in observations.items()}
@@ -203,7 +210,7 @@ def spaces_digest(env: Env[ObsT, ActT] | VectorEnv[ObsT, ActT, ArrayT]) -> str:
 
 
 def _build_box(value: Tensor) -> spaces.Box:
-    shape = tuple(value.shape[1:])
+    shape = (value[0].numel(),)
     if value.dtype is torch.bool:
         return spaces.Box(0.0, 1.0, shape, np.float32)
     if value.is_floating_point():

@@ -25,13 +25,13 @@ from torch import Tensor
 from esper.leyline import ConfigError, JsonValue
 from esper.simic.gym.session import EpisodeSession
 from esper.simic.gym.single import SEED_BOUND
-from esper.simic.gym.spaces import GymInterface, GymOptions, IntArray, MaskArray, Observation, pick_row
+from esper.simic.gym.spaces import GymInterface, GymObservation, GymOptions, IntArray, MaskArray, pick_row
 from esper.simic.interfaces import EnvStep, RolloutEnv
 from esper.tamiyo import PolicyInputs
 
 SeedsToEnv = Callable[[tuple[int, ...]], RolloutEnv]
 """[E] seeds to a fresh environment of E rows; row i depends on seed i alone."""
-_StepReturn = tuple[Observation, NDArray[np.float64], MaskArray, MaskArray, dict[str, object]]
+_StepReturn = tuple[GymObservation, NDArray[np.float64], MaskArray, MaskArray, dict[str, object]]
 
 
 class TorchStep(NamedTuple):
@@ -48,7 +48,7 @@ class TorchStep(NamedTuple):
     """Row -> return, length, reason and summary of its episode, for the rows that ended with this step."""
 
 
-class GrowthVectorEnv(VectorEnv[Observation, IntArray, NDArray[np.generic]]):
+class GrowthVectorEnv(VectorEnv[GymObservation, IntArray, NDArray[np.generic]]):
     """E rows that step together; infos as those of gymnasium's own vectors.
 
     Example:
@@ -112,7 +112,7 @@ class GrowthVectorEnv(VectorEnv[Observation, IntArray, NDArray[np.generic]]):
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, object] | None = None
-    ) -> tuple[Observation, dict[str, object]]:
+    ) -> tuple[GymObservation, dict[str, object]]:
         """Begin episodes, in all rows or in those of a mask.
 
         Args:
@@ -217,7 +217,7 @@ class GrowthVectorEnv(VectorEnv[Observation, IntArray, NDArray[np.generic]]):
             max_episode_steps=self._max_episode_steps,
         )
 
-    def _observe(self) -> Observation:
+    def _observe(self) -> GymObservation:
         return self._interface.observations(self._session.inputs)
 
     def _infos(self, is_invalid: Tensor, rows: Tensor) -> dict[str, object]:

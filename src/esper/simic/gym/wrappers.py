@@ -10,13 +10,13 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from esper.leyline import ConfigError
-from esper.simic.gym.spaces import GymAction, Int8Array, Observation
+from esper.simic.gym.spaces import GymAction, GymObservation, Int8Array
 
 MASK_KEY = "action_mask"
-Masked = dict[str, Observation | Int8Array]
+Masked = dict[str, GymObservation | Int8Array]
 
 
-class MaskInObs(gymnasium.ObservationWrapper[Masked, GymAction, Observation], RecordConstructorArgs):
+class MaskInObs(gymnasium.ObservationWrapper[Masked, GymAction, GymObservation], RecordConstructorArgs):
     """Puts the mask beside the observation, as [M] int8 under "action_mask".
 
     Example:
@@ -25,7 +25,7 @@ class MaskInObs(gymnasium.ObservationWrapper[Masked, GymAction, Observation], Re
         MaskInObs(GrowthEnv(...), obs_key=None)             # {**observation, "action_mask": mask}
     """
 
-    def __init__(self, env: gymnasium.Env[Observation, GymAction], obs_key: str | None = "obs") -> None:
+    def __init__(self, env: gymnasium.Env[GymObservation, GymAction], obs_key: str | None = "obs") -> None:
         """Extend the observation space.
 
         Args:
@@ -55,11 +55,11 @@ class MaskInObs(gymnasium.ObservationWrapper[Masked, GymAction, Observation], Re
         parts[MASK_KEY] = cast("spaces.Space[object]", spaces.Box(0, 1, (length,), np.int8))
         self.observation_space = cast("spaces.Space[Masked]", spaces.Dict(parts))
 
-    def observation(self, observation: Observation) -> Masked:
+    def observation(self, observation: GymObservation) -> Masked:
         """Return the observation with the mask that belongs to it."""
         mask = self.env.get_wrapper_attr("action_masks")().astype(np.int8)
         if self._obs_key is None:
-            return {**cast("dict[str, Observation]", observation), MASK_KEY: mask}
+            return {**cast("dict[str, GymObservation]", observation), MASK_KEY: mask}
         return {self._obs_key: observation, MASK_KEY: mask}
 
 

@@ -47,8 +47,8 @@ class Intervention:
             low=-1.0,
             high=0.0,
             why="Of two ways to the same network the one with fewer operations is better; it also makes "
-            "retargets and cycles of germinating and culling cost something by themselves. Keeping is free: it "
-            "changes no network, and under a discount a price on it would be a reason to put it off.",
+            "retargets and cycles of germinating and culling cost something by themselves. Keeping is free: "
+            "it changes no network, and under a discount a price on it would be a reason to put it off.",
         )
 
     def compute(self, facts: StepFacts, memory: TermMemory) -> float:

@@ -26,8 +26,8 @@ class MetricLead:
         """Bind the largest lead or lag that counts, in metric scales, > 0."""
         self.spec = RewardTermSpec(
             name="metric_lead",
-            formula=f"(metric - metric of the host that never grows) / scale within +-{bound:g}; 0 before the first "
-            "interval",
+            formula=f"(metric - metric of the host that never grows) / scale within +-{bound:g}; 0 before "
+            "the first interval",
             unit="metric scales",
             low=-bound,
             high=bound,

@@ -13,7 +13,7 @@ from esper.simic.toys.growth_rules import (
     GAINS,
     HORIZON,
     NUM_CONTEXTS,
-    WAIT,
+    WAIT_MOVE,
     GrowState,
     Move,
     SlotStage,
@@ -58,7 +58,7 @@ def eager_move(state: GrowState, context: int) -> Move:
         gains = GAINS[context][place]
         if slot.stage is SlotStage.DORMANT and max(gains) > 0.0 and state.t < HORIZON:
             return (ToyOp.GERMINATE, place, gains.index(max(gains)))
-    return WAIT
+    return WAIT_MOVE
 
 
 @final

@@ -48,7 +48,7 @@ class ToyOp(IntEnum):
     CULL = 3
 
 
-WAIT: Move = (ToyOp.WAIT, 0, 0)
+WAIT_MOVE: Move = (ToyOp.WAIT, 0, 0)
 
 
 @final
@@ -90,7 +90,7 @@ _RENTS = (0.0, RENT_LIVE, RENT_FOSSILISED, 0.0)
 
 def legal_moves(state: GrowState) -> tuple[Move, ...]:
     """Return the legal joint actions: WAIT, 2 GERMINATE per dormant slot, FOSSILIZE and CULL of seeds."""
-    moves = [WAIT]
+    moves = [WAIT_MOVE]
     if state.t >= HORIZON:
         return tuple(moves)
     for place, slot in enumerate(state.slots):
@@ -112,7 +112,7 @@ def advance(state: GrowState, move: Move) -> tuple[GrowState, float]:
     """
     op, place, blueprint = move
     is_legal = (op, place, blueprint if op == ToyOp.GERMINATE else 0) in legal_moves(state)
-    return carry_out(state, move if is_legal else WAIT)
+    return carry_out(state, move if is_legal else WAIT_MOVE)
 
 
 def carry_out(state: GrowState, move: Move) -> tuple[GrowState, float]:

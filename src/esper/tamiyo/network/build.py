@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from esper.leyline import BLUEPRINT_FAMILIES, derive_seed
+from esper.leyline import BLUEPRINT_FAMILIES, LifecycleOp, derive_seed
 from esper.tamiyo.action_layout import ActionLayout
 from esper.tamiyo.network.actor import RecurrentActorCritic
 from esper.tamiyo.network.config import NetworkConfig
@@ -25,6 +25,8 @@ HIDDEN_GAIN = math.sqrt(2.0)
 POLICY_GAIN = 0.01
 """Of the last layers before logits: a new policy is nearly uniform (Andrychowicz et al. 2021)."""
 VALUE_GAIN = 1.0
+_REMOVALS = frozenset({LifecycleOp.CULL.value, LifecycleOp.SET_ALPHA.value})
+"""Operations that undo, or disturb, what an earlier decision began."""
 
 
 def build_network(config: NetworkConfig, layout: ActionLayout, *, seed: int) -> RecurrentActorCritic:
@@ -43,6 +45,9 @@ def build_network(config: NetworkConfig, layout: ActionLayout, *, seed: int) -> 
     generator = torch.Generator().manual_seed(derive_seed(seed, "policy-network"))
     with torch.no_grad():
         _draw_weights(network, generator)
+        for place, name in enumerate(layout.op_names):
+            if name in _REMOVALS:
+                network.heads.op_layer().bias[place] = config.removal_bias
     return network
 
 

@@ -27,7 +27,8 @@ class NetworkConfig:
     """How the heads depend on each other: "conditional" (slot given op, blueprint given slot, arguments given
     both) or, flat networks only, "factored" (independent heads); conditional: it can say what it means."""
     hidden_size: int = 128
-    """Units of the encoder's and the critic's layers, in [1, 4096]; twice the global features of a host."""
+    """Units of the encoder's and the critic's layers, in [1, 4096]; about twice the columns of the global
+    features."""
     token_size: int = 64
     """Units that describe a slot or a blueprint, in [1, 4096], a multiple of `attention_heads`; growth only.
     About the width of a slot's features."""
@@ -46,6 +47,10 @@ class NetworkConfig:
     checkpoint_core: bool = False
     """Whether the memory's activations are recomputed in the backward pass, a sqrt(T)-th of them at a time;
     off, because at the default size they are small."""
+    removal_bias: float = 0.0
+    """Logit of CULL and SET_ALPHA in a new network, <= 0 and >= -10, where every other operation has 0. Below 0
+    a new policy interferes less with what it has planted, and sees more often what a seed comes to; 0 = a new
+    policy takes all legal operations alike."""
     flat_features: int = 0
     """Width of "features", >= 1, for flat networks over a vector; 0 = the inputs of a growing host."""
     flat_slots: int = 0
@@ -73,6 +78,7 @@ class NetworkConfig:
             ("attention_heads", self.attention_heads, 1, MAX_SIZE),
             ("core_size", self.core_size, 1, MAX_SIZE),
             ("core_layers", self.core_layers, 1, 3),
+            ("removal_bias", self.removal_bias, -10.0, 0.0),
             ("flat_features", self.flat_features, 0, MAX_FLAT_OUTPUTS),
             ("flat_slots", self.flat_slots, 0, MAX_FLAT_OUTPUTS),
             ("flat_blueprints", self.flat_blueprints, 0, MAX_FLAT_OUTPUTS),

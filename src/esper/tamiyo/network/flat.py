@@ -20,7 +20,7 @@ from esper.leyline import (
     ConfigError,
     feature_width,
 )
-from esper.tamiyo.action_layout import BLUEPRINT_HEAD, SLOT_HEAD, ActionLayout
+from esper.tamiyo.action_layout import BLUEPRINT_HEAD, OP_HEAD, SLOT_HEAD, ActionLayout
 from esper.tamiyo.actor_critic import PolicyInputs
 from esper.tamiyo.distributions import ActionLogits, ActionMask
 from esper.tamiyo.network.config import NetworkConfig
@@ -136,6 +136,12 @@ class FlatHeads(nn.Module):
                 for head, shape in shapes.items()
             }
         )
+
+    def op_layer(self) -> nn.Linear:
+        """Return the layer before the logits of the operations."""
+        layer = self.heads[f"head_{OP_HEAD}"]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def policy_layers(self) -> tuple[nn.Linear, ...]:
         """Return every layer: each is the last before its logits."""

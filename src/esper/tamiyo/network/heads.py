@@ -53,11 +53,15 @@ class GrowthHeads(nn.Module):
         self.blueprint_key = nn.Linear(token, token)
         self.arguments = nn.Linear(token, sum(self._argument_sizes.values()))
 
-    def policy_layers(self) -> tuple[nn.Linear, ...]:
-        """Return the last layer before each logit: weak at first, so that a new policy is nearly uniform."""
+    def op_layer(self) -> nn.Linear:
+        """Return the last layer before the logits of the operations."""
         last = self.op[-1]
         assert isinstance(last, nn.Linear)
-        return last, self.slot_query, self.blueprint_query, self.arguments
+        return last
+
+    def policy_layers(self) -> tuple[nn.Linear, ...]:
+        """Return the last layer before each logit: weak at first, so that a new policy is nearly uniform."""
+        return self.op_layer(), self.slot_query, self.blueprint_query, self.arguments
 
     def forward(self, core_ND: Tensor, encoded: Encoded, mask: ActionMask) -> ActionLogits:
         """Return the logits of N rows; sizes follow the tokens, `mask` is not read."""
