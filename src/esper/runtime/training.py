@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
@@ -49,10 +50,9 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
     set_threads(config.num_threads)
-    factory = HostFactory(config)
-    sizes, horizon = factory.measure_sizes(), factory.horizon_epochs
-    env = build_env(config, factory, sizes)
-    network_config = _fill_sizes(config.network, sizes)
+    builder = EnvBuilder(config)
+    env, horizon = builder.build(range(config.envs.num_envs)), builder.horizon_epochs
+    network_config = _fill_sizes(config.network, builder.sizes)
     network = build_network(network_config, env.layout, seed=config.seed)
     device = resolve_device(config.host.device)
     network.to(device)
@@ -80,29 +80,59 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
     )
 
 
-def build_env(config: ExperimentConfig, factory: HostFactory, sizes: ActionSizes) -> GrowthRolloutEnv:
-    """Build the environment of growing hosts that a configuration describes."""
-    envs, horizon = config.envs, factory.horizon_epochs
-    seeds = tuple(range(envs.first_seed, envs.first_seed + envs.num_hosts))
-    starts = tuple(sorted({int(part * horizon) for part in envs.start_fractions}))
-    rubric = build_rubric(config.reward, discount=config.training.gamma)
-    encode = partial(build_inputs, num_slots=sizes.num_slots, num_blueprints=sizes.num_blueprints)
-    # Places need hosts before the first reset says which; these are never trained.
-    places = range(envs.first_seed, envs.first_seed + envs.num_envs)
-    return GrowthRolloutEnv(
-        GrowthEnvParts(
-            fleet=SerialFleet(factory.build, places, encode=encode),
-            never_runs=NeverRuns(
-                factory.build, start_epochs=tuple(epoch for epoch in starts if epoch), max_runs=envs.num_hosts
-            ),
-            plan=InstancePlan(
-                seed=derive_seed(config.seed, "instances"), instances=seeds, start_epochs=starts
-            ),
-            build_reward=lambda: RewardState(rubric),
-            env_ids=tuple(range(envs.num_envs)),
-            horizon_semantics=config.training.rollout.horizon_semantics,
+@final
+class EnvBuilder:
+    """Makes environments of the same family of hosts that share data and never-grown lives.
+
+    Example:
+        EnvBuilder(config).build((0, 1, 2, 3))
+    """
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        """Load the data and measure the hosts.
+
+        Raises:
+            EsperError: If data is missing or a setting does not fit.
+        """
+        envs = config.envs
+        self._config = config
+        self._factory = HostFactory(config)
+        self.sizes = self._factory.measure_sizes()
+        self.horizon_epochs = self._factory.horizon_epochs
+        self._starts = tuple(sorted({int(part * self.horizon_epochs) for part in envs.start_fractions}))
+        self._never_runs = NeverRuns(
+            self._factory.build,
+            start_epochs=tuple(epoch for epoch in self._starts if epoch),
+            max_runs=envs.num_hosts,
         )
-    )
+        self._rubric = build_rubric(config.reward, discount=config.training.gamma)
+
+    def build(self, env_ids: Sequence[int]) -> GrowthRolloutEnv:
+        """Return an environment of one row per number.
+
+        Args:
+            env_ids: [E] numbers of the rows; which hosts a row meets depends on the run seed and its number.
+        """
+        config, envs = self._config, self._config.envs
+        encode = partial(
+            build_inputs, num_slots=self.sizes.num_slots, num_blueprints=self.sizes.num_blueprints
+        )
+        # Places need hosts before the first reset says which; these are never trained.
+        places = range(envs.first_seed, envs.first_seed + len(env_ids))
+        return GrowthRolloutEnv(
+            GrowthEnvParts(
+                fleet=SerialFleet(self._factory.build, places, encode=encode),
+                never_runs=self._never_runs,
+                plan=InstancePlan(
+                    seed=derive_seed(config.seed, "instances"),
+                    instances=tuple(range(envs.first_seed, envs.first_seed + envs.num_hosts)),
+                    start_epochs=self._starts,
+                ),
+                build_reward=lambda: RewardState(self._rubric),
+                env_ids=tuple(env_ids),
+                horizon_semantics=config.training.rollout.horizon_semantics,
+            )
+        )
 
 
 def count_parameters(network: nn.Module) -> int:
