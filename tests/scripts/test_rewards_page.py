@@ -9,7 +9,6 @@ import pytest
 import rewards_page
 from esper.simic.rewards.config import REWARD_MODES, RewardConfig
 from esper.simic.rewards.modes import build_terms
-from source_tree import plant
 
 
 def test_the_rewards_page_equals_the_terms() -> None:
@@ -27,10 +26,10 @@ def test_the_page_has_every_term_and_every_mode() -> None:
 
 
 def test_a_term_without_a_test_of_its_own_is_refused(tmp_path: Path) -> None:
-    plant(tmp_path, {"test_costs.py": "def test_governor(): ...\ndef test_a34_mine_holds(): ...\n"})
-    assert (
-        rewards_page.find_test("mine", tmp_path) == "tests/simic/rewards/test_costs.py::test_a34_mine_holds"
-    )
+    text = "def test_governor(): ...\ndef test_a34_mine_holds(): ...\n"
+    (tmp_path / "test_costs.py").write_text(text, encoding="utf-8")
+    found = rewards_page.find_test("mine", tmp_path)
+    assert found == "tests/simic/rewards/test_costs.py::test_a34_mine_holds"
     with pytest.raises(LookupError, match="no test of reward term 'governor'"):
         rewards_page.find_test("governor", tmp_path)
     with pytest.raises(LookupError, match="no test of reward term"):

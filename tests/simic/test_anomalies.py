@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ HEALTHY: Metrics = {
 }
 
 
-def names(history: list[Metrics]) -> list[str]:
+def names(history: Sequence[Metrics]) -> list[str]:
     return [finding.name for finding in find_anomalies(history, CONFIG)]
 
 

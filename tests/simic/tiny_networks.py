@@ -47,7 +47,7 @@ class TinyActorCritic(nn.Module):
         self._layout = layout
         self._hidden = hidden
         with torch.random.fork_rng():
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             num_ops = len(layout.op_names)
             self.encoder = nn.Linear(NUM_FEATURES, hidden)
             self.core = nn.LSTMCell(hidden, hidden)

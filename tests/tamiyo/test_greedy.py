@@ -24,7 +24,7 @@ from esper.leyline import (
 from esper.tamiyo import GreedyConfig, GreedyScorePolicy, HeuristicConfig
 from strategies import observations
 
-FREE = GreedyConfig(step_size=1.0, params_price=0.0, flops_price=0.0)
+FREE = GreedyConfig(step_size=1.0, params_price=0.0, flops_price=0.0, min_share=0.0)
 GAINS = {"depthwise": 0.02, "conv_light": 0.05, "conv_heavy": 0.06}
 
 
@@ -103,6 +103,7 @@ def test_less_is_promised_when_less_is_left() -> None:
         (scored("a", {}), "wait: no blueprint that may be germinated has a score"),
         (scored("a", {"noop": 0.9}), "wait: no blueprint that may be germinated has a score"),
         (scored("a", {"norm": math.nan}), "wait: no blueprint that may be germinated has a score"),
+        (scored("a", energy=math.inf), "wait: no blueprint that may be germinated has a score"),
         (scored("a", energy=None), "wait: no blueprint that may be germinated has a score"),
         (make_report("a", SeedStage.EMBARGOED), "wait: no slot can take a seed now"),
     ],
@@ -111,6 +112,13 @@ def test_without_a_usable_score_it_says_why_it_waits(report: SlotReport, reason:
     decision = decide(make_observation(report))
     assert decision.action.op is LifecycleOp.WAIT
     assert decision.reason.startswith(reason)
+
+
+def test_a_share_that_noise_could_have_is_no_prospect() -> None:
+    observation = make_observation(scored("a", {"norm": 0.019, "conv_light": -0.5}, energy=99.0))
+    decision = decide(observation, replace(FREE, min_share=0.02))
+    assert decision.reason == "wait: no blueprint that may be germinated has a score of at least 0.02"
+    assert decide(observation, replace(FREE, min_share=0.019)).action.blueprint == "norm"
 
 
 def test_older_scores_count_where_the_settings_say_so() -> None:
@@ -234,6 +242,7 @@ def test_every_answer_is_legal_and_says_why(observation: Observation) -> None:
         ("step_size", math.inf),
         ("params_price", -1.0),
         ("flops_price", math.nan),
+        ("min_share", 1.5),
         ("max_score_age_epochs", -1),
         ("trust_after_cull", 1.5),
     ],

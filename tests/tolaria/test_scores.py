@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import CNNHost, CNNHostConfig, ForwardPlan, SlotScores
+from esper.kasmina import CNNHost, CNNHostConfig, ForwardPlan, MLPHost, MLPHostConfig, SlotScores
 from esper.leyline import Action, ConfigError, Decision, EpochCompleted, LifecycleOp, SeedStage
 from esper.tolaria import HostRun, HostRunConfig, MeasuringConfig
 from esper.tolaria.measuring import eval_mode
@@ -239,6 +239,16 @@ def test_on_a_trained_host_gradients_of_other_items_are_worth_nothing() -> None:
     false = Regression(rows=rows, targets=shuffled)
     assert compute_share(true, compute_energy(point.gradient)) > 0.03
     assert abs(compute_share(false, compute_energy(centred))) < 0.02  # 360 items
+
+
+def test_a_flat_host_is_scored_with_its_own_blueprints() -> None:
+    host = MLPHostConfig(num_inputs=64, num_classes=4, hidden=(8, 8))
+    run = make_run(scoring_config(), replace(make_parts(), build_host=lambda: MLPHost(host)))
+    run.apply(Decision())
+    run.train_epoch()
+    for report in run.observe().slots:
+        assert set(report.blueprint_gains or {}) == {"mlp", "mlp_small", "low_rank"}
+        assert all(-1.0 < share < 1.0 for share in (report.blueprint_gains or {}).values())
 
 
 def test_a_frozen_host_is_scored_and_stays_frozen() -> None:

@@ -3,7 +3,7 @@
 ```
 net(slot, blueprint) = step * gain * epochs left - price of parameters - price of FLOPs
 gain                 = share of the functional gradient that the blueprint explains * its energy at the slot
-germinate the largest net if it is > 0, else wait
+germinate the largest net if it is > 0 (and its share more than noise), else wait
 ```
 It looks one germination ahead and knows nothing of what it did before, but for one thing: a blueprint that
 was culled in a slot is trusted less there. Scores come with the observation; without them it only cares.
@@ -47,6 +47,9 @@ class GreedyConfig:
     and rejects what is only noise."""
     flops_price: float = 0.01
     """Loss that forward FLOPs as many as the host's must bring, >= 0; as for parameters."""
+    min_share: float = 0.02
+    """Least share of the functional gradient that counts, in [0, 1]; what noise alone stays below on 2,048
+    items, so that a promise that is only noise is not taken for being cheap."""
     max_score_age_epochs: int = 0
     """Oldest scores that may lead to a germination, in intervals, >= 0; 0, since an older one ranks a network
     that is no more."""
@@ -64,6 +67,7 @@ class GreedyConfig:
             ("step_size", "> 0", self.step_size > 0),
             ("params_price", ">= 0", self.params_price >= 0),
             ("flops_price", ">= 0", self.flops_price >= 0),
+            ("min_share", "in [0, 1]", 0 <= self.min_share <= 1),
             ("max_score_age_epochs", ">= 0", self.max_score_age_epochs >= 0),
             ("trust_after_cull", "in [0, 1]", 0 <= self.trust_after_cull <= 1),
         ):
@@ -155,16 +159,15 @@ class GreedyScorePolicy:
 
     def _weigh(self, report: SlotReport, blueprint: str, observation: Observation) -> Prospect | None:
         share, energy = (report.blueprint_gains or {}).get(blueprint), report.gradient_energy
-        if share is None or energy is None:
+        if share is None or energy is None or not share >= self._config.min_share:
             return None
         config, budgets = self._config, observation.budgets
         cost = observation.space.descriptors[report.slot][blueprint]
         trust = config.trust_after_cull ** self._culls.get(f"{report.slot}/{blueprint}", 0.0)
         promise = config.step_size * share * energy * budgets.epochs_left * trust
-        price = (
-            config.params_price * cost.num_params / max(1, budgets.host_params)
-            + config.flops_price * cost.flops_per_item / max(1, budgets.host_flops_per_item)
-        )
+        price = config.params_price * cost.num_params / max(
+            1, budgets.host_params
+        ) + config.flops_price * cost.flops_per_item / max(1, budgets.host_flops_per_item)
         if not math.isfinite(promise - price):
             return None
         return Prospect(
@@ -209,7 +212,7 @@ class GreedyScorePolicy:
             return "no free slot has scores; the setting host.measuring.score_every turns them on"
         if min(ages) > self._config.max_score_age_epochs:
             return f"scores are {min(ages)} epochs old, at most {self._config.max_score_age_epochs}"
-        return "no blueprint that may be germinated has a score"
+        return f"no blueprint that may be germinated has a score of at least {self._config.min_share:g}"
 
     def _note_culls(self, observation: Observation) -> None:
         """Count what was culled since the last decision: a seed that is gone, or on its way out."""

@@ -29,7 +29,7 @@ class Bonus:
         return 1.0
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(episode=st.lists(wild_facts(), min_size=1, max_size=2))
 def test_any_numbers_pay_within_the_bounds_and_add_up(episode: list[StepFacts]) -> None:
     for mode in REWARD_MODES:

@@ -48,7 +48,7 @@ def sum_shaping(path: list[Observation], discount: float, *, ends: bool) -> floa
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(path=stage_paths(), discount=DISCOUNTS)
 @example(path=FULL_CYCLE, discount=0.995)
 def test_a34_stage_potential_telescopes_over_any_legal_path(path: list[Observation], discount: float) -> None:
@@ -56,7 +56,7 @@ def test_a34_stage_potential_telescopes_over_any_legal_path(path: list[Observati
     assert sum_shaping(path, discount, ends=False) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(episode=scripted_episodes(), discount=DISCOUNTS)
 def test_a34_it_telescopes_over_whole_lives_of_a_host(episode: list[StepFacts], discount: float) -> None:
     term = StagePotential(discount)
@@ -64,7 +64,7 @@ def test_a34_it_telescopes_over_whole_lives_of_a_host(episode: list[StepFacts], 
     assert total == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(path=stage_paths(), discount=DISCOUNTS)
 def test_a35_at_termination_the_sum_is_minus_the_first_potential(
     path: list[Observation], discount: float

@@ -187,9 +187,10 @@ def _build_observation(epoch: int, *, grows: bool) -> Observation:
 
 
 def _build_broken_episode() -> Iterator[StepFacts]:
-    """Every number at once not finite, huge or zero, through all stages and operations, failed and not."""
-    cases = itertools.product(_NUMBERS, _COUNTS, SeedStage, LifecycleOp, (False, True))
-    for number, count, stage, op, fails in cases:
+    """Every number at once not finite, huge or zero, in every stage; operations and failures take turns."""
+    turns = itertools.cycle(itertools.product(LifecycleOp, (False, True)))
+    cases = itertools.product(_NUMBERS, _COUNTS, SeedStage)
+    for (number, count, stage), (op, fails) in zip(cases, turns, strict=False):
         state = _build_broken_observation(number, count, stage)
         yield StepFacts(
             before=state,
