@@ -1,4 +1,4 @@
-"""What policy training says to a person."""
+"""What policy training says to a person: nissa/wording_learning.py and the lines of nissa/line.py."""
 
 from __future__ import annotations
 

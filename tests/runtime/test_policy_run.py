@@ -23,7 +23,7 @@ from esper.nissa import effective_log, read_run
 from esper.runtime import policy_run
 from esper.runtime.policy_run import average_rounds, describe_growth, train_policy
 from esper.runtime.shutdown import StopSignal
-from esper.simic import Finding, FinishedEpisode, QuarantinedRow, RoundReport
+from esper.simic import Anomaly, FinishedEpisode, QuarantinedRow, RoundReport
 from esper.tamiyo import load_policy
 from esper.tolaria import CheckpointStore
 from runtime.learning import tiny_training
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_findings_and_quarantined_rows_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Finding("blind_critic", 0.0, 0.05, "check gamma")
+    found = Anomaly("blind_critic", 0.0, 0.05, "check gamma")
     original = policy_run._WrittenTraining._tell
 
     def tell(self: policy_run._WrittenTraining, report: RoundReport) -> None:

@@ -1,6 +1,6 @@
 """The gym: environments, rewards, and the learner that trains the gardener on them."""
 
-from esper.simic.anomalies import METRIC_TABLE, Finding, find_anomalies
+from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
 from esper.simic.config import TrainingConfig
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
 from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
@@ -19,11 +19,11 @@ __all__ = [
     "METRIC_TABLE",
     "REWARD_MODES",
     "ActorCritic",
+    "Anomaly",
     "Bootstrap",
     "EnvStep",
     "EpisodeResult",
     "EpisodeStart",
-    "Finding",
     "FinishedEpisode",
     "GrowthEnvParts",
     "GrowthRolloutEnv",

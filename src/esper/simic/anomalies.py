@@ -177,7 +177,7 @@ def _deviation(moments: tuple[float, float, float]) -> float:
     return math.sqrt(max(0.0, squares / count - (total / count) ** 2))
 
 
-class Finding(NamedTuple):
+class Anomaly(NamedTuple):
     """One sign of trouble."""
 
     name: str
@@ -186,7 +186,7 @@ class Finding(NamedTuple):
     advice: str
 
 
-def find_anomalies(history: Sequence[Metrics], config: AnomalyConfig) -> tuple[Finding, ...]:
+def find_anomalies(history: Sequence[Metrics], config: AnomalyConfig) -> tuple[Anomaly, ...]:
     """Return what is wrong with the last round, given those before it.
 
     Nothing is found where no step had a choice: a policy that may only wait has not collapsed.
@@ -210,9 +210,9 @@ def find_anomalies(history: Sequence[Metrics], config: AnomalyConfig) -> tuple[F
     return tuple(findings)
 
 
-def _find_entropy(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Finding]:
+def _find_entropy(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Anomaly]:
     return [
-        Finding(
+        Anomaly(
             name=f"entropy_collapse/{name.removeprefix('train/entropy/')}",
             value=recent[-1][name],
             threshold=config.min_entropy,
@@ -223,9 +223,9 @@ def _find_entropy(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Find
     ]
 
 
-def _find_single_operation(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Finding]:
+def _find_single_operation(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Anomaly]:
     return [
-        Finding(
+        Anomaly(
             name=f"single_operation/{name.removeprefix('rollout/op_share/')}",
             value=recent[-1][name],
             threshold=config.max_op_share,
@@ -237,12 +237,12 @@ def _find_single_operation(recent: Sequence[Metrics], config: AnomalyConfig) -> 
     ]
 
 
-def _find_blind_critic(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Finding]:
+def _find_blind_critic(recent: Sequence[Metrics], config: AnomalyConfig) -> list[Anomaly]:
     found = []
     name = "train/explained_variance"
     if recent and _holds(recent, name, lambda value: value < config.min_explained_variance):
         found.append(
-            Finding(
+            Anomaly(
                 name="blind_critic",
                 value=recent[-1][name],
                 threshold=config.min_explained_variance,
@@ -257,7 +257,7 @@ def _find_blind_critic(recent: Sequence[Metrics], config: AnomalyConfig) -> list
     ]
     if recent and len(spreads) == len(recent) and max(spreads) < config.min_value_spread:
         found.append(
-            Finding(
+            Anomaly(
                 name="value_collapse",
                 value=spreads[-1],
                 threshold=config.min_value_spread,
@@ -267,15 +267,15 @@ def _find_blind_critic(recent: Sequence[Metrics], config: AnomalyConfig) -> list
     return found
 
 
-def _find_ratio(present: Metrics, config: AnomalyConfig) -> list[Finding]:
+def _find_ratio(present: Metrics, config: AnomalyConfig) -> list[Anomaly]:
     ratio = present.get("train/ratio_max", 0.0)
     if ratio <= config.max_ratio:
         return []
     advice = "the update left its trust region: lower ppo.learning_rate or ppo.epochs, or set ppo.target_kl"
-    return [Finding("ratio_explosion", ratio, config.max_ratio, advice)]
+    return [Anomaly("ratio_explosion", ratio, config.max_ratio, advice)]
 
 
-def _find_drift(present: Metrics) -> list[Finding]:
+def _find_drift(present: Metrics) -> list[Anomaly]:
     drift = present.get("train/anchor_drift", 0.0)
     allowed = present.get("train/anchor_drift_allowed", math.inf)
     if drift <= allowed:
@@ -283,16 +283,16 @@ def _find_drift(present: Metrics) -> list[Finding]:
     advice = (
         "scoring does not repeat sampling: memory, masks or episode starts differ between rollout and update"
     )
-    return [Finding("anchor_drift", drift, allowed, advice)]
+    return [Anomaly("anchor_drift", drift, allowed, advice)]
 
 
-def _find_skips(present: Metrics) -> list[Finding]:
+def _find_skips(present: Metrics) -> list[Anomaly]:
     prefix = "train/skipped/"
     advice = (
         "optimiser steps were skipped because this was not finite: look at rewards and observations first"
     )
     return [
-        Finding(f"non_finite/{name.removeprefix(prefix)}", present[name], 0.0, advice)
+        Anomaly(f"non_finite/{name.removeprefix(prefix)}", present[name], 0.0, advice)
         for name in sorted(present)
         if name.startswith(prefix) and present[name] > 0
     ]

@@ -191,6 +191,11 @@ class EntropyConfig:
                     f"entropy.floors[{head!r}]={value}: must be in (0, 1); leave the head out for 0"
                 )
 
+    @property
+    def named_heads(self) -> frozenset[str]:
+        """Heads that some setting singles out."""
+        return frozenset({**self.head_starts.given, **self.head_ends.given, **self.floors.given})
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

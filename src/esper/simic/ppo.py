@@ -126,10 +126,8 @@ class PPOLearner:
         network, config = parts.network, parts.config
         if not isinstance(network, nn.Module):
             raise TypeError(f"network is a {type(network).__name__}: the learner needs an nn.Module")
-        for table in (config.entropy.head_starts, config.entropy.head_ends, config.entropy.floors):
-            for head in table.given:
-                if head not in network.layout.heads:
-                    raise UnknownNameError("head of the action", head, network.layout.heads)
+        for head in config.entropy.named_heads - set(network.layout.heads):
+            raise UnknownNameError("head of the action", head, network.layout.heads)
         self._network: ActorCritic = network
         self._module: nn.Module = network
         self._config, self._collective = config, parts.collective

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from esper.leyline import ForeignCheckpointError, JsonValue, SingleProcess
 from esper.simic.advantages import compute_gae, compute_next_values
-from esper.simic.anomalies import Finding, find_anomalies
+from esper.simic.anomalies import Anomaly, find_anomalies
 from esper.simic.collector import (
     CollectorParts,
     build_carry,
@@ -75,7 +75,7 @@ class RoundReport:
     """By the names of `anomalies.METRIC_TABLE`."""
     episodes: tuple[FinishedEpisode, ...]
     quarantined: tuple[QuarantinedRow, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Anomaly, ...]
 
 
 class _StoppedError(Exception):

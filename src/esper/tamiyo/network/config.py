@@ -48,8 +48,8 @@ class NetworkConfig:
     """Whether the memory's activations are recomputed in the backward pass, a sqrt(T)-th of them at a time;
     off, because at the default size they are small."""
     removal_bias: float = 0.0
-    """Logit of CULL and SET_ALPHA in a new network, <= 0 and >= -10, where every other operation has 0. Below 0
-    a new policy interferes less with what it has planted, and sees more often what a seed comes to; 0 = a new
+    """Logit of CULL and SET_ALPHA in a new network, in [-10, 0], where every other operation has 0. Below 0 a
+    new policy interferes less with what it has planted, and sees more often what a seed comes to; 0 = a new
     policy takes all legal operations alike."""
     flat_features: int = 0
     """Width of "features", >= 1, for flat networks over a vector; 0 = the inputs of a growing host."""

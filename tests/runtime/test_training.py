@@ -1,0 +1,74 @@
+"""Settings to a policy in training: sizes, streams, shared hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from esper.leyline import ConfigError
+from esper.runtime.experiment import EnvsConfig, FamilyConfig
+from esper.runtime.training import EnvBuilder, assemble_training, count_parameters
+from esper.tamiyo import NetworkConfig
+from runtime.learning import SMALL, tiny_training
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
+    first, same, other = (
+        assemble_training(replace(tiny_training(), seed=seed)).network.state_dict() for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_a_flat_network_gets_outputs_for_the_largest_host_of_the_family() -> None:
+    config = replace(
+        tiny_training(),
+        network=replace(SMALL, kind="flat", factorisation="factored"),
+        family=FamilyConfig(num_blocks=(2, 3)),
+    )
+    assembly = assemble_training(config)
+    assert assembly.network_config.flat_slots == 3
+    assert assembly.network_config.flat_blueprints > 1
+    assert assembly.env.observe()["slots"].shape[1] == 3
+
+
+def test_a_row_meets_the_same_hosts_whichever_rows_stand_beside_it() -> None:
+    builder = EnvBuilder(tiny_training())
+    alone, beside = builder.build((7,)), builder.build((2, 7))
+    for env in (alone, beside):
+        for _ in range(3):
+            env.reset(torch.ones(env.num_envs, dtype=torch.bool))
+    assert alone.episodes[0].start == beside.episodes[1].start
+
+
+def test_late_starts_are_parts_of_the_horizon() -> None:
+    envs = EnvsConfig(num_envs=2, num_hosts=4, start_fractions=(0.5,))
+    env = EnvBuilder(replace(tiny_training(epochs=8), envs=envs)).build((0,))
+    env.reset(torch.ones(1, dtype=torch.bool))
+    assert env.observations[0].signals.epoch == 4
+
+
+def test_parameters_are_counted_one_by_one() -> None:
+    assert count_parameters(torch.nn.Linear(3, 2)) == 8
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_envs": 0},
+        {"num_hosts": 0},
+        {"first_seed": -1},
+        {"start_fractions": ()},
+        {"start_fractions": (1.0,)},
+    ],
+)
+def test_settings_of_the_hosts_out_of_range_are_refused_by_name(fields: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        EnvsConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_a_network_that_does_not_fit_its_settings_is_refused() -> None:
+    with pytest.raises(ConfigError, match="attention_heads"):
+        NetworkConfig(token_size=10, attention_heads=4)
