@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from cli.calling import call
-from cli.test_config_flags import LEAVES, _other_words
+from cli.test_config_flags import COMPANIONS, LEAVES, _other_words
 from esper.runtime.config_file import leaf_values
 from esper.runtime.experiment import ExperimentConfig
 
@@ -48,11 +48,23 @@ def _flags(key: str, present: object) -> list[list[str]]:
     return [[flag, *words.split()] for words in _other_words(key, DEFAULTS[key])]
 
 
+def _merged(left: dict[str, object], right: dict[str, object]) -> dict[str, object]:
+    """Both tables in one; they share sections, never values."""
+    found = dict(left)
+    for key, value in right.items():
+        inner = found.get(key)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        found[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_field_set_by_flag_is_read_back_and_set_by_file_it_is_the_same(key: str, tmp_path: Path) -> None:
-    plain = _read(call(["config", "show", "--preset", "digits"]).out)
+    base = ["config", "show", "--preset", "digits"]
+    companion = COMPANIONS.get(key, ())
+    plain = _read(call([*base, *companion]).out)
     for arguments in _flags(key, plain.get(key)):
-        by_flag = call(["config", "show", "--preset", "digits", *arguments])
+        by_flag = call([*base, *companion, *arguments])
         if by_flag.code == 0 and _read(by_flag.out).get(key, NO_VALUE) != plain.get(key, NO_VALUE):
             break
     else:
@@ -60,12 +72,16 @@ def test_a_field_set_by_flag_is_read_back_and_set_by_file_it_is_the_same(key: st
     changed = _read(by_flag.out)
     assert {name for name in changed if changed[name] != plain.get(name, NO_VALUE)} == {key}
     path = tmp_path / "one.toml"
-    path.write_text(tomli_w.dumps(_nested(key, changed[key])), encoding="utf-8")
-    by_file = call(["config", "show", "--preset", "digits", "--config", str(path)])
+    table = _nested(key, changed[key])
+    if companion:
+        table = _merged(_nested(companion[0].removeprefix("--"), companion[1]), table)
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    by_file = call([*base, "--config", str(path)])
     assert (by_file.code, by_file.err) == (0, "")
     assert _read(by_file.out) == changed
     origins = [line for line in by_file.out.splitlines() if line.endswith("  # file")]
-    assert [line.split(" = ")[0] for line in origins] == [key.rpartition(".")[2]]
+    names = {line.split(" = ")[0] for line in origins}
+    assert names == {key.rpartition(".")[2]} | {flag.rpartition(".")[2] for flag in companion[:1]}
 
 
 def test_no_field_is_left_out() -> None:

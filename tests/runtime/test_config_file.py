@@ -136,7 +136,11 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("host = 3", "host = 3: expected a table with the keys batch_size, "),
         ("[seed]\nx = 1", "seed = {'x': 1}: expected a valid integer"),
         ("[host]\nepoch = 5", "unknown key 'host.epoch': did you mean 'epochs'?"),
-        ("learning_rate = 0.1", "unknown key 'learning_rate': did you mean 'host.optimizer.learning_rate'?"),
+        (
+            "learning_rate = 0.1",
+            "unknown key 'learning_rate': did you mean 'host.optimizer.learning_rate' or "
+            "'training.ppo.learning_rate'?",
+        ),
         ("[host.optimizer.x]\ny = 1", "unknown key 'host.optimizer.x': known: betas, "),
         ("[model]\nkind = 'cn'", "model.kind='cn': did you mean 'cnn'?"),
         ("seed = 1979-05-27", "seed = '1979-05-27': expected text, a number, true or false, or a list"),

@@ -1,8 +1,8 @@
-"""esper evaluate --policy P [P ...] [--against Q] --task T [--episodes N | --seeds 0-9] [--sample] [--json].
+"""esper evaluate --policy P [P ...] [--against Q] [--episodes N | --seeds S] [--sample]: compare policies.
 
-Lets each policy grow the same fresh hosts, one per seed, and compares them by pairs on the test split, with
-intervals, parameters and FLOPs. P is never, random, heuristic, greedy, schedule, schedule:FILE, pretrained or
-the folder of a trained policy. Settings of the hosts are flags as in `esper train`.
+Each policy grows the same fresh hosts of a task, one per seed; they are compared by pairs on the test split,
+with intervals, parameters and FLOPs. P is never, random, heuristic, greedy, schedule, schedule:FILE,
+pretrained or the folder of a trained policy. Settings of the hosts are flags as in `esper train`.
 
 Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits --seeds 0-9
 """

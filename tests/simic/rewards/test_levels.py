@@ -83,6 +83,8 @@ def test_a_level_that_is_no_number_counts_as_the_lowest() -> None:
         (-(10**400), -1, math.inf),
         (1.0, 0.0, math.inf),
         (-1, 0, -math.inf),
+        (10**400, 0, math.inf),
+        (-(10**400), 0, -math.inf),
     ],
 )
 def test_ratios_of_any_size_are_numbers_or_infinite(top: float, bottom: float, expected: float) -> None:

@@ -115,4 +115,4 @@ def compute_ratio(top: float, bottom: float) -> float:
     except OverflowError:  # whole numbers beyond any float
         return math.inf if (top > 0) == (bottom > 0) else -math.inf
     except ZeroDivisionError:
-        return math.copysign(math.inf, top) if top else math.nan
+        return math.inf if top > 0 else -math.inf if top < 0 else math.nan
