@@ -70,10 +70,11 @@ docs: $(DEV_STAMP) ## build the documentation into site/, warnings are errors
 	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python scripts/site_requests.py site
 
-generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config and lifecycle pages, frozen flags
+generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config, lifecycle and reward pages, frozen flags
 	$(BIN)/python scripts/readme_tree.py
 	$(BIN)/python scripts/config_reference.py
 	$(BIN)/python scripts/lifecycle_page.py
+	$(BIN)/python scripts/rewards_page.py
 	$(BIN)/python scripts/cli_flags.py --update
 
 # mutmut works on a copy in mutants/; src stays as it is. Started anew, because it keeps earlier answers.

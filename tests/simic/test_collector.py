@@ -35,7 +35,7 @@ def value_after(bench: Bench, batch: RolloutBatch, row: int, last: int, features
     memory = unroll(bench, batch, row, last)
     inputs = {"features": features[None], **{k: x[:1, 0] for k, x in batch.inputs.items() if k != "features"}}
     value = bench.network.compute_values(inputs, memory, torch.zeros(1, dtype=torch.bool))
-    return float(bench.learner.value_normalizer.denormalize(value))
+    return float(bench.learner.value_normalizer.denormalize(value).detach())
 
 
 def features_at(bench: Bench, row: int, episode: int, t: int) -> Tensor:

@@ -54,6 +54,14 @@ def test_the_horizon_ends_an_episode_as_the_semantics_say(semantics: str) -> Non
     assert [summary is not None and summary["reason"] for summary in last.summaries] == ["horizon"] * 2
 
 
+def test_an_outside_cut_is_not_paid_as_an_end() -> None:
+    env, rewards = make_env(1, horizon_semantics="truncate")
+    env.reset(all_rows(env))
+    for _ in range(HORIZON):
+        env.step(as_rows(env, WAIT))
+    assert not any(facts.is_last for facts in rewards[0].facts)
+
+
 def test_what_was_not_kept_is_gone_before_the_last_reward() -> None:
     env, rewards = make_env(1, instances=(0,))
     env.reset(all_rows(env))

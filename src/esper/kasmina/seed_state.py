@@ -26,7 +26,7 @@ class SlotScores:
     linear_share: float | None = None
     """Share of it that a linear map of the slot's features explains, cross-validated."""
     saturation: float | None = None
-    """Effective rank of the slot's features over their channels, in (0, 1]."""
+    """Effective rank of the slot's features over their channels, in [0, 1]."""
     blueprint_gains: Mapping[str, float] | None = None
     """Empty slot: blueprint -> share that its features explain, cross-validated."""
     alpha_slope: float | None = None

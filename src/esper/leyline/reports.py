@@ -69,7 +69,7 @@ class SlotReport:
     linear_share: float | None = None
     """Share of that energy that a linear map of the slot's own features explains: near 1 = train on."""
     saturation: float | None = None
-    """Effective rank of the slot's features over their channels, in (0, 1]: near 1 = channels are full."""
+    """Effective rank of the slot's features over their channels, in [0, 1]: near 1 = channels are full."""
     scores_age_epochs: int | None = None
     """Intervals since the slot was scored; 0 = this interval."""
     advance_refusal: str | None = "no seed"

@@ -10,8 +10,19 @@ from esper.simic.intervals import PairedInterval, estimate_paired_interval
 from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
 from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig
+from esper.simic.rewards.contract import check_reward_term, require_reward_term
+from esper.simic.rewards.facts import StepFacts
+from esper.simic.rewards.gain import compute_objective
 from esper.simic.rewards.modes import build_rubric
-from esper.simic.rewards.rubric import RewardBreakdown, RewardState, RewardTerm, RewardTermSpec, Rubric
+from esper.simic.rewards.rubric import (
+    RewardBreakdown,
+    RewardState,
+    RewardTerm,
+    RewardTermSpec,
+    Rubric,
+    TermMemory,
+    WeightedTerm,
+)
 from esper.simic.rollout_buffer import FinishedEpisode, QuarantinedRow, TamiyoRolloutBuffer
 from esper.simic.trainer import PolicyTrainer, RoundReport, TrainerParts
 
@@ -44,13 +55,19 @@ __all__ = [
     "RolloutEnv",
     "RoundReport",
     "Rubric",
+    "StepFacts",
     "TamiyoRolloutBuffer",
+    "TermMemory",
     "TrainerParts",
     "TrainingConfig",
     "UpdateReport",
+    "WeightedTerm",
     "build_rubric",
+    "check_reward_term",
+    "compute_objective",
     "estimate_paired_interval",
     "evaluate_policy",
     "find_anomalies",
+    "require_reward_term",
     "run_episode",
 ]

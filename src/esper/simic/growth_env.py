@@ -167,13 +167,20 @@ class GrowthRolloutEnv:
         ends = [end and not ended for end, ended in zip(finished, self._has_ended, strict=True)]
         concluded = self._parts.fleet.conclude(ends)
         self._observations = tuple(map(_with_result, self._parts.fleet.observations(), concluded))
+        cut = self._find_cut(ends, verdicts)
+        last = [end and not is_cut for end, is_cut in zip(ends, cut, strict=True)]
         rows = [
-            None if ended else self._pay(row, before[row], results[row], verdicts[row], is_last=ends[row])
+            None if ended else self._pay(row, before[row], results[row], verdicts[row], is_last=last[row])
             for row, ended in enumerate(self._has_ended)
         ]
         is_valid = [not ended for ended in self._has_ended]
         self._has_ended = [ended or end for ended, end in zip(self._has_ended, ends, strict=True)]
         return self._answer(rows, is_valid, ends, verdicts)
+
+    def _find_cut(self, ends: Sequence[bool], verdicts: Sequence[Verdict]) -> list[bool]:
+        """Return [E] whether the episode ends as an outside cut: at the horizon, where the settings say so."""
+        is_cut = self._parts.horizon_semantics == "truncate"
+        return [end and is_cut and not v.is_failure for end, v in zip(ends, verdicts, strict=True)]
 
     def _decide(self, rows: Sequence[Sequence[int]]) -> list[Decision]:
         decisions = []
@@ -221,9 +228,8 @@ class GrowthRolloutEnv:
         ends: Sequence[bool],
         verdicts: Sequence[Verdict],
     ) -> EnvStep:
-        is_cut = self._parts.horizon_semantics == "truncate"
-        pairs = list(zip(ends, verdicts, strict=True))
-        truncated = [end and is_cut and not verdict.is_failure for end, verdict in pairs]
+        truncated = self._find_cut(ends, verdicts)
+        pairs = zip(ends, verdicts, strict=True)
         names = sorted({name for reward in paid if reward is not None for name in reward.terms})
         terms = {
             name: torch.tensor([0.0 if r is None else r.terms.get(name, 0.0) for r in paid]) for name in names

@@ -86,6 +86,17 @@ def test_a_level_that_is_no_number_counts_as_the_lowest() -> None:
         (10**400, 0, math.inf),
         (-(10**400), 0, -math.inf),
     ],
+    ids=(
+        "plain",
+        "both huge",
+        "too large",
+        "too small",
+        "two signs",
+        "over 0",
+        "below 0",
+        "huge over 0",
+        "huge below 0",
+    ),
 )
 def test_ratios_of_any_size_are_numbers_or_infinite(top: float, bottom: float, expected: float) -> None:
     assert compute_ratio(top, bottom) == expected
