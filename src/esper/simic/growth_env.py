@@ -178,7 +178,7 @@ class GrowthRolloutEnv:
         return self._answer(rows, is_valid, ends, verdicts)
 
     def _find_cut(self, ends: Sequence[bool], verdicts: Sequence[Verdict]) -> list[bool]:
-        """Return [E] whether the episode ends as an outside cut: at the horizon, where the settings say so."""
+        """Return [E] whether the episode ends as an outside cut: at the horizon, if the settings say so."""
         is_cut = self._parts.horizon_semantics == "truncate"
         return [end and is_cut and not v.is_failure for end, v in zip(ends, verdicts, strict=True)]
 

@@ -28,8 +28,8 @@ class StepFacts:
     """Validation metric of the same host that never grows, at the same interval as `before`; 0 at the start,
     where the metric of `before` counts as 0, too."""
     never_metric_after: float
-    """The same at the interval of `after`; at the horizon where the episode ends, even if the host failed before
-    it: a failed host is compared with what it could have become."""
+    """The same at the interval of `after`; at the horizon where the episode ends, even if the host failed
+    before it: a failed host is compared with what it could have become."""
 
     @property
     def is_failure(self) -> bool:
