@@ -241,7 +241,7 @@ def test_a_configuration_that_does_not_fit_is_refused(
         ("layout", {"op_names": ["A"]}, "layout.uses"),
         ("layout", [], "layout: "),
         ("families", ["noop", "mood"], "are not the first ones of"),
-        ("families", ["noop"], "'encoder.families.table.weight' has shape"),
+        ("families", ["noop"], "encoder.families.table.weight' has shape"),
         ("metadata", 3, "metadata: "),
     ],
 )

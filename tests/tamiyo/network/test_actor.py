@@ -55,11 +55,21 @@ def evaluate(network: RecurrentActorCritic, inputs: dict[str, Tensor], actions: 
 def test_it_is_what_the_learner_asks_for() -> None:
     network: ActorCritic = make_network()
     assert network.value_layer.out_features == 1
-    assert network.initial_memory(3).hidden.shape == (2, 3, 10)
+    assert network.initial_memory(3).hidden.shape == (4, 3, 10), "two layers each, of actor and critic"
+    shared: ActorCritic = make_network(replace(SMALL, is_critic_separate=False))
+    assert shared.initial_memory(3).hidden.shape == (2, 3, 10)
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, MEMORYLESS, PIECEWISE, FLAT, replace(FLAT, factorisation="factored")]
+    "config",
+    [
+        SMALL,
+        MEMORYLESS,
+        PIECEWISE,
+        FLAT,
+        replace(FLAT, factorisation="factored"),
+        replace(SMALL, is_critic_separate=False),
+    ],
 )
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (1, 7), (4, 7)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
@@ -91,10 +101,12 @@ def test_evaluating_goes_on_from_a_stored_memory() -> None:
     torch.testing.assert_close(scored.log_probs, drawn.log_probs[:, 3:], rtol=0, atol=1e-9)
 
 
-def test_values_are_those_of_the_next_step_and_change_nothing() -> None:
-    network = make_network(spread=0.2).double()
+@pytest.mark.parametrize("is_separate", [True, False])
+def test_values_are_those_of_the_next_step_and_change_nothing(is_separate: bool) -> None:
+    network = make_network(replace(SMALL, is_critic_separate=is_separate), spread=0.2).double()
     inputs = make_inputs(3)
-    memory = Memory(*(torch.randn(2, 3, 10, dtype=torch.float64) for _ in range(2)))
+    layers = network.initial_memory(3).hidden.shape[0]
+    memory = Memory(*(torch.randn(layers, 3, 10, dtype=torch.float64) for _ in range(2)))
     before = [part.clone() for part in memory]
     no_start = torch.zeros(3, dtype=torch.bool)
     values = network.compute_values(inputs, memory, no_start)
@@ -103,6 +115,16 @@ def test_values_are_those_of_the_next_step_and_change_nothing() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, memory, strict=True))
     cleared = network.compute_values(inputs, memory, ~no_start)
     torch.testing.assert_close(cleared, network.compute_values(inputs, network.initial_memory(3), no_start))
+
+
+@pytest.mark.parametrize("is_separate", [True, False])
+def test_only_shared_layers_feel_the_value_loss(is_separate: bool) -> None:
+    network = make_network(replace(SMALL, is_critic_separate=is_separate), spread=0.2)
+    inputs, starts = make_inputs(2, 3), some_starts(2, 3)
+    scored = evaluate(network, inputs, roll_out(network, inputs, starts).active)
+    torch.autograd.backward(scored.values.sum())
+    actor = [p for part in (network.encoder, network.core, network.heads) for p in part.parameters()]
+    assert any(p.grad is not None for p in actor) is not is_separate
 
 
 def test_acting_stays_outside_any_graph_and_evaluating_inside() -> None:

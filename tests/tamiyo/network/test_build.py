@@ -102,3 +102,10 @@ def test_laid_out_networks_have_shapes_without_storage() -> None:
     built = build_network(SMALL, LAYOUT, seed=0)
     shapes = [{name: x.shape for name, x in module.state_dict().items()} for module in (laid_out, built)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("config", [SMALL, FLAT])
+def test_a_new_policy_interferes_as_rarely_as_it_is_told(config: NetworkConfig) -> None:
+    network = build_network(replace(config, removal_bias=-3.0), LAYOUT, seed=0)
+    bias = dict(zip(network.layout.op_names, network.heads.op_layer().bias.tolist(), strict=True))
+    assert bias == {name: -3.0 if name in ("CULL", "SET_ALPHA") else 0.0 for name in network.layout.op_names}

@@ -1,9 +1,11 @@
 """Encoder, core, heads and critic as one module that decides, scores stored steps, and values observations.
 
 ```
-inputs > encoder > core > heads > JointDistribution        under autocast only the encoder is narrow:
-                      +--> critic > value                  core, heads and critic are float32
+inputs > encoder > core > heads > JointDistribution        under autocast only encoders are narrow:
+inputs > encoder > core > critic > value                   cores, heads and critic are float32
 ```
+Encoder and core of the critic are its own, or those of the actor. Its own, unless asked otherwise: the value
+loss is much larger than the surrogate, and through shared layers it moves what the policy stands on.
 Shapes: E rows, T steps, N = E or E * T rows as the heads see them, H heads of the action, D units of the
 core.
 """
@@ -33,6 +35,16 @@ from esper.tamiyo.network.flat import FlatEncoder, FlatGrowthEncoder, FlatHeads
 from esper.tamiyo.network.heads import GrowthHeads
 from esper.tamiyo.network.layers import build_mlp
 
+_Encoder = GrowthEncoder | FlatEncoder | FlatGrowthEncoder
+_Core = RecurrentCore | MemorylessCore
+
+
+class Body(NamedTuple):
+    """From named inputs to the vector that heads or critic see."""
+
+    encoder: _Encoder
+    core: _Core
+
 
 class PolicyView(NamedTuple):
     """What the network makes of one observation of each row, before anything is drawn."""
@@ -60,10 +72,10 @@ class RecurrentActorCritic(nn.Module):
     def __init__(
         self,
         layout: ActionLayout,
-        encoder: GrowthEncoder | FlatEncoder | FlatGrowthEncoder,
-        core: RecurrentCore | MemorylessCore,
+        body: Body,
         heads: GrowthHeads | FlatHeads,
         *,
+        critic_body: Body | None,
         core_size: int,
         value_size: int,
     ) -> None:
@@ -71,25 +83,30 @@ class RecurrentActorCritic(nn.Module):
 
         Args:
             layout: Columns of the actions.
-            encoder: From named inputs to vectors.
-            core: The memory.
+            body: Encoder and memory of the actor.
             heads: From vectors to logits.
+            critic_body: Encoder and memory of the critic; None = those of the actor.
             core_size: D.
             value_size: Units of the critic's hidden layer.
         """
         super().__init__()
         self.layout = layout
-        self.encoder = encoder
-        self.core = core
+        self.encoder, self.core = body
         self.heads = heads
+        self.critic_encoder = None if critic_body is None else critic_body.encoder
+        self.critic_core = None if critic_body is None else critic_body.core
+        self._num_layers = self.core.initial_memory(1).hidden.shape[0]
         self.value_trunk = build_mlp(core_size, value_size)
         self.value_layer = nn.Linear(value_size, 1)
         masks = {SLOT_HEAD: MASK_SLOT, BLUEPRINT_HEAD: MASK_BLUEPRINT}
         self._mask_names = (MASK_OP, *(name for head, name in masks.items() if head in layout.uses))
 
     def initial_memory(self, num_rows: int) -> Memory:
-        """Return the memory at the start of an episode: zeros, [L, num_rows, D]."""
-        return self.core.initial_memory(num_rows)
+        """Return the memory at the start of an episode: zeros, [L, num_rows, D], the critic's layers last."""
+        memory = self.core.initial_memory(num_rows)
+        return (
+            memory if self.critic_core is None else _join(memory, self.critic_core.initial_memory(num_rows))
+        )
 
     def view(self, inputs: PolicyInputs, memory: Memory, episode_start: Tensor) -> PolicyView:
         """Return distribution, value and memory of E rows, inside the graph if gradients are on.
@@ -105,8 +122,15 @@ class RecurrentActorCritic(nn.Module):
         encoded = self._encode(inputs)
         mask = self._read_mask(inputs)
         with self._wide():
-            output, memory = self.core.step(encoded.core, memory.cleared(episode_start))
-            return PolicyView(self._decide(output, encoded, mask), self._value(output), memory, mask)
+            actor, critic = self._split(memory.cleared(episode_start))
+            output, actor = self.core.step(encoded.core, actor)
+            distribution = self._decide(output, encoded, mask)
+            if self.critic_core is None:
+                return PolicyView(distribution, self._value(output), actor, mask)
+        judged = self._encode_for_critic(inputs, encoded)
+        with self._wide():
+            output, critic = self.critic_core.step(judged.core, critic)
+            return PolicyView(distribution, self._value(output), _join(actor, critic), mask)
 
     def act(
         self,
@@ -165,17 +189,22 @@ class RecurrentActorCritic(nn.Module):
         num_rows, num_steps = episode_start.shape
         flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
         encoded = self._encode(flat)
-        mask = self._read_mask(flat)
+        judged, mask = self._encode_for_critic(flat, encoded), self._read_mask(flat)
+        actor, critic = self._split(memory)
         with self._wide():
             core_ETC = encoded.core.view(num_rows, num_steps, -1)
-            output_ND = self.core.sequence(core_ETC, memory, episode_start).flatten(0, 1)
+            output_ND = self.core.sequence(core_ETC, actor, episode_start).flatten(0, 1)
+            judged_ND = output_ND
+            if self.critic_core is not None:
+                critic_ETC = judged.core.view(num_rows, num_steps, -1)
+                judged_ND = self.critic_core.sequence(critic_ETC, critic, episode_start).flatten(0, 1)
             distribution = self._decide(output_ND, encoded, mask)
             flat_actions = actions.flatten(0, 1)
             results = (
                 distribution.log_prob(flat_actions),
                 distribution.active(flat_actions),
                 distribution.entropy(),
-                self._value(output_ND),
+                self._value(judged_ND),
                 distribution.num_valid(),
             )
         return SequenceEvaluation(*(x.view(num_rows, num_steps, *x.shape[1:]) for x in results))
@@ -192,20 +221,34 @@ class RecurrentActorCritic(nn.Module):
             ValueError: If an input is missing.
         """
         with torch.no_grad():
-            encoded = self._encode(inputs)
+            actor, critic = self._split(memory.cleared(episode_start))
+            encoder, core = self.critic_encoder or self.encoder, self.critic_core or self.core
+            encoded = self._encode(inputs, encoder)
             with self._wide():
-                output, _ = self.core.step(encoded.core, memory.cleared(episode_start))
+                output, _ = core.step(encoded.core, actor if self.critic_core is None else critic)
                 return self._value(output)
 
     # ------------------------------------------------------------------ parts
 
-    def _encode(self, inputs: PolicyInputs) -> Encoded:
+    def _split(self, memory: Memory) -> tuple[Memory, Memory]:
+        """Return the layers of the actor, and those of the critic's own memory: none where it has none."""
+        place = self._num_layers
+        return (
+            Memory(memory.hidden[:place].contiguous(), memory.cell[:place].contiguous()),
+            Memory(memory.hidden[place:].contiguous(), memory.cell[place:].contiguous()),
+        )
+
+    def _encode_for_critic(self, inputs: PolicyInputs, encoded: Encoded) -> Encoded:
+        return encoded if self.critic_encoder is None else self._encode(inputs, self.critic_encoder)
+
+    def _encode(self, inputs: PolicyInputs, encoder: _Encoder | None = None) -> Encoded:
         weight = self.value_layer.weight
-        missing = [name for name in self.encoder.input_names if name not in inputs]
+        encoder = self.encoder if encoder is None else encoder
+        missing = [name for name in encoder.input_names if name not in inputs]
         if missing:
             raise ValueError(f"network inputs lack {', '.join(missing)}; given: {', '.join(sorted(inputs))}")
-        named = {name: inputs[name] for name in self.encoder.input_names}
-        encoded: Encoded = self.encoder(
+        named = {name: inputs[name] for name in encoder.input_names}
+        encoded: Encoded = encoder(
             {name: x.to(weight.dtype) if x.is_floating_point() else x for name, x in named.items()}
         )
         return encoded.to(weight.dtype)
@@ -230,3 +273,7 @@ class RecurrentActorCritic(nn.Module):
     def _value(self, output_ND: Tensor) -> Tensor:
         value: Tensor = self.value_layer(torch.relu(self.value_trunk(output_ND)))
         return value.squeeze(-1)
+
+
+def _join(actor: Memory, critic: Memory) -> Memory:
+    return Memory(torch.cat([actor.hidden, critic.hidden]), torch.cat([actor.cell, critic.cell]))

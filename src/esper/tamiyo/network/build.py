@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.leyline import BLUEPRINT_FAMILIES, LifecycleOp, derive_seed
 from esper.tamiyo.action_layout import ActionLayout
-from esper.tamiyo.network.actor import RecurrentActorCritic
+from esper.tamiyo.network.actor import Body, RecurrentActorCritic
 from esper.tamiyo.network.config import NetworkConfig
 from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
 from esper.tamiyo.network.encoder import GrowthEncoder
@@ -65,25 +65,23 @@ def lay_out_network(
         ConfigError: If the configuration does not fit the layout.
     """
     with torch.device("meta"):
-        encoder: GrowthEncoder | FlatEncoder | FlatGrowthEncoder
-        heads: GrowthHeads | FlatHeads
-        if config.kind == "growth":
-            heads = GrowthHeads(layout, config)
-            encoder = GrowthEncoder(config, num_families=num_families)
-        else:
-            heads = FlatHeads(layout, config)
-            if config.flat_features > 0:
-                encoder = FlatEncoder(config)
-            else:
-                encoder = FlatGrowthEncoder(config, num_families=num_families)
+        heads = GrowthHeads(layout, config) if config.kind == "growth" else FlatHeads(layout, config)
         return RecurrentActorCritic(
             layout,
-            encoder,
-            _lay_out_core(config),
+            _lay_out_body(config, num_families),
             heads,
+            critic_body=_lay_out_body(config, num_families) if config.is_critic_separate else None,
             core_size=config.core_size,
             value_size=config.hidden_size,
         )
+
+
+def _lay_out_body(config: NetworkConfig, num_families: int) -> Body:
+    if config.kind == "growth":
+        return Body(GrowthEncoder(config, num_families=num_families), _lay_out_core(config))
+    if config.flat_features > 0:
+        return Body(FlatEncoder(config), _lay_out_core(config))
+    return Body(FlatGrowthEncoder(config, num_families=num_families), _lay_out_core(config))
 
 
 def _lay_out_core(config: NetworkConfig) -> RecurrentCore | MemorylessCore:

@@ -44,6 +44,9 @@ class NetworkConfig:
     """Layers of the memory, in [1, 3]; one, because an episode is tens of steps long."""
     is_recurrent: bool = True
     """Whether there is a memory; False replaces it by plain layers of the same width, for an ablation."""
+    is_critic_separate: bool = True
+    """Whether the critic has an encoder and a memory of its own; True, because the value loss is much larger
+    than the surrogate and would move what the policy stands on."""
     checkpoint_core: bool = False
     """Whether the memory's activations are recomputed in the backward pass, a sqrt(T)-th of them at a time;
     off, because at the default size they are small."""
