@@ -245,3 +245,11 @@ def test_a_task_of_the_wrong_type_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_enum_flags_take_the_words_of_files() -> None:
     assert resolve_request(_request("--heuristic.blend", "gate")).config.heuristic.blend.value == "gate"
+
+
+def test_an_unknown_policy_in_a_file_is_refused_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('policy = ""\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"a\.toml: unknown policy ''"):
+        resolve_request(_request(config_file=path))
+    assert resolve_request(_request("--policy", "never", config_file=path)).config.policy == "never"

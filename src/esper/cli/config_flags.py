@@ -152,7 +152,11 @@ def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> Resolve
     check_values(config)
     known = (*POLICY_NAMES, *TRAINABLE_NAMES)
     if config.policy not in known:
-        raise UnknownNameError("policy", config.policy, known)
+        refusal_of_name = UnknownNameError("policy", config.policy, known)
+        is_from_file = resolved.provenance["policy"] == "file" and config.policy == resolved.config.policy
+        if is_from_file:
+            raise ConfigError(f"{request.config_file}: {refusal_of_name}")
+        raise refusal_of_name
     given = keys_of_flags(request.flags, config)
     origins = {key: "flag" if key in given else origin for key, origin in resolved.provenance.items()}
     return ResolvedExperiment(config=config, provenance=origins)
