@@ -173,6 +173,16 @@ def test_bug06_the_stored_action_is_the_executed_one_and_drawn_once() -> None:
     torch.testing.assert_close(batch.value, bench.learner.value_normalizer.denormalize(scored.values))
 
 
+def test_a05_values_are_stored_on_the_scale_of_the_rewards() -> None:
+    bench = build_bench(script=Script(lengths=(9,)))
+    values = bench.learner.value_normalizer
+    values.restore({**values.state(), "mean": 7.0, "std": 3.0})
+    batch = bench.collect().batch
+    scored = bench.network.evaluate(batch.inputs, batch.actions, batch.memory, batch.steps.episode_start)
+    torch.testing.assert_close(batch.value, 7.0 + 3.0 * scored.values.detach())
+    assert bool((batch.bootstrap.last_value > 4.0).all())
+
+
 def test_bug04_statistics_stand_still_within_a_rollout() -> None:
     config = TrainingConfig(normalization=NormalizationConfig(inputs=("features",)))
     bench = build_bench(config)

@@ -213,6 +213,20 @@ def test_a06_statistics_of_returns_move_once_per_update() -> None:
         assert bench.learner.value_normalizer.num_updates == count
 
 
+def test_a09_the_value_loss_is_on_the_scale_of_normalised_returns() -> None:
+    losses = []
+    for scale in (1.0, 1e4):
+        bench = build_bench(TrainingConfig(ppo=PPOConfig(epochs=1, target_kl=0.0)))
+        batch = bench.collect().batch
+        zero = torch.zeros_like(batch.value)
+        ends = type(batch.bootstrap)(zero, zero[:, 0])
+        scaled = spoil(batch, reward=batch.steps.reward * scale, value=zero, bootstrap=ends)
+        losses.append(bench.learner.update(scaled).metrics["train/value_loss"])
+    # Half of mean^2 + deviation^2 over deviation^2 for a critic that still says about 0, on any scale.
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] < 1.0
+
+
 def test_explained_variance_is_of_the_values_before_the_update() -> None:
     bench = build_bench(TrainingConfig(ppo=FAST))
     batch = bench.collect().batch
@@ -307,6 +321,30 @@ def test_bug08_every_parameter_has_a_gradient_after_an_anchor_pass(amp: str) -> 
     for name, parameter in bench.network.named_parameters():
         assert parameter.grad is not None, name
         assert bool((parameter.grad != 0).any()), name
+
+
+class Watching(TinyActorCritic):
+    """Notes in which precision it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.dtype | None] = []
+
+    def evaluate(
+        self, inputs: PolicyInputs, actions: Tensor, memory: Memory, episode_start: Tensor
+    ) -> SequenceEvaluation:
+        self.seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return super().evaluate(inputs, actions, memory, episode_start)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a38_anchor_and_epochs_score_in_the_precision_that_was_asked_for(
+    amp: str, dtype: torch.dtype | None
+) -> None:
+    network, config = Watching(), TrainingConfig(amp=amp)
+    batch = build_bench(config, dtype=torch.float32).collect().batch
+    PPOLearner(LearnerParts(network=network, config=config, seed=0)).update(batch)
+    assert network.seen == [dtype] * 5
 
 
 def overflow_once(bench: Bench) -> None:

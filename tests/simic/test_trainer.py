@@ -148,11 +148,11 @@ def test_growth_with_a_known_optimum_is_learned_beyond_the_eager_rule(seed: int)
         num_updates=120,
         gamma=0.99,
         ppo=PPOConfig(learning_rate=2e-3, num_minibatches=8),
-        entropy=EntropyConfig(start=0.04, end=0.0),
+        entropy=EntropyConfig(start=0.05, end=0.0),
     )
     network = replace(SMALL, hidden_size=32, core_size=32, is_recurrent=False)
-    trained = train_on(make_toy(128, seed=seed), network, config, num_steps=16, seed=seed)
-    assert trained.num_env_steps == 120 * 128 * 16
+    trained = train_on(make_toy(256, seed=seed), network, config, num_steps=16, seed=seed)
+    assert trained.num_env_steps == 120 * 256 * 16
     scores = score_by_context(trained)
     assert len(scores) == 4
     assert sum(scores.values()) / 4 >= 0.0895, scores
