@@ -1,8 +1,7 @@
 """Do scores tell where and what to grow? Predicted against realised gain of every slot and blueprint.
 
-    python benchmarks/score_study.py run --task digits --seeds 1000-1011 --shard 0/2 &
-    python benchmarks/score_study.py run --task digits --seeds 1000-1011 --shard 1/2
-    python benchmarks/score_study.py table --task digits
+    python benchmarks/score_study.py --task digits --seeds 1000-1011 --shard 0/2 &
+    python benchmarks/score_study.py --task digits --seeds 1000-1011 --shard 1/2
 
 A host is trained without growth up to a probed epoch and scored there, exactly, without random projections.
 From that state it goes on K epochs ungrown (the twin) and, for each pair of slot and blueprint with a score
@@ -10,9 +9,7 @@ and for each of several build seeds, K epochs with that seed: incubated, blended
 Same data order, same learning rates; gates ask for no evidence. Realised gain = validation loss of the twin
 less that of the grown network.
 
-Pairs are ranked within each host and epoch, and the rank correlation is averaged over these groups; the
-interval is a bootstrap over hosts. The noise ceiling is what a perfect score would reach, from the agreement
-of build seeds with each other. A ranking by size alone stands beside it.
+`scripts/score_tables.py` makes of the rows what stands in docs/results.md.
 
 This chooses what a policy may use: tuning seeds, validation split, the test split is never read.
 """
@@ -21,18 +18,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy import stats
 from study_queue import (
     FIRST_TUNING_SEED,
     Row,
@@ -42,7 +33,6 @@ from study_queue import (
     hash_protocol,
     parse_seeds,
     parse_shard,
-    read_rows,
     seeds_of_shard,
 )
 
@@ -230,120 +220,14 @@ def describe(row: Row) -> str:
     )
 
 
-# ---------------------------------------------------------------------- the table
-
-
 def compute_gain(row: Row) -> float | None:
     """Twin loss less grown loss; None where a run failed."""
     twin, grown = row["twin_loss"], row["grown_loss"]
     return None if twin is None or grown is None else float(str(twin)) - float(str(grown))
 
 
-def number(row: Row, name: str) -> float:
-    return float(str(row[name]))
-
-
-PREDICTORS: Mapping[str, Callable[[Row], float]] = {
-    "share": lambda row: number(row, "share"),
-    "share x energy": lambda row: number(row, "share") * number(row, "energy"),
-    "parameters": lambda row: number(row, "num_params"),
-    "FLOPs": lambda row: number(row, "flops_per_item"),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """The pairs of one host and epoch that every build seed has a row of."""
-
-    seed: int
-    rows: tuple[Row, ...]
-    """One per pair, for what is predicted."""
-    gains: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-    """[pairs, replicates]; a failed run counts as the worst."""
-
-    def correlate(self, predictor: Callable[[Row], float]) -> float:
-        """Rank correlation with the mean gain; NaN where either is constant."""
-        return rank_correlation([predictor(row) for row in self.rows], self.gains.mean(axis=1).tolist())
-
-    def agreement(self) -> float:
-        """Mean rank correlation of two build seeds."""
-        columns = range(self.gains.shape[1])
-        found = [
-            rank_correlation(self.gains[:, i].tolist(), self.gains[:, j].tolist())
-            for i, j in combinations(columns, 2)
-        ]
-        return statistics.fmean(found) if found else math.nan
-
-
-def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Spearman's rho; NaN where one side is constant or shorter than 3."""
-    if len(left) < 3 or len(set(left)) == 1 or len(set(right)) == 1:
-        return math.nan
-    return float(stats.spearmanr(left, right).statistic)
-
-
-def build_groups(rows: Sequence[Row]) -> list[Group]:
-    """Rows to groups; pairs that lack a replicate of the group are left out."""
-    by_group: dict[tuple[int, int], dict[tuple[str, str], list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        group = by_group[(int(str(row["seed"])), int(str(row["epoch"])))]
-        group[(str(row["slot"]), str(row["blueprint"]))].append(row)
-    groups = []
-    for (seed, _), pairs in sorted(by_group.items()):
-        count = max(len(of_pair) for of_pair in pairs.values())
-        whole = [of_pair for of_pair in pairs.values() if len(of_pair) == count]
-        found = [[compute_gain(row) for row in of_pair] for of_pair in whole]
-        worst = min((gain for gains in found for gain in gains if gain is not None), default=0.0)
-        table = [[worst if gain is None else gain for gain in gains] for gains in found]
-        groups.append(
-            Group(
-                seed=seed,
-                rows=tuple(of_pair[0] for of_pair in whole),
-                gains=np.asarray(table, dtype=np.float64),
-            )
-        )
-    return groups
-
-
-def average_over_hosts(groups: Sequence[Group], values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over hosts of each host's mean, and the bounds of its 95 % bootstrap interval over hosts."""
-    by_host: dict[int, list[float]] = defaultdict(list)
-    for group, value in zip(groups, values, strict=True):
-        if not math.isnan(value):
-            by_host[group.seed].append(value)
-    means = np.asarray([statistics.fmean(of_host) for of_host in by_host.values()], dtype=np.float64)
-    if len(means) == 0:
-        return math.nan, math.nan, math.nan
-    if len(means) == 1:
-        return float(means[0]), math.nan, math.nan
-    draws = np.random.default_rng(0).choice(means, size=(NUM_RESAMPLES, len(means))).mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(means.mean()), float(low), float(high)
-
-
-def print_table(path: Path) -> None:
-    groups = build_groups(read_rows(path))
-    num_hosts = len({group.seed for group in groups})
-    num_pairs = sum(len(group.rows) for group in groups)
-    print(f"{path.name}: {num_hosts} hosts, {len(groups)} host-epochs, {num_pairs} pairs")
-    for name, predictor in PREDICTORS.items():
-        mean, low, high = average_over_hosts(groups, [group.correlate(predictor) for group in groups])
-        print(f"  rho {name:<15} {mean:+.3f}  [{low:+.3f}, {high:+.3f}]")
-    agreement, low, high = average_over_hosts(groups, [group.agreement() for group in groups])
-    print(f"  build seeds agree {agreement:+.3f}  [{low:+.3f}, {high:+.3f}]")
-    counts = {group.gains.shape[1] for group in groups}
-    for count in sorted(counts):
-        # Spearman and Brown: reliability of the mean of n; its root bounds any predictor.
-        single = max(0.0, agreement)
-        pooled = count * single / (1.0 + (count - 1) * single)
-        print(f"  noise ceiling of the mean of {count} build seeds {pooled**0.5:.3f}")
-    positive = [float((group.gains.mean(axis=1) > 0.0).mean()) for group in groups]
-    print(f"  share of pairs that lowered the loss {statistics.fmean(positive):.2f}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Scores against realised gains.")
-    parser.add_argument("command", choices=("run", "table"))
     parser.add_argument("--task", default="digits", choices=PRESET_NAMES)
     parser.add_argument("--seeds", default=parse_seeds("1000-1011"), type=parse_seeds)
     parser.add_argument("--epochs", nargs="+", type=int, default=[5, 15], help="probed epochs")
@@ -354,9 +238,6 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows files")
     options = parser.parse_args()
     path = options.results / f"score_{options.task}.jsonl"
-    if options.command == "table":
-        print_table(path)
-        return 0
     if min(options.seeds) < FIRST_TUNING_SEED:
         parser.error(f"--seeds: a setting is chosen on seeds from {FIRST_TUNING_SEED} on")
     if options.span <= INCUBATION_EPOCHS + TEMPO_EPOCHS:

@@ -15,7 +15,7 @@ from scipy import stats
 
 Row = Mapping[str, object]
 
-KEY_FIELDS = ("arm", "learning_rate", "seed", "germination")
+KEY_FIELDS = ("arm", "learning_rate", "seed", "germination", "epoch", "slot", "blueprint", "replicate")
 """What makes a row unique within its file; a study that lacks a field has it None in every row."""
 
 

@@ -4,6 +4,7 @@
 growth      tuning seeds: every arm at every rate, validation  ->  the rate of each arm
             seeds 0 to 9: every arm at its rate, test, differences to never paired by seed
 incubation  tuning seeds, validation, differences to the first objective
+score       tuning seeds: see score_tables
 twin        seeds 0 to 9: contribution against gain over the twin, one pair per germination
 ```
 """
@@ -16,6 +17,7 @@ from types import MappingProxyType
 
 from scipy import stats
 
+from score_tables import score_table
 from study_rows import (
     Row,
     by_seed,
@@ -61,7 +63,12 @@ def build_table(name: str, rows: Sequence[Row]) -> str:
         ValueError: If the name tells of no known study.
     """
     study, _, task = name.partition("_")
-    builders = {"growth": growth_tables, "incubation": incubation_table, "twin": twin_table}
+    builders = {
+        "growth": growth_tables,
+        "incubation": incubation_table,
+        "score": score_table,
+        "twin": twin_table,
+    }
     if study not in builders:
         raise ValueError(f"table {name!r}: the name must begin with one of {', '.join(builders)}")
     return builders[study](task, rows) if rows else f"{task}: no rows yet.\n"

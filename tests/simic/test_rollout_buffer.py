@@ -166,9 +166,11 @@ def test_memory_is_bounded_and_reused() -> None:
     assert buffer.finish(torch.zeros(E)).actions.data_ptr() == first
 
 
-def test_a_rollout_that_was_cut_short_shows_only_its_steps() -> None:
-    buffer = filled()
+def test_a_rollout_that_was_cut_short_shows_only_its_steps_and_nothing_of_the_one_before() -> None:
+    buffer = filled(1)
     buffer.bootstrap(torch.ones(E), where=torch.ones(E, dtype=torch.bool))
+    for t in range(1, T):
+        buffer.add(step_of(t))
     buffer.clear()
     buffer.begin(memory())
     for t in range(2):

@@ -1,0 +1,74 @@
+"""Learning anchors: worlds on which a learner without a fault reaches a known score. Bounded and seeded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
+from esper.simic.interfaces import RolloutEnv
+from esper.simic.toys.joint_bandit import JointBandit, build_joint_bandit
+from esper.simic.toys.masked_recall import build_masked_recall
+from esper.simic.toys.rollout import derive_row_seeds
+from esper.tamiyo import NetworkConfig
+from simic.learning import play, train_on
+
+PLAIN = NetworkConfig(kind="flat", hidden_size=64, core_size=64, flat_features=1, family_size=1)
+
+
+def fit_network(env: RolloutEnv, config: NetworkConfig = PLAIN) -> NetworkConfig:
+    """The configuration with as many features as the environment has."""
+    env.reset(torch.ones(env.num_envs, dtype=torch.bool))
+    return replace(config, flat_features=env.observe()["features"].shape[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip_mode", ["joint", "per_head"])
+def test_the_best_joint_action_of_a_bandit_is_found(clip_mode: str) -> None:
+    env = build_joint_bandit(derive_row_seeds(0, 64))
+    config = TrainingConfig(
+        num_updates=60,
+        ppo=PPOConfig(learning_rate=3e-3, num_minibatches=4, target_kl=0.0, clip_mode=clip_mode),
+        entropy=EntropyConfig(start=0.0, end=0.0),
+    )
+    network = fit_network(env, replace(PLAIN, is_recurrent=False, flat_slots=2, flat_blueprints=3))
+    trained = train_on(env, network, config, num_steps=1, seed=0)
+    bandit = JointBandit(table_seed=0)
+    best = bandit.actions[int(bandit.rewards.argmax())]
+    env.reset(torch.ones(64, dtype=torch.bool))
+    with torch.no_grad():
+        start = torch.ones(64, dtype=torch.bool)
+        view = trained.network.view(env.observe(), trained.network.initial_memory(64), start)
+        probability = view.distribution.log_prob(best.expand(64, -1)).sum(dim=-1).exp()
+    assert float(probability.min()) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corridor", [1, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cue_is_remembered_through_forced_steps_and_used_under_the_mask(corridor: int, seed: int) -> None:
+    """MaskedRecall: 1 with memory and mask, 1/4 without the memory."""
+    env = build_masked_recall(derive_row_seeds(seed, 64), corridor=corridor)
+    config = TrainingConfig(
+        num_updates=60,
+        gamma=0.99,
+        ppo=PPOConfig(learning_rate=2e-3, num_minibatches=4, target_kl=0.03),
+        entropy=EntropyConfig(start=0.01, end=0.0),
+    )
+    trained = train_on(env, fit_network(env), config, num_steps=corridor + 1, seed=seed)
+    fresh = build_masked_recall(derive_row_seeds(999, 64), corridor=corridor)
+    assert play(fresh, trained, num_episodes=8) >= 0.95
+
+
+@pytest.mark.slow
+def test_without_a_memory_no_more_is_recalled_than_chance_under_the_mask_allows() -> None:
+    """That mask and observation give the cue away nowhere."""
+    env = build_masked_recall(derive_row_seeds(0, 64), corridor=8)
+    config = TrainingConfig(num_updates=40, gamma=0.99, ppo=PPOConfig(learning_rate=2e-3, num_minibatches=4))
+    memoryless = fit_network(env, replace(PLAIN, is_recurrent=False))
+    trained = train_on(env, memoryless, config, num_steps=9, seed=0)
+    fresh = build_masked_recall(derive_row_seeds(999, 64), corridor=8)
+    # 512 episodes: 1/4 and three standard errors.
+    assert play(fresh, trained, num_episodes=8, is_greedy=False) <= 0.25 + 3 * 0.0191
