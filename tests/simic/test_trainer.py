@@ -158,5 +158,5 @@ def test_growth_with_a_known_optimum_is_learned_beyond_the_eager_rule(seed: int)
     assert len(scores) == 4
     mean = sum(scores.values()) / 4
     assert mean > EAGER, scores
-    # Seed 4 stays in a local optimum of one context (docs/LOG.md); the others come within .005 of the optimum.
+    # Seed 4 stays in a local optimum of one context (docs/LOG.md); the others come near the optimum.
     assert mean >= NEAR_OPTIMUM or seed == 4, scores
