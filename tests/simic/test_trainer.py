@@ -148,15 +148,14 @@ def test_growth_with_a_known_optimum_is_learned_beyond_the_eager_rule(seed: int)
     config = TrainingConfig(
         num_updates=120,
         gamma=0.99,
-        ppo=PPOConfig(learning_rate=2e-3, num_minibatches=8),
+        ppo=PPOConfig(learning_rate=1e-3, num_minibatches=8),
         entropy=EntropyConfig(start=0.05, end=0.0),
     )
-    network = replace(SMALL, hidden_size=32, core_size=32, is_recurrent=False)
+    network = replace(SMALL, hidden_size=64, core_size=64, is_recurrent=False)
     trained = train_on(make_toy(256, seed=seed), network, config, num_steps=16, seed=seed)
     assert trained.num_env_steps == 120 * 256 * 16
     scores = score_by_context(trained)
     assert len(scores) == 4
     mean = sum(scores.values()) / 4
     assert mean > EAGER, scores
-    # Seed 4 stays in a local optimum of one context (docs/LOG.md); the others come near the optimum.
-    assert mean >= NEAR_OPTIMUM or seed == 4, scores
+    assert mean >= NEAR_OPTIMUM, scores

@@ -3,9 +3,8 @@
 ```
 never, random, heuristic, greedy, schedule, cycle     rules, built by name
 schedule:FILE.json                                    a list of scheduled actions
-pretrained                                            the policy that is shipped with the package
+pretrained                                            the shipped policy; refused where there is none
 FOLDER                                                a trained policy: policy.json and its weights
-package.module:Class                                  a user's own
 ```
 """
 

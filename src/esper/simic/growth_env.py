@@ -30,6 +30,7 @@ from esper.leyline import (
     SeedStage,
     Verdict,
 )
+from esper.simic.config import HORIZON_SEMANTICS
 from esper.simic.episode import Episode, as_table, read_host, read_list
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import EnvStep
@@ -37,8 +38,6 @@ from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.rewards.facts import StepFacts
 from esper.tamiyo import ActionLayout, PolicyInputs, build_action, build_growth_layout
 from esper.tolaria import Fleet, SplitResult
-
-HORIZON_SEMANTICS = ("terminate", "truncate")
 
 
 class PaidReward(Protocol):
