@@ -155,3 +155,15 @@ def test_a_layout_that_contradicts_itself_is_refused(
 def test_a_layout_without_operations_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one operation"):
         ActionLayout(op_names=(), uses={"op": ()})
+
+
+def test_layouts_of_other_choices_differ_though_their_sizes_agree() -> None:
+    slower = replace(SPACE, tempo_ids=tuple(tempo + 1 for tempo in SPACE.tempo_ids))
+    ours, theirs = build_growth_layout(SPACE), build_growth_layout(slower)
+    assert ours != theirs
+    assert ours.argument_sizes == theirs.argument_sizes
+
+
+def test_names_must_be_as_many_as_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"argument_names\['tempo'\]=\('1',\): the head has 4 choices"):
+        replace(build_growth_layout(SPACE), argument_names={"tempo": ("1",)})

@@ -237,7 +237,11 @@ def test_a_configuration_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layout", {"op_names": ["A"], "uses": [], "argument_sizes": []}, "do not fit: heads"),
+        (
+            "layout",
+            {"op_names": ["A"], "uses": [], "argument_sizes": [], "argument_names": []},
+            "do not fit: heads",
+        ),
         ("layout", {"op_names": ["A"]}, "layout.uses"),
         ("layout", [], "layout: "),
         ("families", ["noop", "mood"], "are not the first ones of"),

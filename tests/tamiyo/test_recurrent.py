@@ -151,7 +151,7 @@ def test_a_host_with_other_arguments_is_refused_and_nothing_is_remembered() -> N
     policy = make_policy()
     before = policy.state()
     other = replace(MIXED, space=replace(MIXED.space, tempo_ids=(1, 2)))
-    with pytest.raises(ConfigError, match=r"'tempo': 2.*was built for"):
+    with pytest.raises(ConfigError, match=r"'tempo': \('1', '2'\).*was built for"):
         policy.decide(other)
     assert policy.state() == before
 
@@ -194,3 +194,11 @@ def test_a_malformed_memory_is_refused_and_changes_nothing(change: dict[str, obj
     with pytest.raises(ForeignCheckpointError, match=message):
         policy.restore({**before, **change})
     assert policy.state() == before
+
+
+def test_a_policy_whose_critic_knew_more_decides_without_a_value() -> None:
+    knowing = make_policy(config=replace(SMALL, is_critic_privileged=True))
+    decision = knowing.decide(MIXED)
+    assert decision.evidence is not None
+    assert decision.evidence.value is None
+    assert "value" not in decision.reason

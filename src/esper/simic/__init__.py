@@ -9,7 +9,7 @@ from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
 from esper.simic.intervals import PairedInterval, estimate_paired_interval
 from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
-from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig
+from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig, parse_extra_term
 from esper.simic.rewards.contract import check_reward_term, require_reward_term
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.gain import compute_objective
@@ -68,6 +68,7 @@ __all__ = [
     "estimate_paired_interval",
     "evaluate_policy",
     "find_anomalies",
+    "parse_extra_term",
     "require_reward_term",
     "run_episode",
 ]

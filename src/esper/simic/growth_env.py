@@ -35,8 +35,9 @@ from esper.simic.episode import Episode, as_table, read_host, read_list
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import EnvStep
 from esper.simic.never_runs import NeverRun, NeverRuns
+from esper.simic.privileged import build_privileged
 from esper.simic.rewards.facts import StepFacts
-from esper.tamiyo import ActionLayout, PolicyInputs, build_action, build_growth_layout
+from esper.tamiyo import PRIVILEGED, ActionLayout, PolicyInputs, build_action, build_growth_layout
 from esper.tolaria import Fleet, SplitResult
 
 
@@ -134,8 +135,11 @@ class GrowthRolloutEnv:
         return tuple(self._episodes)
 
     def observe(self) -> PolicyInputs:
-        """See `RolloutEnv.observe`."""
-        return self._parts.fleet.observe()
+        """See `RolloutEnv.observe`; the inputs of the hosts, and what only a critic may see."""
+        pairs = zip(self._episodes, self._has_ended, strict=True)
+        never_runs = [None if has_ended else self._never(e.start) for e, has_ended in pairs]
+        privileged = build_privileged(self._observations, never_runs)
+        return {**self._parts.fleet.observe(), PRIVILEGED: privileged}
 
     # ------------------------------------------------------------------ episodes
 
@@ -234,7 +238,7 @@ class GrowthRolloutEnv:
             name: torch.tensor([0.0 if r is None else r.terms.get(name, 0.0) for r in paid]) for name in names
         }
         return EnvStep(
-            inputs=self._parts.fleet.observe(),
+            inputs=self.observe(),
             reward=torch.tensor([0.0 if reward is None else reward.total for reward in paid]),
             terminated=torch.tensor([e and not cut for e, cut in zip(ends, truncated, strict=True)]),
             truncated=torch.tensor(truncated),

@@ -4,7 +4,14 @@ This room sees no model, no data and no optimiser; it answers with the actions o
 """
 
 from esper.tamiyo.action_layout import ActionLayout, build_action, build_growth_layout, build_indices
-from esper.tamiyo.actor_critic import Memory, PolicyInputs, PolicyStep, SequenceEvaluation
+from esper.tamiyo.actor_critic import (
+    NUM_PRIVILEGED,
+    PRIVILEGED,
+    Memory,
+    PolicyInputs,
+    PolicyStep,
+    SequenceEvaluation,
+)
 from esper.tamiyo.baselines import ForcedCyclePolicy, NeverGrow
 from esper.tamiyo.distributions import ActionLogits, ActionMask, EmptyMaskError, JointDistribution
 from esper.tamiyo.encoding import EncodedBatch, EncodedObservation, encode, encode_many
@@ -14,6 +21,7 @@ from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig
 from esper.tamiyo.inputs import build_inputs, describe_contract, observation_contract
 from esper.tamiyo.masks import ActionMasks, choosable_ops, compute_masks, growable_blueprints
 from esper.tamiyo.network import NetworkConfig, PolicyView, RecurrentActorCritic, build_network
+from esper.tamiyo.policy_contract import check_policy, require_policy
 from esper.tamiyo.policy_file import LoadedPolicy, load_policy, save_policy
 from esper.tamiyo.random_policy import RandomPolicy
 from esper.tamiyo.recurrent import NonFinitePolicyError, RecurrentPolicy
@@ -21,7 +29,9 @@ from esper.tamiyo.registry import POLICY_NAMES, build_policy
 from esper.tamiyo.schedule import FixedSchedulePolicy, ScheduledAction, build_even_schedule
 
 __all__ = [
+    "NUM_PRIVILEGED",
     "POLICY_NAMES",
+    "PRIVILEGED",
     "SLOT_ORDERS",
     "ActionLayout",
     "ActionLogits",
@@ -57,6 +67,7 @@ __all__ = [
     "build_inputs",
     "build_network",
     "build_policy",
+    "check_policy",
     "choosable_ops",
     "compute_masks",
     "describe_contract",
@@ -65,5 +76,6 @@ __all__ = [
     "growable_blueprints",
     "load_policy",
     "observation_contract",
+    "require_policy",
     "save_policy",
 ]

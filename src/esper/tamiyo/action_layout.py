@@ -25,6 +25,7 @@ from esper.leyline import (
 _T = TypeVar("_T")
 
 OP_HEAD, SLOT_HEAD, BLUEPRINT_HEAD = "op", "slot", "blueprint"
+ALPHA_TARGET_HEAD = "alpha_target"
 STRUCTURE_HEADS = (OP_HEAD, SLOT_HEAD, BLUEPRINT_HEAD)
 """Heads whose sizes and masks come with the observation; any of the last two may be absent."""
 
@@ -38,7 +39,7 @@ HEAD_OPS: Mapping[str, frozenset[LifecycleOp]] = MappingProxyType(
         "blend": frozenset({LifecycleOp.GERMINATE}),
         "curve": _RAMPED,
         "tempo": _RAMPED,
-        "alpha_target": frozenset({LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA}),
+        ALPHA_TARGET_HEAD: frozenset({LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA}),
     }
 )
 """Head -> operations that use it, in the order of the columns of a joint action."""
@@ -60,6 +61,9 @@ class ActionLayout:
     "blueprint" where they exist, then the arguments."""
     argument_sizes: Mapping[str, int] = field(default_factory=dict)
     """Head -> number of choices, for every head after the first three."""
+    argument_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Head -> what each of its choices stands for; heads that are left out do not tell. Two layouts whose
+    choices mean different things are different, though their sizes agree."""
 
     def __post_init__(self) -> None:
         """Check that the tables fit each other.
@@ -87,6 +91,10 @@ class ActionLayout:
         for head, size in self.argument_sizes.items():
             if size < 1:
                 raise ValueError(f"argument_sizes[{head!r}]={size}: must be >= 1; leave the head out instead")
+        for head, names in self.argument_names.items():
+            size = self.argument_sizes.get(head, 0)
+            if len(names) != size:
+                raise ValueError(f"argument_names[{head!r}]={names}: the head has {size} choices")
         for place, needs_blueprint in enumerate(self.uses.get(BLUEPRINT_HEAD, ())):
             if needs_blueprint and not self.uses[SLOT_HEAD][place]:
                 raise ValueError(
@@ -101,17 +109,18 @@ class ActionLayout:
 
 def build_growth_layout(space: ActionSpace) -> ActionLayout:
     """Return the layout of a host's actions; hosts that offer the same arguments share it."""
-    sizes = {
-        "blend": len(space.blend_ids),
-        "curve": len(space.curve_ids),
-        "tempo": len(space.tempo_ids),
-        "alpha_target": len(space.alpha_target_ids),
+    names = {
+        "blend": tuple(blend.value for blend in space.blend_ids),
+        "curve": tuple(curve.value for curve in space.curve_ids),
+        "tempo": tuple(map(str, space.tempo_ids)),
+        ALPHA_TARGET_HEAD: tuple(f"{target:g}" for target in space.alpha_target_ids),
     }
     uses = {head: tuple(op in ops for op in space.op_ids) for head, ops in HEAD_OPS.items()}
     return ActionLayout(
         op_names=tuple(op.value for op in space.op_ids),
         uses=uses,  # a plain dict: a mapping proxy could be neither copied nor sent to a worker
-        argument_sizes=sizes,
+        argument_sizes={head: len(choices) for head, choices in names.items()},
+        argument_names=names,
     )
 
 

@@ -10,6 +10,7 @@ blueprint_exists      [E, S, B] bool
 mask_op               [E, O] bool            mask_slot            [E, O, S] bool
 mask_blueprint        [E, S, B] bool
 ```
+In training there may also be "privileged" [E, 2] float32, which only a critic reads.
 Networks over a flat vector take "features" [E, D] float32 and those masks that their layout has heads for.
 A mask is part of the observation that it was computed with and is stored with it.
 """
@@ -25,6 +26,10 @@ PolicyInputs = Mapping[str, Tensor]
 """Named tensors of E rows."""
 
 MASK_OP, MASK_SLOT, MASK_BLUEPRINT = "mask_op", "mask_slot", "mask_blueprint"
+PRIVILEGED = "privileged"
+"""Input of critics that may know more than the actor; whoever deploys a policy does not have it."""
+NUM_PRIVILEGED = 2
+"""Its width."""
 
 
 class Memory(NamedTuple):

@@ -57,6 +57,7 @@ class _SavedLayout:
     op_names: tuple[str, ...]
     uses: tuple[tuple[str, tuple[bool, ...]], ...]
     argument_sizes: tuple[tuple[str, int], ...]
+    argument_names: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @final
@@ -125,6 +126,7 @@ def save_policy(
                 op_names=layout.op_names,
                 uses=tuple(layout.uses.items()),
                 argument_sizes=tuple(layout.argument_sizes.items()),
+                argument_names=tuple(layout.argument_names.items()),
             ),
             metadata={**metadata},
             weights=name,
@@ -270,7 +272,10 @@ def _refuse_constant(text: str) -> float:
 
 def _build_layout(saved: _SavedLayout) -> ActionLayout:
     return ActionLayout(
-        op_names=saved.op_names, uses=dict(saved.uses), argument_sizes=dict(saved.argument_sizes)
+        op_names=saved.op_names,
+        uses=dict(saved.uses),
+        argument_sizes=dict(saved.argument_sizes),
+        argument_names=dict(saved.argument_names),
     )
 
 

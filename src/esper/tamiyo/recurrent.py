@@ -133,14 +133,14 @@ class RecurrentPolicy:
         offered, built_for = build_growth_layout(observation.space), self._network.layout
         if offered != built_for:
             raise ConfigError(
-                f"the host offers {offered.op_names} with arguments {dict(offered.argument_sizes)}, the "
-                f"policy was built for {built_for.op_names} with {dict(built_for.argument_sizes)}: use the "
+                f"the host offers {offered.op_names} with arguments {dict(offered.argument_names)}, the "
+                f"policy was built for {built_for.op_names} with {dict(built_for.argument_names)}: use the "
                 "action space that it was trained with"
             )
 
     def _check_finite(self, view: PolicyView, log_prob: float) -> None:
-        value = float(view.value[0])
-        if not (math.isfinite(log_prob) and math.isfinite(value)):
+        value = _read_value(view)
+        if not (math.isfinite(log_prob) and (value is None or math.isfinite(value))):
             raise NonFinitePolicyError(
                 f"decision {self._num_decisions} of host {self._num_hosts}: log-probability {log_prob}, "
                 f"value {value}; expected finite numbers, so load an earlier policy"
@@ -156,6 +156,11 @@ class RecurrentPolicy:
                 f"{[len(layer) for layer in layers]} units, the network has {num_layers} of {size}"
             )
         return like.new_tensor([[_read_number(key, item) for item in layer] for layer in layers])[:, None]
+
+
+def _read_value(view: PolicyView) -> float | None:
+    """Return the critic's estimate; None where it cannot judge without what it saw in training."""
+    return float(view.value[0]) if view.can_judge else None
 
 
 def _read_number(key: str, item: object) -> float:
@@ -174,12 +179,13 @@ def _describe(
     shown = view.distribution.probabilities(actions)
     probabilities = {head: tuple(shown[head][0].tolist()) for head in used}
     num_legal = int(view.masks.op[0].sum())
-    value = float(view.value[0])
+    value = _read_value(view)
     where = "" if action.slot is None else f" on {action.slot}"
     return Decision(
         action=action,
         reason=f"{action.op.value}{where}: probability {probabilities[OP_HEAD][op]:.3f} among {num_legal} of "
-        f"{len(observation.space.op_ids)} operations, joint {math.exp(log_prob):.3g}, value {value:.4f}",
+        f"{len(observation.space.op_ids)} operations, joint {math.exp(log_prob):.3g}"
+        f"{'' if value is None else f', value {value:.4f}'}",
         confidence=min(math.exp(log_prob), 1.0),
         evidence=Evidence(
             masks=_show_masks(view.masks, used, op, slot), probabilities=probabilities, value=value

@@ -94,7 +94,7 @@ def test_indecision_is_not_charged_while_the_gates_refuse_or_once_it_is_decided(
 
 @settings(max_examples=40)
 @given(facts=wild_facts())
-def test_bug_10_no_penalty_is_a_bonus_under_any_operation(facts: StepFacts) -> None:
+def test_bug10_no_penalty_is_a_bonus_under_any_operation(facts: StepFacts) -> None:
     terms = build_terms(RewardConfig(), discount=0.995)
     for op in LifecycleOp:
         action = Action(op=op, slot="a")

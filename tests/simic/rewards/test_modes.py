@@ -63,7 +63,7 @@ def test_never_growing_earns_nothing_but_the_fall_of_its_own_loss(mode: str) -> 
 
 
 @MODES
-def test_bug_5_rewards_know_one_scale_and_are_linear_in_it(mode: str) -> None:
+def test_bug05_rewards_know_one_scale_and_are_linear_in_it(mode: str) -> None:
     episode = play(grow("good", "harmful"))
     whole, half = pay(episode, mode), pay(episode, mode, RewardConfig(mode=mode, scale=0.025))
     for one, other in zip(whole, half, strict=True):

@@ -151,7 +151,7 @@ def test_a_state_of_other_terms_or_shape_is_refused_and_changes_nothing() -> Non
 
 @settings(max_examples=30)
 @given(episode=scripted_episodes(), part=st.floats(0.0, 1.0))
-def test_bug_11_a_resumed_episode_pays_bit_for_bit_what_an_uninterrupted_one_pays(
+def test_bug11_a_resumed_episode_pays_bit_for_bit_what_an_uninterrupted_one_pays(
     episode: list[StepFacts], part: float
 ) -> None:
     cut = round(part * len(episode))

@@ -21,7 +21,14 @@ from esper.tamiyo.network import NetworkConfig, RecurrentActorCritic, build_netw
 
 LAYOUT = build_growth_layout(make_space())
 SMALL = NetworkConfig(
-    hidden_size=12, token_size=8, family_size=3, attention_heads=2, core_size=10, core_layers=2
+    hidden_size=12,
+    token_size=8,
+    family_size=3,
+    attention_heads=2,
+    core_size=10,
+    core_layers=2,
+    removal_bias=0.0,
+    full_target_bias=0.0,
 )
 FLAT = replace(SMALL, kind="flat", flat_slots=4, flat_blueprints=5)
 OPS = tuple(LifecycleOp)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.simic.interfaces import ActorCritic
-from esper.tamiyo.actor_critic import Memory, SequenceEvaluation
+from esper.tamiyo.actor_critic import NUM_PRIVILEGED, PRIVILEGED, Memory, SequenceEvaluation
 from esper.tamiyo.distributions import EmptyMaskError
 from esper.tamiyo.network import NetworkConfig, RecurrentActorCritic
 from tamiyo.network.network_cases import FLAT, SMALL, make_inputs, make_network, pad_inputs, permute_slots
@@ -348,3 +348,53 @@ def test_the_memory_carries_what_was_seen() -> None:
         for case in (inputs, changed)
     ]
     torch.testing.assert_close(values[0][:, 1:], values[1][:, 1:], rtol=0, atol=1e-7)
+
+
+KNOWING = replace(SMALL, is_critic_privileged=True)
+
+
+def told(inputs: dict[str, Tensor], lead: float) -> dict[str, Tensor]:
+    shape = (*inputs["global"].shape[:-1], NUM_PRIVILEGED)
+    return inputs | {PRIVILEGED: torch.full(shape, lead, dtype=torch.float64)}
+
+
+def test_what_only_the_critic_knows_moves_values_and_no_decision() -> None:
+    network = make_network(KNOWING, spread=0.2).double()
+    inputs, starts = make_inputs(3, 4), some_starts(3, 4)
+    behind, ahead = (roll_out(network, told(inputs, lead), starts) for lead in (-1.0, 1.0))
+    assert torch.equal(behind.active, ahead.active)
+    assert torch.equal(behind.log_probs, ahead.log_probs)
+    assert (behind.values - ahead.values).abs().min() > 1e-6
+
+
+def test_stored_values_of_a_knowing_critic_score_as_they_were_seen() -> None:
+    network = make_network(KNOWING, spread=0.2).double()
+    inputs, starts = told(make_inputs(3, 4), 0.7), some_starts(3, 4)
+    drawn = roll_out(network, inputs, starts)
+    scored = network.evaluate(inputs, drawn.active, network.initial_memory(3), starts)
+    torch.testing.assert_close(scored.values, drawn.values, rtol=0, atol=1e-9)
+    first = {name: tensor[:, 0] for name, tensor in inputs.items()}
+    values = network.compute_values(first, network.initial_memory(3), starts[:, 0])
+    torch.testing.assert_close(values, drawn.values[:, 0])
+
+
+def test_a_knowing_critic_in_training_must_be_told() -> None:
+    network = make_network(KNOWING)
+    inputs, starts = make_inputs(2), torch.ones(2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="network inputs lack 'privileged', which the critic reads"):
+        network.act(inputs, network.initial_memory(2), starts)
+    with pytest.raises(ValueError, match="privileged"):
+        network.compute_values(inputs, network.initial_memory(2), starts)
+    with pytest.raises(ValueError, match="privileged"):
+        evaluate(network, make_inputs(2, 3), torch.zeros(2, 3, 7, dtype=torch.int64))
+
+
+def test_in_the_field_it_decides_alike_and_says_that_it_cannot_judge() -> None:
+    network = make_network(KNOWING, spread=0.2).double()
+    inputs, starts = make_inputs(2), torch.ones(2, dtype=torch.bool)
+    alone = network.view(inputs, network.initial_memory(2), starts)
+    with_never = network.view(told(inputs, 0.3), network.initial_memory(2), starts)
+    assert (alone.can_judge, with_never.can_judge) == (False, True)
+    assert alone.value.isnan().all()
+    drawn = with_never.distribution.mode()
+    assert torch.equal(alone.distribution.log_prob(drawn), with_never.distribution.log_prob(drawn))

@@ -109,3 +109,17 @@ def test_a_new_policy_interferes_as_rarely_as_it_is_told(config: NetworkConfig) 
     network = build_network(replace(config, removal_bias=-3.0), LAYOUT, seed=0)
     bias = dict(zip(network.layout.op_names, network.heads.op_layer().bias.tolist(), strict=True))
     assert bias == {name: -3.0 if name in ("CULL", "SET_ALPHA") else 0.0 for name in network.layout.op_names}
+
+
+@pytest.mark.parametrize("config", [SMALL, FLAT, replace(FLAT, factorisation="factored")])
+def test_a_new_policy_leans_to_full_ramps_as_far_as_it_is_told(config: NetworkConfig) -> None:
+    layout = replace(LAYOUT, argument_names=LAYOUT.argument_names | {"alpha_target": ("1", "0.5", "0.7")})
+    network = build_network(replace(config, full_target_bias=2.5), layout, seed=0)
+    rows = network.heads.argument_bias("alpha_target").reshape(-1, 3)
+    assert rows.tolist() == [[2.5, 0.0, 0.0]] * len(rows)
+    assert not any(network.heads.argument_bias(h).any() for h in ("blend", "curve", "tempo"))
+
+
+def test_a_layout_that_does_not_tell_its_targets_gets_no_leaning() -> None:
+    network = build_network(SMALL, replace(LAYOUT, argument_names={}), seed=0)
+    assert not network.heads.argument_bias("alpha_target").any()

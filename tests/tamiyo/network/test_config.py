@@ -56,3 +56,8 @@ def test_a_configuration_survives_json() -> None:
     adapter = TypeAdapter(NetworkConfig)
     text = json.dumps(adapter.dump_python(config, mode="json"))
     assert adapter.validate_json(text, strict=True, extra="forbid") == config
+
+
+def test_a_critic_that_knows_more_must_be_separate() -> None:
+    with pytest.raises(ConfigError, match="is_critic_privileged=True: needs a critic of its own"):
+        NetworkConfig(is_critic_privileged=True, is_critic_separate=False)

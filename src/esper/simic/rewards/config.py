@@ -89,6 +89,9 @@ class RewardConfig:
     """Full price per interval of a seed that waits to be kept, metric scales, >= 0; two operations."""
     indecision_patience_epochs: int = 2
     """Intervals in probation that are free, >= 0: the gates ask for about that many."""
+    extra_terms: tuple[str, ...] = ()
+    """Terms of your own, each as "package.module:Class=WEIGHT", the weight in metric scales, > 0; none,
+    because a mode's sum is the objective and another term changes what is asked for."""
     loss: LossRewardConfig = field(default_factory=LossRewardConfig)
     """Settings of the mode "loss"."""
 
@@ -107,6 +110,30 @@ class RewardConfig:
         _require("reward", "contribution_errors", self.contribution_errors, 0.0, 5.0)
         for name in ("young_cull_epochs", "indecision_patience_epochs"):
             _require("reward", name, getattr(self, name), 0, 10**6)
+        for text in self.extra_terms:
+            parse_extra_term(text)
+
+
+def parse_extra_term(text: str) -> tuple[str, float]:
+    """Return (reference, weight) of an entry of `RewardConfig.extra_terms`; imports nothing.
+
+    Args:
+        text: Such as "package.module:Class=0.5".
+
+    Raises:
+        ConfigError: If it has no reference, or no weight in (0, 1e6].
+    """
+    reference, _, written = text.rpartition("=")
+    try:
+        weight = float(written)
+    except ValueError:
+        weight = math.nan
+    if not reference.strip() or not 0.0 < weight <= 1e6:
+        raise ConfigError(
+            f"reward.extra_terms={text!r}: expected package.module:Class=WEIGHT with a weight in (0, 1e+06], "
+            "e.g. my_terms:FirstSeed=0.5"
+        )
+    return reference.strip(), weight
 
 
 _PRICES = (

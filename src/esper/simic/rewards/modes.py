@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from esper.leyline import ConfigError
 from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.contribution import Contribution
 from esper.simic.rewards.costs import GovernorPenalty, Indecision, Intervention, YoungCull
@@ -70,7 +71,8 @@ def build_rubric(config: RewardConfig, *, discount: float, extra: Iterable[Weigh
     Args:
         config: Mode, weights and bounds.
         discount: The learner's gamma, in [0, 1]; shaping needs this very number.
-        extra: A user's own terms; their weights are in metric scales, too.
+        extra: A user's own terms; their weights are in metric scales, too. None may take the name of a
+            built-in term, of another mode's neither.
 
     Raises:
         ConfigError: If a step could pay more than `config.bound`, a name occurs twice, or gamma is out of
@@ -78,7 +80,13 @@ def build_rubric(config: RewardConfig, *, discount: float, extra: Iterable[Weigh
     """
     built_in = build_terms(config, discount=discount)
     chosen = [built_in[name] for name in _TERMS_OF_MODE[config.mode]]
-    return Rubric([*chosen, *extra], scale=config.scale, bound=config.bound)
+    own = tuple(extra)
+    if taken := sorted({item.term.spec.name for item in own} & set(built_in)):
+        raise ConfigError(
+            f"reward terms {', '.join(taken)}: each name may occur once, and built-in terms have these; "
+            "choose another `spec.name`"
+        )
+    return Rubric([*chosen, *own], scale=config.scale, bound=config.bound)
 
 
 def build_terms(config: RewardConfig, *, discount: float) -> dict[str, WeightedTerm]:

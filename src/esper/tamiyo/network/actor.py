@@ -23,6 +23,7 @@ from esper.tamiyo.actor_critic import (
     MASK_BLUEPRINT,
     MASK_OP,
     MASK_SLOT,
+    PRIVILEGED,
     Memory,
     PolicyInputs,
     PolicyStep,
@@ -55,6 +56,8 @@ class PolicyView(NamedTuple):
     memory: Memory
     """After the step."""
     masks: ActionMask
+    can_judge: bool
+    """Whether the critic was told what it was trained with; without that its value is NaN."""
 
 
 @final
@@ -78,6 +81,7 @@ class RecurrentActorCritic(nn.Module):
         critic_body: Body | None,
         core_size: int,
         value_size: int,
+        num_privileged: int = 0,
     ) -> None:
         """Put the parts together.
 
@@ -88,6 +92,7 @@ class RecurrentActorCritic(nn.Module):
             critic_body: Encoder and memory of the critic; None = those of the actor.
             core_size: D.
             value_size: Units of the critic's hidden layer.
+            num_privileged: Columns of the input that only the critic sees; 0 = none.
         """
         super().__init__()
         self.layout = layout
@@ -96,7 +101,8 @@ class RecurrentActorCritic(nn.Module):
         self.critic_encoder = None if critic_body is None else critic_body.encoder
         self.critic_core = None if critic_body is None else critic_body.core
         self._num_layers = self.core.initial_memory(1).hidden.shape[0]
-        self.value_trunk = build_mlp(core_size, value_size)
+        self.value_trunk = build_mlp(core_size + num_privileged, value_size)
+        self._num_privileged = num_privileged
         self.value_layer = nn.Linear(value_size, 1)
         masks = {SLOT_HEAD: MASK_SLOT, BLUEPRINT_HEAD: MASK_BLUEPRINT}
         self._mask_names = (MASK_OP, *(name for head, name in masks.items() if head in layout.uses))
@@ -121,16 +127,19 @@ class RecurrentActorCritic(nn.Module):
         """
         encoded = self._encode(inputs)
         mask = self._read_mask(inputs)
+        can_judge = self._num_privileged == 0 or PRIVILEGED in inputs
         with self._wide():
             actor, critic = self._split(memory.cleared(episode_start))
             output, actor = self.core.step(encoded.core, actor)
             distribution = self._decide(output, encoded, mask)
             if self.critic_core is None:
-                return PolicyView(distribution, self._value(output), actor, mask)
+                return PolicyView(distribution, self._value(output, inputs), actor, mask, can_judge)
         judged = self._encode_for_critic(inputs, encoded)
         with self._wide():
             output, critic = self.critic_core.step(judged.core, critic)
-            return PolicyView(distribution, self._value(output), _join(actor, critic), mask)
+            return PolicyView(
+                distribution, self._value(output, inputs), _join(actor, critic), mask, can_judge
+            )
 
     def act(
         self,
@@ -157,6 +166,7 @@ class RecurrentActorCritic(nn.Module):
             EmptyMaskError: If a row has no legal action; nothing is drawn then.
             ValueError: If an input is missing.
         """
+        self._require_privileged(inputs)
         with torch.no_grad():
             view = self.view(inputs, memory, episode_start)
             distribution = view.distribution
@@ -186,6 +196,7 @@ class RecurrentActorCritic(nn.Module):
         Raises:
             ValueError: If an input is missing.
         """
+        self._require_privileged(inputs)
         num_rows, num_steps = episode_start.shape
         flat = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
         encoded = self._encode(flat)
@@ -204,7 +215,7 @@ class RecurrentActorCritic(nn.Module):
                 distribution.log_prob(flat_actions),
                 distribution.active(flat_actions),
                 distribution.entropy(),
-                self._value(judged_ND),
+                self._value(judged_ND, flat),
                 distribution.num_valid(),
             )
         return SequenceEvaluation(*(x.view(num_rows, num_steps, *x.shape[1:]) for x in results))
@@ -220,13 +231,14 @@ class RecurrentActorCritic(nn.Module):
         Raises:
             ValueError: If an input is missing.
         """
+        self._require_privileged(inputs)
         with torch.no_grad():
             actor, critic = self._split(memory.cleared(episode_start))
             encoder, core = self.critic_encoder or self.encoder, self.critic_core or self.core
             encoded = self._encode(inputs, encoder)
             with self._wide():
                 output, _ = core.step(encoded.core, actor if self.critic_core is None else critic)
-                return self._value(output)
+                return self._value(output, inputs)
 
     # ------------------------------------------------------------------ parts
 
@@ -270,7 +282,18 @@ class RecurrentActorCritic(nn.Module):
         logits: ActionLogits = self.heads(output_ND, encoded, mask)
         return JointDistribution(self.layout, logits, mask)
 
-    def _value(self, output_ND: Tensor) -> Tensor:
+    def _require_privileged(self, inputs: PolicyInputs) -> None:
+        if self._num_privileged > 0 and PRIVILEGED not in inputs:
+            raise ValueError(
+                f"network inputs lack {PRIVILEGED!r}, which the critic reads; "
+                f"given: {', '.join(sorted(inputs))}"
+            )
+
+    def _value(self, output_ND: Tensor, inputs: PolicyInputs) -> Tensor:
+        if self._num_privileged > 0:
+            if PRIVILEGED not in inputs:  # a policy in the field: it decides as ever, and judges nothing
+                return output_ND.new_full((len(output_ND),), torch.nan)
+            output_ND = torch.cat([output_ND, inputs[PRIVILEGED].to(output_ND.dtype)], dim=-1)
         value: Tensor = self.value_layer(torch.relu(self.value_trunk(output_ND)))
         return value.squeeze(-1)
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline import BLUEPRINT_FAMILIES, LifecycleOp, derive_seed
-from esper.tamiyo.action_layout import ActionLayout
+from esper.tamiyo.action_layout import ALPHA_TARGET_HEAD, ActionLayout
+from esper.tamiyo.actor_critic import NUM_PRIVILEGED
 from esper.tamiyo.network.actor import Body, RecurrentActorCritic
 from esper.tamiyo.network.config import NetworkConfig
 from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
@@ -48,6 +49,10 @@ def build_network(config: NetworkConfig, layout: ActionLayout, *, seed: int) -> 
         for place, name in enumerate(layout.op_names):
             if name in _REMOVALS:
                 network.heads.op_layer().bias[place] = config.removal_bias
+        targets = layout.argument_names.get(ALPHA_TARGET_HEAD, ())
+        if targets:
+            place = max(range(len(targets)), key=lambda choice: float(targets[choice]))
+            network.heads.argument_bias(ALPHA_TARGET_HEAD)[..., place] = config.full_target_bias
     return network
 
 
@@ -73,6 +78,7 @@ def lay_out_network(
             critic_body=_lay_out_body(config, num_families) if config.is_critic_separate else None,
             core_size=config.core_size,
             value_size=config.hidden_size,
+            num_privileged=NUM_PRIVILEGED if config.is_critic_privileged else 0,
         )
 
 

@@ -47,13 +47,20 @@ class NetworkConfig:
     is_critic_separate: bool = True
     """Whether the critic has an encoder and a memory of its own; True, because the value loss is much larger
     than the surrogate and would move what the policy stands on."""
+    is_critic_privileged: bool = False
+    """Whether the critic sees the input "privileged", what growing hosts know in training only: their lead
+    over the same host never grown. Off, because other environments have none; presets set it."""
     checkpoint_core: bool = False
     """Whether the memory's activations are recomputed in the backward pass, a sqrt(T)-th of them at a time;
     off, because at the default size they are small."""
-    removal_bias: float = 0.0
+    removal_bias: float = -3.0
     """Logit of CULL and SET_ALPHA in a new network, in [-10, 0], where every other operation has 0. Below 0 a
     new policy interferes less with what it has planted, and sees more often what a seed comes to; 0 = a new
     policy takes all legal operations alike."""
+    full_target_bias: float = 3.0
+    """Logit of the largest end of a ramp in a new network, in [0, 10], where every other has 0. A seed is
+    only ever kept at full amplitude, so that a policy that takes all ends alike gets stuck with most of its
+    seeds (docs/LOG.md)."""
     flat_features: int = 0
     """Width of "features", >= 1, for flat networks over a vector; 0 = the inputs of a growing host."""
     flat_slots: int = 0
@@ -82,6 +89,7 @@ class NetworkConfig:
             ("core_size", self.core_size, 1, MAX_SIZE),
             ("core_layers", self.core_layers, 1, 3),
             ("removal_bias", self.removal_bias, -10.0, 0.0),
+            ("full_target_bias", self.full_target_bias, 0.0, 10.0),
             ("flat_features", self.flat_features, 0, MAX_FLAT_OUTPUTS),
             ("flat_slots", self.flat_slots, 0, MAX_FLAT_OUTPUTS),
             ("flat_blueprints", self.flat_blueprints, 0, MAX_FLAT_OUTPUTS),
@@ -94,6 +102,11 @@ class NetworkConfig:
         if self.token_size % self.attention_heads != 0:
             raise ConfigError(
                 f"network.attention_heads={self.attention_heads}: must divide token_size={self.token_size}"
+            )
+        if self.is_critic_privileged and not self.is_critic_separate:
+            raise ConfigError(
+                "network.is_critic_privileged=True: needs a critic of its own, or the actor would see it "
+                "too; set is_critic_separate=True"
             )
         if self.checkpoint_core and not self.is_recurrent:
             raise ConfigError(

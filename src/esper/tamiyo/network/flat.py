@@ -143,6 +143,12 @@ class FlatHeads(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def argument_bias(self, head: str) -> Tensor:
+        """Return a view of the constant part of an argument's logits, [ops or 1, slots or 1, choices]."""
+        layer = self.heads[f"head_{head}"]
+        assert isinstance(layer, nn.Linear)
+        return layer.bias.view(self._shapes[head])
+
     def policy_layers(self) -> tuple[nn.Linear, ...]:
         """Return every layer: each is the last before its logits."""
         return tuple(layer for layer in self.heads.values() if isinstance(layer, nn.Linear))

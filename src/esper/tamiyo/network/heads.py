@@ -59,6 +59,12 @@ class GrowthHeads(nn.Module):
         assert isinstance(last, nn.Linear)
         return last
 
+    def argument_bias(self, head: str) -> Tensor:
+        """Return a view of the constant part of an argument's logits, [choices]."""
+        biases = torch.split(self.arguments.bias, list(self._argument_sizes.values()))
+        named: dict[str, Tensor] = dict(zip(self._argument_sizes, biases, strict=True))
+        return named[head]
+
     def policy_layers(self) -> tuple[nn.Linear, ...]:
         """Return the last layer before each logit: weak at first, so that a new policy is nearly uniform."""
         return self.op_layer(), self.slot_query, self.blueprint_query, self.arguments
