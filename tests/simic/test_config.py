@@ -58,14 +58,14 @@ def test_a_value_out_of_range_is_refused_with_its_name(build: Callable[[], objec
 
 def test_a_target_divergence_is_refused_only_where_it_cannot_act() -> None:
     with pytest.raises(ConfigError, match="cannot act with epochs=1 and num_minibatches=1"):
-        PPOConfig(epochs=1)
+        PPOConfig(epochs=1, num_minibatches=1)
     assert PPOConfig(epochs=1, num_minibatches=2).target_kl == 0.015
     assert PPOConfig(epochs=2).target_kl == 0.015
-    assert PPOConfig(epochs=1, target_kl=0.0).is_single_step
+    assert PPOConfig(epochs=1, num_minibatches=1, target_kl=0.0).is_single_step
 
 
 def test_one_step_per_update_is_told_to_a_person() -> None:
-    single = TrainingConfig(ppo=PPOConfig(epochs=1, target_kl=0.0))
+    single = TrainingConfig(ppo=PPOConfig(epochs=1, num_minibatches=1, target_kl=0.0))
     assert len(single.notices) == 1
     assert "clip_range" in single.notices[0]
     assert TrainingConfig().notices == ()

@@ -145,6 +145,29 @@ def test_a_failed_host_is_terminated_with_the_verdict_as_reason(monkeypatch: pyt
     assert summary["reason"] == "diverged"
 
 
+def test_bug17_an_action_for_a_host_that_was_rolled_back_is_not_carried_out_and_not_valid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, rewards = make_env(1)
+    env.reset(all_rows(env))
+    env.step(as_rows(env, germinate("block1")))
+    with monkeypatch.context() as patch:
+        failure = Verdict(kind="diverged", reason="planted")
+        patch.setattr("esper.tolaria.governor.Governor.judge", lambda *_, **__: failure)
+        assert env.step(as_rows(env, WAIT)).terminated.tolist() == [True]
+    num_paid = len(rewards[0].facts)
+    before = env.observe()
+    stale = env.step(as_rows(env, germinate("block3")))
+    assert not stale.is_valid.any()
+    assert not stale.ended.any()
+    assert stale.reward.tolist() == [0.0]
+    assert stale.summaries == (None,)
+    assert len(rewards[0].facts) == num_paid
+    assert env.observations[0].slot("block3").stage is SeedStage.DORMANT
+    for name, tensor in before.items():
+        assert torch.equal(tensor, stale.inputs[name])
+
+
 def test_a_saved_environment_goes_on_bit_for_bit() -> None:
     actions = (germinate("block1"), WAIT, ADVANCE, WAIT, WAIT, WAIT)
     env, _ = make_env()

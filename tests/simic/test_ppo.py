@@ -98,7 +98,7 @@ def test_a12_the_first_minibatch_has_ratio_exactly_1(num_minibatches: int) -> No
     config = TrainingConfig(ppo=PPOConfig(epochs=1, num_minibatches=num_minibatches, target_kl=0.0))
     bench = build_bench(config, dtype=torch.float32)
     learner, batch = bench.learner, bench.collect().batch
-    groups = learner._draw_groups(batch.num_rows)
+    groups = draw_groups(batch.num_rows, num_minibatches, learner._generator)
     anchor, _ = learner._compute_anchor(batch, groups)
     rows = torch.tensor(groups[0])
     scored = learner._score(batch.select(rows))
@@ -154,17 +154,6 @@ def test_a15_executed_steps_are_counted_over_updates() -> None:
 
 
 # ---------------------------------------------------------------------- rows, advantages, statistics
-
-
-@pytest.mark.parametrize("num_minibatches", [1, 2, 3, 5])
-def test_a20_minibatches_are_whole_rows_each_once_per_epoch(num_minibatches: int) -> None:
-    config = TrainingConfig(ppo=PPOConfig(num_minibatches=num_minibatches))
-    bench = build_bench(config, num_envs=5)
-    for _ in range(3):
-        groups = bench.learner._draw_groups(5)
-        assert sorted(row for group in groups for row in group) == list(range(5))
-        sizes = [len(group) for group in groups]
-        assert max(sizes) - min(sizes) <= 1
 
 
 def test_a20_more_minibatches_than_rows_are_refused() -> None:

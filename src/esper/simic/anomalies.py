@@ -40,7 +40,13 @@ METRIC_TABLE: Mapping[str, MetricInfo] = MappingProxyType(
         "rollout/num_quarantined": MetricInfo("", "rows taken out for what their environment reported"),
         "rollout/learn_fraction": MetricInfo("", "share of real steps with more than one legal action"),
         "rollout/op_share/<op>": MetricInfo("", "share of the learnable steps that took the operation"),
-        "train/approx_kl": MetricInfo("losses/approx_kl", "k3, mean over the minibatches looked at"),
+        "rollout/time_explained_variance": MetricInfo(
+            "", "what a critic that knows the step alone would have explained of the returns"
+        ),
+        "train/approx_kl": MetricInfo(
+            "losses/approx_kl",
+            "k3, mean over the minibatches looked at; Stable-Baselines3: over those of the last epoch",
+        ),
         "train/clip_fraction": MetricInfo("losses/clipfrac", "share of ratios outside the clip range"),
         "train/clip_range": MetricInfo("", "clip range of the ratio"),
         "train/entropy_loss": MetricInfo(
@@ -58,9 +64,13 @@ METRIC_TABLE: Mapping[str, MetricInfo] = MappingProxyType(
             "half the squared error on normalised returns; Stable-Baselines3: the whole, raw",
         ),
         "train/floor_loss": MetricInfo("", "penalty of the entropy floors"),
-        "train/loss": MetricInfo("", "weighted sum of the terms"),
+        "train/loss": MetricInfo(
+            "", "weighted sum of the terms, mean over minibatches; Stable-Baselines3: of the last one"
+        ),
         "train/learning_rate": MetricInfo("charts/learning_rate", "of this update"),
-        "train/n_updates": MetricInfo("", "optimiser steps executed since the run began"),
+        "train/n_updates": MetricInfo(
+            "", "optimiser steps executed since the run began; Stable-Baselines3 counts epochs"
+        ),
         "train/num_steps": MetricInfo("", "optimiser steps executed in this update"),
         "train/kl_stops": MetricInfo("", "1 if the divergence ended the update"),
         "train/grad_norm": MetricInfo("", "mean norm before clipping"),

@@ -62,9 +62,9 @@ class PPOConfig:
     """Fused update kernels; None = on CUDA, where one launch replaces many."""
     epochs: int = 4
     """Passes over a rollout, >= 1; host trainings are dear, and with one pass the trust region cannot act."""
-    num_minibatches: int = 1
-    """Minibatches per pass, in whole rows, >= 1 and at most the number of environments of a process; 1,
-    because any number of environments can be split into one."""
+    num_minibatches: int | None = None
+    """Minibatches per pass, in whole rows, >= 1 and at most the number of environments of a process; None =
+    one per environment, at most eight: episodes are few, and each should move the policy."""
     clip_range: float = 0.2
     """Largest change of a probability ratio that still pays, in (0, 1)."""
     clip_mode: str = "joint"
@@ -95,8 +95,9 @@ class PPOConfig:
         """
         for name in ("learning_rate", "adam_eps", "max_grad_norm"):
             _require(f"ppo.{name}", getattr(self, name), 0, is_low_open=True)
-        for name in ("epochs", "num_minibatches"):
-            _require(f"ppo.{name}", getattr(self, name), 1)
+        _require("ppo.epochs", self.epochs, 1)
+        if self.num_minibatches is not None:
+            _require("ppo.num_minibatches", self.num_minibatches, 1)
         for name in ("vf_coef", "target_kl"):
             _require(f"ppo.{name}", getattr(self, name), 0)
         _require("ppo.forced_value_weight", self.forced_value_weight, 0, 1)
@@ -115,8 +116,8 @@ class PPOConfig:
 
     @property
     def is_single_step(self) -> bool:
-        """Whether an update is one optimiser step, at a ratio of exactly 1."""
-        return self.epochs * self.num_minibatches == 1
+        """Whether an update is certainly one optimiser step, at a ratio of exactly 1."""
+        return self.epochs == 1 and self.num_minibatches == 1
 
 
 @final

@@ -33,6 +33,7 @@ from esper.simic.anomalies import (
 )
 from esper.simic.config import TrainingConfig
 from esper.simic.interfaces import ActorCritic
+from esper.simic.minibatches import count_minibatches, draw_groups
 from esper.simic.normalizers import InputNormalizer, ValueNormalizer, scalar_moments
 from esper.simic.ppo_loss import (
     SQUARED_COLUMNS,
@@ -165,23 +166,21 @@ class PPOLearner:
         An update in which no step was executed (all were skipped) does not advance the schedules.
 
         Raises:
-            ValueError: If there are more minibatches than rows.
+            ValueError: If there are more minibatches than rows, or one step in all and a `target_kl`.
             RuntimeError: If masks changed between sampling and update.
         """
         ppo = self._config.ppo
-        if self._collective.all_max([float(ppo.num_minibatches > batch.num_rows)])[0] > 0:
-            raise ValueError(
-                f"ppo.num_minibatches={ppo.num_minibatches}: a minibatch holds whole rows, and there are "
-                f"{batch.num_rows}; use at most {batch.num_rows}, or more environments"
-            )
+        count = count_minibatches(ppo, batch.num_rows, self._collective)
         rate = self.learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        groups = self._draw_groups(batch.num_rows)
+        groups = draw_groups(batch.num_rows, count, self._generator)
         work, metrics = self._prepare(batch, groups)
         outcomes: list[MinibatchOutcome] = []
         for epoch in range(ppo.epochs):
-            outcomes += self._run_epoch(work, groups if epoch == 0 else self._draw_groups(batch.num_rows))
+            if epoch > 0:
+                groups = draw_groups(batch.num_rows, count, self._generator)
+            outcomes += self._run_epoch(work, groups)
             if outcomes[-1].is_over:
                 break
         self.input_normalizer.apply_update(self._collective)
@@ -195,14 +194,6 @@ class PPOLearner:
         return UpdateReport(metrics=metrics, num_steps=num_steps, is_stopped=outcomes[-1].is_over)
 
     # ------------------------------------------------------------------ before the epochs
-
-    def _draw_groups(self, num_rows: int) -> list[list[int]]:
-        """Return the rows of each minibatch; sizes differ by at most one and are the same in every epoch."""
-        count = self._config.ppo.num_minibatches
-        if count == 1:
-            return [list(range(num_rows))]
-        order = torch.randperm(num_rows, generator=self._generator)
-        return [rows.tolist() for rows in torch.tensor_split(order, count)]
 
     def _prepare(self, batch: RolloutBatch, groups: list[list[int]]) -> tuple[_Work, dict[str, float]]:
         config, layout = self._config, self._network.layout
