@@ -22,6 +22,7 @@ from esper.simic.config import (
     ScheduleConfig,
     TrainingConfig,
 )
+from esper.simic.minibatches import draw_groups
 from esper.simic.ppo import KL_FACTOR, LearnerParts, PPOLearner, keep_gradients
 from esper.simic.rollout_buffer import RolloutBatch
 from esper.simic.schedules import compute_learning_rate
@@ -30,7 +31,7 @@ from esper.tolaria import CheckpointStore, StateRecord
 
 from .tiny_networks import FLAT, Bench, Script, TinyActorCritic, build_bench
 
-FAST = PPOConfig(learning_rate=0.05, target_kl=0.0)
+FAST = PPOConfig(num_minibatches=1, learning_rate=0.05, target_kl=0.0)
 
 
 def weights_of(network: nn.Module) -> list[Tensor]:
@@ -112,7 +113,7 @@ def test_a12_the_drift_of_a_sound_rollout_is_within_what_is_allowed() -> None:
 
 
 def test_a12_a_rollout_that_scoring_does_not_repeat_is_reported_and_still_anchored() -> None:
-    bench = build_bench(TrainingConfig(ppo=PPOConfig(epochs=1, target_kl=0.0)))
+    bench = build_bench(TrainingConfig(ppo=PPOConfig(num_minibatches=1, epochs=1, target_kl=0.0)))
     batch = bench.collect().batch
     report = bench.learner.update(spoil(batch, log_probs=batch.log_probs + 0.5))
     assert report.metrics["train/anchor_drift"] >= 0.5
@@ -124,7 +125,7 @@ def test_a12_a_rollout_that_scoring_does_not_repeat_is_reported_and_still_anchor
 
 
 def test_a15_the_offending_step_is_not_applied_and_steps_count_what_was_executed() -> None:
-    config = TrainingConfig(ppo=PPOConfig(learning_rate=0.1, target_kl=0.01, epochs=6))
+    config = TrainingConfig(ppo=PPOConfig(num_minibatches=1, learning_rate=0.1, target_kl=0.01, epochs=6))
     bench, twin = build_bench(config), build_bench(replace(config, ppo=replace(config.ppo, target_kl=0.0)))
     report = bench.learner.update(bench.collect().batch)
     assert report.is_stopped
@@ -139,7 +140,7 @@ def test_a15_the_offending_step_is_not_applied_and_steps_count_what_was_executed
 
 
 def test_a15_the_stop_is_at_one_and_a_half_times_the_target() -> None:
-    ppo = PPOConfig(learning_rate=0.02, target_kl=0.0, epochs=2)
+    ppo = PPOConfig(num_minibatches=1, learning_rate=0.02, target_kl=0.0, epochs=2)
     free = build_bench(TrainingConfig(ppo=ppo))
     kl = 2 * free.learner.update(free.collect().batch).metrics["train/approx_kl"]  # the first of two is 0
     for factor, is_stopped in ((1.01, False), (0.99, True)):
@@ -205,7 +206,7 @@ def test_a06_statistics_of_returns_move_once_per_update() -> None:
 def test_a09_the_value_loss_is_on_the_scale_of_normalised_returns() -> None:
     losses = []
     for scale in (1.0, 1e4):
-        bench = build_bench(TrainingConfig(ppo=PPOConfig(epochs=1, target_kl=0.0)))
+        bench = build_bench(TrainingConfig(ppo=PPOConfig(num_minibatches=1, epochs=1, target_kl=0.0)))
         batch = bench.collect().batch
         zero = torch.zeros_like(batch.value)
         ends = type(batch.bootstrap)(zero, zero[:, 0])
@@ -227,7 +228,7 @@ def test_explained_variance_is_of_the_values_before_the_update() -> None:
 
 
 def test_the_critic_learns_the_returns() -> None:
-    ppo = PPOConfig(learning_rate=0.05, target_kl=0.0, epochs=12)
+    ppo = PPOConfig(num_minibatches=1, learning_rate=0.05, target_kl=0.0, epochs=12)
     bench = build_bench(
         TrainingConfig(ppo=ppo, schedule=ScheduleConfig(kind="constant", warmup_fraction=0.0))
     )
@@ -289,7 +290,7 @@ def test_a39_the_gradient_is_clipped_by_its_norm_over_all_parameters() -> None:
 
         return LearnerParts(network=network, config=config, seed=0, reduce_gradients=record)
 
-    config = TrainingConfig(ppo=PPOConfig(epochs=1, target_kl=0.0, max_grad_norm=0.01))
+    config = TrainingConfig(ppo=PPOConfig(num_minibatches=1, epochs=1, target_kl=0.0, max_grad_norm=0.01))
     bench = build_bench(config, learner_parts=parts)
     report = bench.learner.update(bench.collect().batch)
     (before,) = seen
@@ -330,7 +331,7 @@ class Watching(TinyActorCritic):
 def test_a38_anchor_and_epochs_score_in_the_precision_that_was_asked_for(
     amp: str, dtype: torch.dtype | None
 ) -> None:
-    network, config = Watching(), TrainingConfig(amp=amp)
+    network, config = Watching(), TrainingConfig(amp=amp, ppo=PPOConfig(num_minibatches=1))
     batch = build_bench(config, dtype=torch.float32).collect().batch
     PPOLearner(LearnerParts(network=network, config=config, seed=0)).update(batch)
     assert network.seen == [dtype] * 5
@@ -347,7 +348,9 @@ def overflow_once(bench: Bench) -> None:
 
 
 def test_a38_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
-    bench = build_bench(TrainingConfig(amp="fp16", ppo=PPOConfig(target_kl=0.0)), dtype=torch.float32)
+    bench = build_bench(
+        TrainingConfig(amp="fp16", ppo=PPOConfig(num_minibatches=1, target_kl=0.0)), dtype=torch.float32
+    )
     batch = bench.collect().batch
     overflow_once(bench)
     report = bench.learner.update(batch)
@@ -360,7 +363,7 @@ def test_a38_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
 
 
 def test_a38_an_update_without_a_step_does_not_advance_the_schedule() -> None:
-    ppo = PPOConfig(epochs=1, target_kl=0.0)
+    ppo = PPOConfig(num_minibatches=1, epochs=1, target_kl=0.0)
     bench = build_bench(TrainingConfig(amp="fp16", ppo=ppo), dtype=torch.float32)
     batch = bench.collect().batch
     before, rate = weights_of(bench.network), bench.learner.learning_rate
@@ -375,7 +378,7 @@ def test_a38_an_update_without_a_step_does_not_advance_the_schedule() -> None:
 def test_a38_gradients_are_unscaled_before_they_are_clipped() -> None:
     norms = []
     for amp in ("off", "fp16"):
-        config = TrainingConfig(amp=amp, ppo=PPOConfig(epochs=1, target_kl=0.0))
+        config = TrainingConfig(amp=amp, ppo=PPOConfig(num_minibatches=1, epochs=1, target_kl=0.0))
         bench = build_bench(config, dtype=torch.float32)
         norms.append(bench.learner.update(bench.collect().batch).metrics["train/grad_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
@@ -430,7 +433,9 @@ def test_bug09_an_auxiliary_floor_that_is_not_finite_is_counted_apart(
 
 @pytest.mark.parametrize("is_fused", [None, True, False])
 def test_fused_kernels_are_a_setting(is_fused: bool | None) -> None:
-    bench = build_bench(TrainingConfig(ppo=PPOConfig(is_fused_optimizer=is_fused)), dtype=torch.float32)
+    bench = build_bench(
+        TrainingConfig(ppo=PPOConfig(num_minibatches=1, is_fused_optimizer=is_fused)), dtype=torch.float32
+    )
     twin = build_bench(dtype=torch.float32)
     for each in (bench, twin):
         train(each, 2)
@@ -459,7 +464,10 @@ def test_a_compiled_update_equals_a_plain_one() -> None:
     script = Script(lengths=(2,), layout=FLAT)  # two steps: the loop over steps is unrolled by the compiler
     plain, compiled = (
         build_bench(
-            TrainingConfig(compile=mode, ppo=PPOConfig(epochs=2)), num_envs=2, num_steps=2, script=script
+            TrainingConfig(compile=mode, ppo=PPOConfig(num_minibatches=1, epochs=2)),
+            num_envs=2,
+            num_steps=2,
+            script=script,
         )
         for mode in ("none", "default")
     )
@@ -655,7 +663,7 @@ def run_ranks(
 
 
 STEADY = TrainingConfig(
-    ppo=PPOConfig(learning_rate=0.01, epochs=3, target_kl=0.0),
+    ppo=PPOConfig(num_minibatches=1, learning_rate=0.01, epochs=3, target_kl=0.0),
     entropy=EntropyConfig(floors=HeadNumbers(op=0.9)),
     is_sum_ordered=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -285,8 +285,10 @@ def build_bench(
     learner_parts: Callable[[TinyActorCritic, TrainingConfig], LearnerParts] | None = None,
     first_row: int = 0,
 ) -> Bench:
-    """Return a scripted environment and a float64 learner for it, all on the CPU."""
+    """Return a scripted environment and a float64 learner for it, on the CPU; one minibatch unless told."""
     config = TrainingConfig() if config is None else config
+    if config.ppo.num_minibatches is None:
+        config = replace(config, ppo=replace(config.ppo, num_minibatches=1))
     layout = GROWTH_LIKE if script is None else script.layout
     network = TinyActorCritic(layout).to(dtype)
     env = TypedEnv(num_envs, script, first_row=first_row, dtype=dtype)
