@@ -405,7 +405,8 @@ def test_bug09_a_term_that_is_not_finite_skips_the_step_and_is_counted(field: st
     bench = build_bench()
     network = Spoiled().double()
     network.load_state_dict(bench.network.state_dict())
-    learner = PPOLearner(LearnerParts(network=network, config=TrainingConfig(), seed=0))
+    config = TrainingConfig(ppo=PPOConfig(num_minibatches=1))
+    learner = PPOLearner(LearnerParts(network=network, config=config, seed=0))
     batch = bench.collect().batch
     network.term = field
     before = weights_of(network)
