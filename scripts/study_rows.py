@@ -50,14 +50,27 @@ def read_rows(path: Path) -> list[Row]:
         ValueError: If a key stands twice, or rows follow two protocols.
     """
     rows: list[Row] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    check_rows(rows, str(path))
+    return rows
+
+
+def check_rows(rows: Sequence[Row], where: str) -> None:
+    """Refuse rows that must not stand in one table.
+
+    Args:
+        rows: All of it.
+        where: What the error names.
+
+    Raises:
+        ValueError: If a key stands twice, or rows follow two protocols.
+    """
     keys = [tuple(row.get(field) for field in KEY_FIELDS) for row in rows]
     doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
     if doubled:
-        raise ValueError(f"{path}: rows with the same {', '.join(KEY_FIELDS)}: {', '.join(doubled)}")
+        raise ValueError(f"{where}: rows with the same {', '.join(KEY_FIELDS)}: {', '.join(doubled)}")
     protocols = {str(row["protocol_hash"]) for row in rows}
     if len(protocols) > 1:
-        raise ValueError(f"{path}: rows of different settings: protocols {', '.join(sorted(protocols))}")
-    return rows
+        raise ValueError(f"{where}: rows of different settings: protocols {', '.join(sorted(protocols))}")
 
 
 def number(row: Row, name: str) -> float:

@@ -47,6 +47,7 @@ WORDS = {
     "network.token_size": "32",
     "network.attention_heads": "2",
     "reward.mode": "sparse",
+    "reward.extra_terms": "my_terms:First=0.5 my_terms:Second=2",
     "training.amp": "bf16",
     "training.compile": "default",
     "training.rollout.horizon_semantics": "truncate",
@@ -182,6 +183,9 @@ def test_origins_know_both_spellings_and_negated_switches() -> None:
         (["--seed", "9" * 25], "seed: an integer of"),
         (["--host.gates.min-probation-epochs", "9" * 400], "a flag's number is too large"),
         (["--policy", "\udcff"], "expected text in UTF-8"),
+        (["--policy", "my-policy:A"], "policy 'my-policy:A': expected package.module:Class"),
+        (["--policy", "runs/none/policy"], "policy 'runs/none/policy': there is no such folder"),
+        (["--reward.extra-terms", "a:B"], "reward.extra_terms='a:B': expected package.module:Class=WEIGHT"),
         (["--preset"], "argument --preset: expected one argument"),
     ],
 )
@@ -253,3 +257,11 @@ def test_an_unknown_policy_in_a_file_is_refused_with_the_file(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"a\.toml: unknown policy ''"):
         resolve_request(_request(config_file=path))
     assert resolve_request(_request("--policy", "never", config_file=path)).config.policy == "never"
+
+
+@pytest.mark.parametrize("name", ["auto", "pretrained", "schedule:x.json", "no_such_module:Anything", "."])
+def test_a_policy_by_reference_is_shown_and_not_loaded(name: str, tmp_path: Path) -> None:
+    assert resolve_request(_request("--policy", name)).config.policy == name
+    path = tmp_path / "a.toml"
+    path.write_text(f'policy = "{name}"\n', encoding="utf-8")
+    assert resolve_request(_request(config_file=path)).config.policy == name

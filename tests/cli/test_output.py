@@ -58,6 +58,16 @@ def test_on_a_terminal_tables_are_framed_and_markup_is_text(
     assert ("[bold]a" in shown) is bool(rows)
 
 
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_a_folded_table_cuts_no_word_on_a_narrow_terminal(
+    is_folded: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    write_table(Table(title="T", columns=("c",), rows=(("x" * 40,),), is_folded=is_folded))
+    assert (capsys.readouterr().out.count("x") == 40) is is_folded
+
+
 @pytest.mark.parametrize("has_colour", [True, False])
 def test_no_color_is_honoured_on_a_terminal(
     has_colour: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

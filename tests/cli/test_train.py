@@ -85,7 +85,9 @@ def test_the_command_line_becomes_one_call(runs: FakeRun) -> None:
     }
 
 
-@pytest.mark.parametrize("policy", ["heuristic", "random", "schedule", "never"])
+@pytest.mark.parametrize(
+    "policy", ["heuristic", "random", "schedule", "never", "auto", "pretrained", "schedule:a.json", "a.b:C"]
+)
 def test_every_policy_is_a_word_of_its_own(policy: str, runs: FakeRun) -> None:
     assert call(["train", policy]).code == 0
     assert runs.configs[0].policy == policy

@@ -188,6 +188,24 @@ def test_counts_are_those_of_the_split() -> None:
     assert (batches.num_items, batches.num_instances, batches.num_batches) == (23, 2, 5)
 
 
+@pytest.mark.parametrize("num_items", [20, 21, 23])
+@pytest.mark.parametrize(("is_shuffled", "shares_order"), [(True, False), (True, True), (False, False)])
+def test_bug13_every_environment_is_dealt_as_many_items_as_the_split_has(
+    num_items: int, is_shuffled: bool, shares_order: bool
+) -> None:
+    batches = _iterator(
+        (1, 2, 3), 5, split=_split(num_items), is_shuffled=is_shuffled, shares_order=shares_order
+    )
+    places = range(batches.num_batches)
+    together = [sum(batches.batch(0, i).targets.shape[1] for i in places)] * 3
+    one_by_one = [sum(len(batches.row(0, i, e).targets) for i in places) for e in range(3)]
+    assert together == one_by_one == [num_items] * 3
+    # The short last batch is there, and no further one.
+    assert len(batches.row(0, batches.num_batches - 1, 2).targets) == {20: 5, 21: 6, 23: 3}[num_items]
+    with pytest.raises(IndexError):
+        batches.row(0, batches.num_batches, 2)
+
+
 def test_arguments_out_of_range_are_refused() -> None:
     batches = _iterator((1, 2))
     for epoch, index, e in ((-1, 0, 0), (0, 5, 0), (0, -1, 0), (0, 0, 2), (0, 0, -1)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 
 import esper.data
 from data.formats import cifar_records, write_emoji, write_fashion
-from esper.data import DATASET_NAMES, LoadOptions, SyntheticConfig, load_dataset
+from esper.data import (
+    DATASET_NAMES,
+    ArraySplit,
+    DeviceCache,
+    LoadOptions,
+    StorageKind,
+    SyntheticConfig,
+    build_storage,
+    load_dataset,
+)
 from esper.data.loading import FASHION_MNIST_TRAIN_ROWS
 from esper.leyline import ConfigError, DataError, UnknownNameError
 
@@ -95,6 +105,37 @@ def test_synthetic_takes_its_config() -> None:
     assert data.class_names == ("class 0", "class 1", "class 2")
     assert data.train.num_items == 90
     assert len(data.mean) == 16
+
+
+_KINDS: tuple[StorageKind, ...] = ("uint8", "float32")
+CPU = torch.device("cpu")
+
+
+def test_bug14_one_cache_tells_folder_split_rows_type_and_generator_apart(tmp_path: Path) -> None:
+    for name, num_train in (("one", 48), ("two", 60)):
+        write_fashion(tmp_path / name / "fashion-mnist", num_train=num_train)
+    first, other = (load_dataset("fashion_mnist", tmp_path / name) for name in ("one", "two"))
+    few = load_dataset("fashion_mnist", tmp_path / "one", LoadOptions(num_train_rows=7))
+    plain = SyntheticConfig(num_classes=3, num_train=90, num_validation=30, num_test=30)
+    made = [
+        load_dataset("synthetic", options=LoadOptions(synthetic=config))
+        for config in (plain, replace(plain, seed=1), replace(plain, noise=0.5))
+    ]
+    asked: list[tuple[ArraySplit, StorageKind, tuple[float, ...], tuple[float, ...]]] = [
+        (split, kind, first.mean, first.std)
+        for split in (first.train, first.validation, first.test, other.train, few.train)
+        for kind in _KINDS
+    ]
+    asked += [(data.train, "float32", data.mean, data.std) for data in made]
+    with DeviceCache() as cache:
+        for _ in range(2):
+            for split, kind, mean, std in asked:
+                found = cache.storage(split, device=CPU, mean=mean, std=std, kind=kind)
+                fresh = build_storage(split, device=CPU, mean=mean, std=std, kind=kind)
+                assert torch.equal(found.inputs, fresh.inputs)
+                assert torch.equal(found.targets, fresh.targets)
+        # The second lap found everything again: one storage per different question, no more and no fewer.
+        assert len(cache) == len(asked)
 
 
 def test_option_of_another_set_is_refused() -> None:

@@ -16,12 +16,14 @@ from esper.leyline import (
     EpochCompleted,
     Event,
     Notice,
+    PolicyTrainingStarted,
     RunDirectoryError,
     RunFinished,
     RunStarted,
 )
-from esper.nissa import BadLine, Record, effective_log, event_files, read_run, tail
+from esper.nissa import BadLine, Record, effective_log, event_files, read_first_event, read_run, tail
 from nissa.sample_run import decided, finished_epoch, numbered, run_events, write_run
+from nissa.sample_training import resumed_training, started_training, training_events
 
 
 def note(epoch: int) -> Event:
@@ -178,6 +180,35 @@ def test_an_interrupted_and_resumed_run_has_the_log_of_the_whole_one(tmp_path: P
     other.mkdir()
     write_run(other, numbered([decided(0, "CULL") if e == decided(8, "WAIT") else e for e in events]))
     assert effective_log(other) != effective_log(whole)
+
+
+def test_a_resumed_training_of_a_policy_supersedes_what_it_went_back_before(tmp_path: Path) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    for folder in (whole, pieces):
+        folder.mkdir()
+    write_run(whole, numbered(training_events(num_rounds=4)))
+    write_run(pieces, resumed_training(num_rounds=4, saved_round=2, lost_round=3))
+    log = read_run(pieces)
+    assert log.num_superseded > 0
+    assert [r.event for r in log.records if not isinstance(r.event, PolicyTrainingStarted)] == [
+        r.event for r in read_run(whole).records if not isinstance(r.event, PolicyTrainingStarted)
+    ]
+    assert effective_log(pieces) == effective_log(whole)
+
+
+def test_the_first_event_tells_what_a_run_is(tmp_path: Path) -> None:
+    assert read_first_event(tmp_path) is None
+    write_run(tmp_path, numbered([started_training(), note(0)]))
+    assert read_first_event(tmp_path) == started_training()
+    edit(tmp_path, lambda data: data.split(b"\n", 1)[0] + b"\n")
+    assert read_first_event(tmp_path) is None
+
+
+@pytest.mark.parametrize("second", [b"rubbish\n", b'{"kind":"Noti', b"x" * 100])
+def test_a_first_event_that_cannot_be_read_is_none(tmp_path: Path, second: bytes) -> None:
+    write_run(tmp_path, numbered([note(0)]))
+    edit(tmp_path, lambda data: data.split(b"\n", 1)[0] + b"\n" + second)
+    assert read_first_event(tmp_path) is None
 
 
 def test_an_interrupted_end_before_the_checkpoint_does_not_count(tmp_path: Path) -> None:

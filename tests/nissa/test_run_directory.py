@@ -11,6 +11,7 @@ import pytest
 from esper.leyline import EpochCompleted, RunDirectoryError, RunStarted
 from esper.nissa import SUMMARY_NAME, RunDirectoryBackend, read_run, write_summary
 from nissa.sample_run import EPOCHS, HOST_PARAMS, numbered, run_events, write_run
+from nissa.sample_training import training_events
 
 
 def summary_of(folder: Path) -> dict[str, object]:
@@ -30,6 +31,13 @@ def test_events_and_summary_are_written(tmp_path: Path) -> None:
     assert summary["test_metrics"] == {"accuracy": 0.938, "loss": 0.231}
     assert [fossil["seed_id"] for fossil in summary["fossils"]] == ["block2#1"]  # type: ignore[attr-defined]
     assert (summary["num_fossilized"], summary["num_culled"]) == (1, 2)
+
+
+def test_the_training_of_a_policy_is_summed_up_as_one(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(training_events()))
+    summary = summary_of(tmp_path)
+    assert (summary["kind"], summary["task"], summary["num_rounds"]) == ("training", "digits", 20)
+    assert "metric_name" not in summary
 
 
 def test_only_rank_0_sums_up(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.nissa.text import (
+    BLOCKS,
+    PLAIN_LEVELS,
     clean_text,
+    draw_sparkline,
     format_count,
     format_estimate,
     format_flops,
@@ -96,3 +99,25 @@ def test_counts_and_flops() -> None:
     assert format_flops(950) == "950 FLOPs"
     assert format_flops(12_300_000_000) == "12.3 GFLOPs"
     assert format_flops(5 * 10**18) == "5e+03 PFLOPs"
+
+
+def test_a_sparkline_goes_from_the_lowest_level_to_the_highest() -> None:
+    assert draw_sparkline([float(number) for number in range(8)], width=20) == BLOCKS
+    assert draw_sparkline([3.0, 1.0, 2.0], width=3, levels="abc") == "cab"
+    assert draw_sparkline([1.0, 1.0], width=3, levels="abc") == "aa"
+    assert draw_sparkline([0.0, None, math.nan, 1.0], width=4, levels="ab") == "a  b"
+    assert draw_sparkline([None], width=4) == " "
+    assert draw_sparkline([], width=4) == ""
+
+
+def test_a_long_curve_is_averaged_in_pieces() -> None:
+    assert draw_sparkline([0.0, 2.0, 10.0, 12.0, 4.0, 8.0], width=3, levels="abc") == "acb"
+
+
+@given(st.lists(st.none() | st.floats()), st.integers(1, 40), st.sampled_from([BLOCKS, PLAIN_LEVELS]))
+def test_a_sparkline_is_as_long_as_its_curve_and_no_wider_than_its_place(
+    values: list[float | None], width: int, levels: str
+) -> None:
+    drawn = draw_sparkline(values, width=width, levels=levels)
+    assert len(drawn) == min(width, len(values))
+    assert set(drawn) <= {*levels, " "}

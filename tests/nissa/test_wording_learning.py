@@ -5,6 +5,7 @@ from __future__ import annotations
 from esper.leyline import AnomalyFound, PolicyTrainingStarted, PolicyUpdated
 from esper.nissa.line import Tone
 from esper.nissa.wording_learning import tell_anomaly, tell_training_start, tell_update
+from nissa.sample_training import updated
 
 
 def test_the_start_names_task_size_and_plan() -> None:
@@ -23,6 +24,12 @@ def test_a_round_shows_what_was_measured_and_leaves_out_the_rest() -> None:
     assert "return 0.012" in text
     assert "entropy" not in text
     assert "9.0" not in text
+
+
+def test_a_round_of_a_real_training_shows_every_word() -> None:
+    text = tell_update(updated(3)).text
+    for word in ("return", "gain", "fossils", "wait 0.750", "entropy 0.900", "kl", "explained"):
+        assert word in text
 
 
 def test_an_anomaly_is_a_warning_with_its_threshold_and_what_to_do() -> None:

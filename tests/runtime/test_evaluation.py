@@ -68,3 +68,8 @@ def test_seeds_are_read_from_ranges_each_once() -> None:
 def test_texts_that_name_no_seed_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="neither a seed nor"):
         parse_seeds(text)
+
+
+def test_auto_is_compared_under_the_name_of_what_it_stands_for() -> None:
+    with pytest.raises(ConfigError, match="policies heuristic, heuristic: need at least one, each once"):
+        compare_policies(small(), ["heuristic", "auto"], (1,))

@@ -260,3 +260,13 @@ def _grown() -> tuple[fx.GraphModule, Tensor, Tensor]:
     network = export_model(model, sample)
     with torch.no_grad():
         return network, sample, model.eval()(sample)
+
+
+def test_an_export_imports_no_code_that_a_run_names(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = (run / "config.toml").read_text(encoding="utf-8")
+    changed = text.replace('policy = "cycle"', 'policy = "no_such_module:Anything"')
+    assert changed != text
+    (run / "config.toml").write_text(changed, encoding="utf-8")
+    assert export_run(run, tmp_path / "model", allow_unfinished=False).max_difference <= MAX_DIFFERENCE

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from esper.leyline import AlphaCurve, BlendForm, ConfigError, LifecycleOp, UnknownNameError
-from esper.runtime.policies import find_policy, read_schedule
+from esper.runtime.policies import AUTO_POLICY, check_reference, find_policy, read_schedule, resolve_auto
 from esper.runtime.presets import digits
 from esper.runtime.training import assemble_training
 from esper.tamiyo import FixedSchedulePolicy, HeuristicTamiyo, RecurrentPolicy, save_policy
 from runtime.learning import tiny_training
+from runtime.own_code import POLICIES, POLICY_MODULE
 
 
 def test_names_give_rules_and_folders_give_trained_policies(tmp_path: Path) -> None:
@@ -81,3 +83,54 @@ def test_a_missing_schedule_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_policy_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
         find_policy("heuristc", digits(), seed=0, is_greedy=True)
+
+
+def test_auto_is_the_best_published_rule_and_pretrained_says_that_there_is_none() -> None:
+    assert resolve_auto("auto") == AUTO_POLICY == "heuristic"
+    assert resolve_auto("random") == "random"
+    choice = find_policy("auto", digits(), seed=0, is_greedy=True)
+    assert isinstance(choice.policy, HeuristicTamiyo)
+    assert (choice.name, choice.fingerprint) == ("heuristic", None)
+    with pytest.raises(ConfigError, match="this build ships no pretrained policy; give the folder"):
+        find_policy("pretrained", digits(), seed=0, is_greedy=True)
+
+
+def test_a_users_class_is_found_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{POLICY_MODULE}.py").write_text(POLICIES, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    reference = f"{POLICY_MODULE}:PlantOnce"
+    try:
+        choice = find_policy(reference, digits(), seed=5, is_greedy=True)
+    finally:
+        sys.modules.pop(POLICY_MODULE, None)
+    assert (choice.name, type(choice.policy).__name__) == (reference, "PlantOnce")
+
+
+@pytest.mark.parametrize(
+    "reference", ["auto", "pretrained", "heuristic", "ppo", "schedule:none.json", "a.b:C", "/tmp", "."]
+)
+def test_a_reference_that_may_be_right_is_accepted_unread_and_unimported(reference: str) -> None:
+    check_reference(reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("", "unknown policy ''"),
+        ("hueristic", "did you mean 'heuristic'"),
+        ("pretraind", "did you mean 'pretrained'"),
+        ("a-b:C", "expected package.module:Class"),
+        ("runs/none/policy", "policy 'runs/none/policy': there is no such folder"),
+        ("x" * 5000, "unknown policy"),
+        ("\0", "unknown policy"),
+    ],
+)
+def test_a_reference_that_names_nothing_is_refused(reference: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_reference(reference)
+
+
+def test_a_policy_that_can_only_be_trained_cannot_decide() -> None:
+    with pytest.raises(UnknownNameError, match="unknown policy 'ppo'"):
+        find_policy("ppo", digits(), seed=0, is_greedy=True)

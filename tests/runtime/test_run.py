@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from esper.leyline import (
     ConfigError,
     Event,
     ExitCode,
+    ForeignCheckpointError,
     InterruptedRunError,
     RolledBack,
     RunDirectoryError,
@@ -24,10 +28,15 @@ from esper.leyline import (
 from esper.nissa import effective_log, read_run, total_flops
 from esper.runtime import run as run_module
 from esper.runtime.assemble import Assembly, assemble
+from esper.runtime.config_file import read_config
 from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
 from esper.runtime.presets import digits
 from esper.runtime.run import LateSink, run_experiment, run_unwritten
+from esper.runtime.training import assemble_training
+from esper.tamiyo import save_policy
 from esper.tolaria.checkpoint import CheckpointStore, SavedCheckpoint, StateRecord
+from runtime.learning import tiny_training
+from runtime.own_code import POLICIES, POLICY_MODULE
 
 
 def tiny(policy: str = "cycle", epochs: int = 8) -> ExperimentConfig:
@@ -221,3 +230,92 @@ def test_an_episode_that_the_governor_ends_says_so(tmp_path: Path, monkeypatch: 
 def test_never_growing_adds_no_parameter() -> None:
     result, _ = run_unwritten(tiny("never", epochs=1))
     assert result.total_params == result.host_params
+
+
+def _cut(monkeypatch: pytest.MonkeyPatch, config: ExperimentConfig, path: Path, epoch: int) -> None:
+    """Run until a signal after an epoch has saved a checkpoint."""
+    original = LateSink.emit
+
+    def emit(self: LateSink, event: Event) -> None:
+        original(self, event)
+        SignalAt(epoch).emit(event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LateSink, "emit", emit)
+        with pytest.raises(InterruptedRunError):
+            run_experiment(config, run_dir=path, provenance={})
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current directory, with a user's policies in it; forgotten afterwards."""
+    (tmp_path / f"{POLICY_MODULE}.py").write_text(POLICIES, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop(POLICY_MODULE, None)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_users_policy_resumes_bit_for_bit(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(f"{POLICY_MODULE}:PlantOnce")
+    whole = run_experiment(config, run_dir=beside / "whole", provenance={})
+    assert "FOSSILIZED" in [slot["stage"] for slot in whole.slots]
+    _cut(monkeypatch, config, beside / "cut", epoch=3)
+    run_experiment(config, run_dir=beside / "cut", provenance={}, resume=True)
+    assert effective_log(beside / "cut") == effective_log(beside / "whole")
+
+
+def test_a_users_policy_that_changed_its_memory_is_refused_on_resume(beside: Path) -> None:
+    config = tiny(f"{POLICY_MODULE}:PlantOnce", epochs=2)
+    run_experiment(config, run_dir=beside / "run", provenance={})
+    text = POLICIES.replace('"has_planted"', '"planted"')
+    (beside / f"{POLICY_MODULE}.py").write_text(text, encoding="utf-8")
+    del sys.modules[POLICY_MODULE]
+    with pytest.raises(ForeignCheckpointError, match=r"PlantOnce does not take its saved memory .*KeyError"):
+        run_experiment(config, run_dir=beside / "run", provenance={}, resume=True)
+
+
+def test_a_dry_run_tries_the_policy_that_was_asked_for(beside: Path) -> None:
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        run_experiment(tiny(f"{POLICY_MODULE}:Crashes"), run_dir=None, provenance={}, is_dry_run=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a policy with the weights that it was born with."""
+    folder = tmp_path_factory.mktemp("trained") / "policy"
+    assembly = assemble_training(tiny_training())
+    save_policy(folder, assembly.network, assembly.network_config, metadata={})
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_with_a_trained_policy_resumes_bit_for_bit(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(str(trained))
+    result = run_experiment(config, run_dir=tmp_path / "whole", provenance={})
+    assert result.policy == str(trained)
+    _cut(monkeypatch, config, tmp_path / "cut", epoch=3)
+    run_experiment(config, run_dir=tmp_path / "cut", provenance={}, resume=True)
+    assert effective_log(tmp_path / "cut") == effective_log(tmp_path / "whole")
+
+
+def test_a_run_goes_on_only_with_the_trained_policy_that_it_began_with(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(trained, folder)
+    config = tiny(str(folder), epochs=2)
+    run_experiment(config, run_dir=tmp_path / "run", provenance={})
+    assembly = assemble_training(replace(tiny_training(), seed=4))
+    save_policy(folder, assembly.network, assembly.network_config, metadata={})
+    with pytest.raises(ForeignCheckpointError, match="trained policy are not those that the run was started"):
+        run_experiment(config, run_dir=tmp_path / "run", provenance={}, resume=True)
+
+
+def test_auto_is_written_as_what_it_stands_for(tmp_path: Path) -> None:
+    result = run_experiment(tiny("auto", epochs=1), run_dir=tmp_path / "run", provenance={})
+    assert result.policy == "heuristic"
+    assert read_config(tmp_path / "run" / "config.toml").policy == "heuristic"
+    again = run_experiment(tiny("auto", epochs=1), run_dir=tmp_path / "run", provenance={}, resume=True)
+    assert again == result

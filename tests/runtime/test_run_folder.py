@@ -275,3 +275,21 @@ def test_a_killed_run_is_told_from_a_running_one_and_can_be_opened(tmp_path: Pat
     with RunFolder.open(tmp_path / "a") as folder:
         assert folder.attempt == 1
     assert read_run_info(tmp_path / "a").state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("policy", "part"),
+    [
+        ("own.policies:Plant", "own.policies-Plant"),
+        ("runs/a/policy", "runs-a-policy"),
+        ("../../etc", "etc"),
+        ("/x" * 100, "x-" * 19 + "x"),
+        ("schedule:late one.json", "schedule-late-one.json"),
+    ],
+)
+def test_a_policy_that_is_a_path_or_a_class_stays_one_folder_name(
+    policy: str, part: str, tmp_path: Path
+) -> None:
+    origin = RunOrigin(task="digits", policy=policy, seed=3)
+    path = default_run_path(tmp_path, origin, datetime(2026, 1, 2, 3, 4, 5))
+    assert path == tmp_path / f"digits-{part}-3-20260102-030405"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
 from esper.simic.instances import InstancePlan
 from esper.simic.never_runs import NeverRuns
 from esper.simic.rewards.facts import StepFacts
-from esper.tamiyo import build_indices, encode_many
+from esper.tamiyo import PolicyInputs, build_indices, encode_many
 from esper.tolaria import HostRun, SerialFleet
 from tolaria.small_run import make_config, make_parts, make_task
 
@@ -77,6 +77,7 @@ def make_env(
     instances: tuple[int, ...] = (0, 1, 2, 3),
     start_epochs: tuple[int, ...] = (0,),
     horizon_semantics: str = "terminate",
+    encode: Callable[[Sequence[Observation]], PolicyInputs] = encode_small,
 ) -> tuple[GrowthRolloutEnv, list[MetricReward]]:
     """Return an environment, not yet reset, and the rewards of its rows."""
     rewards: list[MetricReward] = []
@@ -86,7 +87,7 @@ def make_env(
         return rewards[-1]
 
     parts = GrowthEnvParts(
-        fleet=SerialFleet(build_small_run, range(num_envs), encode=encode_small),
+        fleet=SerialFleet(build_small_run, range(num_envs), encode=encode),
         never_runs=NeverRuns(build_small_run, start_epochs=tuple(e for e in start_epochs if e)),
         plan=InstancePlan(seed=1, instances=instances, start_epochs=start_epochs),
         build_reward=build_reward,

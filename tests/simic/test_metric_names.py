@@ -44,7 +44,10 @@ def peer_names(kind: type[PPO] | type[MaskablePPO]) -> set[str]:
     model = kind("MlpPolicy", gymnasium.make("CartPole-v1"), **settings)  # type: ignore[arg-type]
     names = Names()
     model.set_logger(Logger(folder=None, output_formats=[names]))
-    model.learn(128, **({"use_masking": False} if kind is MaskablePPO else {}))
+    if isinstance(model, MaskablePPO):
+        model.learn(128, use_masking=False)
+    else:
+        model.learn(128)
     return set(names.seen)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.objectives import ClipPPOLoss
 
-from esper.leyline import WAIT, ConfigError
+from esper.leyline import WAIT, Action, ConfigError, LifecycleOp
 from esper.simic.config import NormalizationConfig, PPOConfig, TrainingConfig
 from esper.simic.growth_env import GrowthRolloutEnv
-from esper.simic.ppo_loss import LossTargets, compute_entropy_means
+from esper.simic.ppo_loss import Loss, LossCoefs, LossTargets, compute_entropy_means, compute_loss
 from esper.simic.rollout_buffer import RolloutBatch
-from esper.tamiyo import EmptyMaskError, Memory, PolicyInputs
+from esper.tamiyo import EmptyMaskError, PolicyInputs, SequenceEvaluation
 from tolaria.small_run import germinate
 
 from .growing import HORIZON, all_rows, as_rows, make_env
@@ -44,16 +44,15 @@ def test_a08_returns_are_not_squashed_and_asking_for_it_is_refused(name: str) ->
 
 def capture_targets(bench: Bench, batch: RolloutBatch, patch: pytest.MonkeyPatch) -> list[LossTargets]:
     """Return what the losses of an update were given."""
-    from esper.simic import ppo  # noqa: PLC0415 - the name that the learner looks up
-
     seen: list[LossTargets] = []
-    compute_loss = ppo.compute_loss
 
-    def look(scored: object, targets: LossTargets, *rest: object) -> object:
+    def look(
+        scored: SequenceEvaluation, targets: LossTargets, counts: Mapping[str, float], coefs: LossCoefs
+    ) -> Loss:
         seen.append(targets)
-        return compute_loss(scored, targets, *rest)  # type: ignore[arg-type]
+        return compute_loss(scored, targets, counts, coefs)
 
-    patch.setattr(ppo, "compute_loss", look)
+    patch.setattr("esper.simic.ppo.compute_loss", look)
     bench.learner.update(batch)
     return seen
 
@@ -106,7 +105,8 @@ def test_a17_doubling_the_padding_changes_no_metric_and_no_weight_of_an_update(
     mode: str, fill: float
 ) -> None:
     config = TrainingConfig(ppo=PPOConfig(clip_mode=mode, num_minibatches=2, target_kl=0.0))
-    plain, padded = (build_bench(config) for _ in range(2))
+    # Every step is real before the padding: what counted padded ones would be right without it.
+    plain, padded = (build_bench(config, script=Script(lengths=(7,))) for _ in range(2))
     metrics = [
         bench.learner.update(change(bench.collect().batch)).metrics
         for bench, change in ((plain, lambda batch: batch), (padded, lambda batch: pad(batch, fill)))
@@ -148,7 +148,7 @@ def test_a27_a_row_without_a_legal_action_stops_collecting_before_anything_is_ca
 @pytest.mark.filterwarnings("ignore:::torchrl")
 def test_a33_a_coefficient_for_each_head_weighs_as_torchrls_does() -> None:
     layer = nn.Linear(4, 8, dtype=torch.float64)
-    coefs = {"a": 0.0625, "b": 0.5}
+    coefs = {"a_entropy": 0.0625, "b_entropy": 0.5}
 
     class Split(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,27 +183,24 @@ def test_a33_a_coefficient_for_each_head_weighs_as_torchrls_does() -> None:
     logs = [torch.log_softmax(x, dim=-1) for x in layer(observation).split([3, 5], dim=-1)]
     entropy = torch.stack([-(x.exp() * x).sum(dim=-1) for x in logs], dim=-1)[None]
     means = compute_entropy_means(entropy, torch.ones(1, 20, dtype=torch.bool), 20.0)
-    ours = -(means * torch.tensor([coefs["a"], coefs["b"]], dtype=torch.float64)).sum()
+    ours = -(means * torch.tensor([*coefs.values()], dtype=torch.float64)).sum()
     assert float(ours.detach()) == pytest.approx(float(theirs.detach().sum()), abs=1e-6)
 
 
 # ---------------------------------------------------------------------- 41: rows on processes
 
 
-def play_growth(env: GrowthRolloutEnv) -> tuple[list[Tensor], list[Tensor], list[object]]:
-    """Return inputs and rewards of every step of two episodes, and their summaries."""
-    inputs, rewards, summaries = [], [], []
+def play_growth(env: GrowthRolloutEnv) -> tuple[list[Tensor], list[Tensor]]:
+    """Return inputs and rewards of every step of two episodes in which a seed is blended in."""
+    inputs, rewards = [], []
+    script = {0: germinate("block1"), 2: Action(op=LifecycleOp.ADVANCE, slot="block1")}
     for _ in range(2):
         env.reset(all_rows(env))
         for t in range(HORIZON):
-            action = germinate("block1") if t == 1 else WAIT
-            step = env.step(as_rows(env, *[action] * env.num_envs))
+            step = env.step(as_rows(env, *[script.get(t, WAIT)] * env.num_envs))
             inputs.append(torch.cat([x.flatten(1) for _, x in sorted(step.inputs.items())], dim=1))
             rewards.append(step.reward)
-            summaries += [
-                None if s is None else {k: v for k, v in s.items() if k != "seconds"} for s in step.summaries
-            ]
-    return inputs, rewards, summaries
+    return inputs, rewards
 
 
 def with_numbers(first: int, count: int) -> GrowthRolloutEnv:
@@ -213,12 +210,9 @@ def with_numbers(first: int, count: int) -> GrowthRolloutEnv:
 
 
 def test_a41_growing_hosts_are_those_of_their_numbers_however_they_lie_on_processes() -> None:
-    inputs, rewards, _ = play_growth(with_numbers(0, 4))
+    inputs, rewards = play_growth(with_numbers(0, 4))
     halves = [play_growth(with_numbers(first, 2)) for first in (0, 2)]
     for t, (seen, paid) in enumerate(zip(inputs, rewards, strict=True)):
         assert torch.equal(seen, torch.cat([half[0][t] for half in halves]))
         assert torch.equal(paid, torch.cat([half[1][t] for half in halves]))
     assert any(bool(paid.any()) for paid in rewards)
-
-
-_ = (Memory, math)

@@ -24,6 +24,7 @@ from esper.leyline import (
     feature_width,
 )
 from esper.tamiyo import EncodedObservation, encode, encode_many
+from esper.tamiyo.encoding import _scale
 from strategies import observations, wild_observations
 
 
@@ -280,3 +281,15 @@ def test_a_batch_is_its_rows_and_padding() -> None:
 def test_no_observation_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one observation"):
         encode_many([])
+
+
+def test_a08_symlog_of_a_feature_equals_a_peer_is_undone_by_symexp_and_has_slope_1_at_zero() -> None:
+    from torchrl.modules import symexp, symlog  # noqa: PLC0415
+
+    sizes = torch.logspace(-6, 4, 60, dtype=torch.float64)
+    numbers = torch.cat([-sizes.flip(0), torch.zeros(1, dtype=torch.float64), sizes])
+    ours = torch.tensor([_scale(x, FeatureScale.SYMLOG) for x in numbers.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(ours, symlog(numbers), rtol=1e-12, atol=0)
+    torch.testing.assert_close(symexp(ours), numbers, rtol=1e-6, atol=0)
+    slope = (_scale(1e-7, FeatureScale.SYMLOG) - _scale(-1e-7, FeatureScale.SYMLOG)) / 2e-7
+    assert slope == pytest.approx(1.0, abs=1e-6)

@@ -12,6 +12,8 @@ from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
 from esper.leyline import (
     Action,
+    AlphaCurve,
+    BlendForm,
     Decision,
     DecisionMade,
     EpochOutcome,
@@ -208,6 +210,20 @@ def test_a_refused_action_counts_as_wait_and_changes_nothing() -> None:
     refused.train_epoch()
     waiting.train_epoch()
     assert_same(tensors_of(refused), tensors_of(waiting))
+
+
+def test_a_decision_event_holds_the_whole_action() -> None:
+    sink = ListSink()
+    run = make_run(parts=make_parts(sink=sink))
+    action = replace(
+        germinate("block1"), blend=BlendForm.GATE, curve=AlphaCurve.COSINE, tempo_epochs=5, alpha_target=0.7
+    )
+    run.apply(Decision(action=action))
+    made = sink.events[0]
+    assert isinstance(made, DecisionMade)
+    assert made.refusal is None
+    assert (made.op, made.slot, made.blueprint) == ("GERMINATE", "block1", action.blueprint)
+    assert (made.blend, made.curve, made.tempo_epochs, made.alpha_target) == ("gate", "cosine", 5, 0.7)
 
 
 def test_an_unknown_blueprint_and_slot_are_refused_with_the_nearest_name() -> None:

@@ -31,9 +31,9 @@ from esper.runtime.config_file import (
     provenance_of_preset,
     read_table,
 )
-from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.policies import check_reference
 from esper.runtime.presets import PRESET_NAMES, build_preset, preset_for_task
-from esper.tamiyo import POLICY_NAMES
 
 SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -150,13 +150,13 @@ def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> Resolve
     except OverflowError as error:
         raise ConfigError(f"{request.prog}: a flag's number is too large: {error}") from error
     check_values(config)
-    known = (*POLICY_NAMES, *TRAINABLE_NAMES)
-    if config.policy not in known:
-        refusal_of_name = UnknownNameError("policy", config.policy, known)
+    try:
+        check_reference(config.policy)
+    except ConfigError as error:
         is_from_file = resolved.provenance["policy"] == "file" and config.policy == resolved.config.policy
-        if is_from_file:
-            raise ConfigError(f"{request.config_file}: {refusal_of_name}")
-        raise refusal_of_name
+        if is_from_file and request.config_file is not None:
+            raise ConfigError(f"{request.config_file}: {error}") from error
+        raise
     given = keys_of_flags(request.flags, config)
     origins = {key: "flag" if key in given else origin for key, origin in resolved.provenance.items()}
     return ResolvedExperiment(config=config, provenance=origins)

@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "train": ("esper.cli.train", "train a host that grows, or (ppo) a policy; resume an interrupted run"),
         "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
         "runs": ("esper.cli.runs", "list runs, show one"),
+        "replay": ("esper.cli.replay", "repeat a run from its action log and compare every number"),
         "export": ("esper.cli.export", "write a run's network as a plain model without esper"),
         "data": ("esper.cli.data", "list the data sets, check their files"),
         "config": ("esper.cli.config", "show the effective configuration and where each value comes from"),

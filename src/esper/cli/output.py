@@ -36,6 +36,8 @@ class Table:
     """Columns that are aligned to the right."""
     colours: Mapping[str, str] = field(default_factory=dict)
     """Text of a cell -> its colour on a terminal that shows colours (not where NO_COLOR is set)."""
+    is_folded: bool = False
+    """On a narrow terminal a long word goes on in the next line instead of being cut."""
 
 
 def write_text(text: str) -> None:
@@ -110,7 +112,11 @@ def _write_rich(table: Table) -> None:
 
     shown = rich_table.Table(title=table.title, title_justify="left", box=box.SIMPLE)
     for column in table.columns:
-        shown.add_column(column, justify="right" if column in table.numbers else "left")
+        shown.add_column(
+            column,
+            justify="right" if column in table.numbers else "left",
+            overflow="fold" if table.is_folded else "ellipsis",
+        )
     for row in table.rows:
         shown.add_row(*(text.Text(clean_text(cell), style=table.colours.get(cell, "")) for cell in row))
     screen = console.Console(file=sys.stdout, highlight=False)

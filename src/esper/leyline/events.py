@@ -119,6 +119,12 @@ class DecisionMade(Event):
     refusal: str | None = None
     value: float | None = None
     probabilities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    blend: str | None = None
+    """With the next three the rest of the `Action`, so that an episode can be repeated from its log; None: an
+    older file, which does not say."""
+    curve: str | None = None
+    tempo_epochs: int | None = None
+    alpha_target: float | None = None
 
 
 @final

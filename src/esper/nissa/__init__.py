@@ -17,6 +17,19 @@ from esper.nissa.analytics.report import ReportPaths, render_report, write_repor
 from esper.nissa.analytics.scoreboard import BlueprintScore, compute_scoreboard
 from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain, total_flops
 from esper.nissa.analytics.tables import describe_summary
+from esper.nissa.analytics.training import (
+    AnomalyTally,
+    RoundNotice,
+    TrainingCurves,
+    TrainingSummary,
+    average_known,
+    compute_training_curves,
+    compute_training_summary,
+    curves_to_plain,
+    is_training,
+    split_ends,
+    training_to_plain,
+)
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole, build_console
@@ -28,30 +41,42 @@ from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
 from esper.nissa.reader import (
+    BOOKKEEPING_KINDS,
+    CLOCK_FIELDS,
     BadLine,
     RunLog,
     TailBatch,
     drop_superseded,
     effective_log,
     event_files,
+    read_first_event,
     read_run,
     tail,
 )
 from esper.nissa.record import Record
 from esper.nissa.text import (
+    BLOCKS,
+    PLAIN_LEVELS,
     clean_text,
+    draw_sparkline,
     format_count,
     format_estimate,
     format_flops,
     format_metric,
+    format_number,
     format_percent,
     format_seconds,
 )
 
 __all__ = [
+    "BLOCKS",
+    "BOOKKEEPING_KINDS",
+    "CLOCK_FIELDS",
+    "PLAIN_LEVELS",
     "PROGRESS_NAMES",
     "SCHEMA_VERSION",
     "SUMMARY_NAME",
+    "AnomalyTally",
     "BadLine",
     "BlueprintScore",
     "BufferedBackend",
@@ -66,6 +91,7 @@ __all__ = [
     "Record",
     "ReportPaths",
     "RichConsole",
+    "RoundNotice",
     "RunDirectoryBackend",
     "RunLog",
     "RunSummary",
@@ -73,6 +99,9 @@ __all__ = [
     "StageSpan",
     "TailBatch",
     "TelemetryConfig",
+    "TrainingCurves",
+    "TrainingSummary",
+    "average_known",
     "build_console",
     "build_hub",
     "clean_text",
@@ -81,8 +110,12 @@ __all__ = [
     "compute_scoreboard",
     "compute_strips",
     "compute_summary",
+    "compute_training_curves",
+    "compute_training_summary",
+    "curves_to_plain",
     "decode_line",
     "describe_summary",
+    "draw_sparkline",
     "drop_superseded",
     "effective_events",
     "effective_log",
@@ -93,13 +126,18 @@ __all__ = [
     "format_estimate",
     "format_flops",
     "format_metric",
+    "format_number",
     "format_percent",
     "format_seconds",
+    "is_training",
+    "read_first_event",
     "read_run",
     "render_report",
+    "split_ends",
     "summary_to_plain",
     "tail",
     "total_flops",
+    "training_to_plain",
     "write_report",
     "write_summary",
 ]

@@ -17,6 +17,7 @@ from esper.leyline import (
     DataError,
     Event,
     EventClass,
+    PolicyTrainingStarted,
     RunDirectoryError,
     RunFinished,
     RunStarted,
@@ -29,6 +30,10 @@ CLOCK_FIELDS = frozenset({"seconds"})
 """Event fields that tell time; outside every equality."""
 BOOKKEEPING_KINDS = frozenset({"CheckpointSaved", "CheckpointFailed", "BackendFailed", "EventsDropped"})
 """Events about the process that ran, not about the run; an interrupted and resumed run has others."""
+
+
+_MAX_HEAD_BYTES = 2**20
+"""Bytes of a line within which `read_first_event` looks for its end."""
 
 
 @final
@@ -96,6 +101,19 @@ def read_run(path: Path) -> RunLog:
     )
 
 
+def read_first_event(path: Path) -> Event | None:
+    """Return the first event of a run directory: what kind of run it is; None = not one that can be read yet.
+
+    Reads two lines of the first event file, so that a list of runs stays fast.
+    """
+    for file in event_files(path)[:1]:
+        with file.open("rb") as lines:
+            head = [lines.readline(_MAX_HEAD_BYTES) for _ in range(2)]
+        parsed = _parse(head[1], file, 2) if head[1].endswith(b"\n") else None
+        return parsed.event if isinstance(parsed, Record) else None
+    return None
+
+
 def event_files(path: Path) -> tuple[Path, ...]:
     """Return the event files of a run directory, by rank."""
     files = [file for file in path.glob("events-*.jsonl") if file.stem.removeprefix("events-").isdecimal()]
@@ -105,14 +123,15 @@ def event_files(path: Path) -> tuple[Path, ...]:
 def drop_superseded(records: Iterable[Record]) -> tuple[Record, ...]:
     """Leave out what a resumed attempt went back before.
 
-    A RunStarted of attempt a with `rewinds_to_seq` s supersedes, on its own rank, the records of attempts
-    before a with a sequence number over s.
+    A start (RunStarted or PolicyTrainingStarted) of attempt a with `rewinds_to_seq` s supersedes, on its own
+    rank, the records of attempts before a with a sequence number over s.
     """
     records = tuple(records)
     cuts: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for record in records:
-        if isinstance(record.event, RunStarted) and record.event.rewinds_to_seq is not None:
-            cuts[record.rank].append((record.attempt, record.event.rewinds_to_seq))
+        event = record.event
+        if isinstance(event, RunStarted | PolicyTrainingStarted) and event.rewinds_to_seq is not None:
+            cuts[record.rank].append((record.attempt, event.rewinds_to_seq))
     return tuple(
         record
         for record in records
@@ -124,7 +143,7 @@ def effective_log(path: Path) -> tuple[str, ...]:
     """Return what two runs are compared by: one line of JSON per event that says what the run did.
 
     Left out: samples, clock fields, sequence numbers, events about the process (`BOOKKEEPING_KINDS`), and the
-    marks of an interruption (a resumed RunStarted, a RunFinished of an earlier attempt). Ranks follow each
+    marks of an interruption (a resumed start, a RunFinished of an earlier attempt). Ranks follow each
     other, so that the order does not depend on clocks.
 
     Raises:
@@ -252,7 +271,7 @@ def _is_about_the_process(record: Record, last_attempt: int) -> bool:
     event = record.event
     if event.event_class is EventClass.SAMPLE or event.kind in BOOKKEEPING_KINDS:
         return True
-    if isinstance(event, RunStarted):
+    if isinstance(event, RunStarted | PolicyTrainingStarted):
         return event.is_resumed
     return isinstance(event, RunFinished) and record.attempt < last_attempt
 

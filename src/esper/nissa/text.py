@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
 
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
@@ -12,6 +14,11 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]?",  # the rest
     re.DOTALL,
 )
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+"""Levels of a sparkline, lowest first: blocks of one to eight eighths."""
+PLAIN_LEVELS = "_.-=*#"
+"""The same in ASCII, for an output that cannot show blocks."""
+
 _FORBIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
 
 
@@ -78,3 +85,29 @@ def format_flops(flops: int) -> str:
             return f"{number:.3g} {unit}FLOPs"
         number /= 1000
     return f"{number:,.3g} PFLOPs"
+
+
+def draw_sparkline(values: Sequence[float | None], *, width: int, levels: str = BLOCKS) -> str:
+    """Return a curve as one line of at most `width` characters, from its lowest level to its highest.
+
+    A longer curve is averaged in pieces; a blank stands where nothing finite is known; a constant is drawn
+    at its lowest level.
+
+    Args:
+        values: One per round.
+        width: In characters, at least 1.
+        levels: Characters from low to high, at least two.
+    """
+    num_columns = min(width, len(values))
+    edges = [place * len(values) // num_columns for place in range(num_columns + 1)] if num_columns else [0]
+    pieces = [
+        [value for value in values[low:high] if value is not None and math.isfinite(value)]
+        for low, high in pairwise(edges)
+    ]
+    means = [math.fsum(piece) / len(piece) if piece else None for piece in pieces]
+    known = [mean for mean in means if mean is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    span = high / 2 - low / 2  # halves, so that no difference overflows
+    top = len(levels) - 1
+    places = [None if m is None else round(top * (m / 2 - low / 2) / span) if span > 0 else 0 for m in means]
+    return "".join(" " if place is None else levels[place] for place in places)

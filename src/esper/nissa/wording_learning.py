@@ -10,8 +10,8 @@ _SHOWN = (
     ("return", "rollout/ep_rew_mean"),
     ("gain", "rollout/gain_mean"),
     ("fossils", "rollout/fossils_mean"),
-    ("wait", "rollout/wait_fraction"),
-    ("entropy", "train/op_entropy"),
+    ("wait", "rollout/op_share/WAIT"),
+    ("entropy", "train/entropy/op"),
     ("kl", "train/approx_kl"),
     ("explained", "train/explained_variance"),
 )

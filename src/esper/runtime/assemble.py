@@ -11,8 +11,8 @@ from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builti
 from esper.leyline import ConfigError, EventSink, Layout, NullSink, TamiyoPolicy, TaskSpec, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
+from esper.runtime.policies import find_policy
 from esper.runtime.tasks import choose_augmentation, load_task
-from esper.tamiyo import build_policy
 from esper.tolaria import HostRun, HostRunParts
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Assembly:
     policy: TamiyoPolicy
     task: TaskSpec
     data: TaskData
+    policy_fingerprint: str | None = None
+    """Of a trained policy's files; a run may only go on with the same ones."""
 
 
 def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
@@ -103,8 +105,13 @@ def assemble(
         augment=choose_augmentation(config.task),
     )
     host_run = HostRun(task, config.host, parts, run_seed=config.seed, instance=instance)
-    policy = build_policy(
-        config.policy, seed=derive_seed(config.seed, "policy", instance), config=config.heuristic
+    seed = derive_seed(config.seed, "policy", instance)
+    choice = find_policy(config.policy, config, seed=seed, is_greedy=True)
+    choice.policy.reset()
+    return Assembly(
+        host_run=host_run,
+        policy=choice.policy,
+        task=task,
+        data=data,
+        policy_fingerprint=choice.fingerprint,
     )
-    policy.reset()
-    return Assembly(host_run=host_run, policy=policy, task=task, data=data)

@@ -11,7 +11,7 @@ from esper.leyline import ConfigError, JsonValue, derive_seed
 from esper.runtime.devices import set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory
-from esper.runtime.policies import find_policy
+from esper.runtime.policies import find_policy, resolve_auto
 from esper.simic import EpisodeResult, PairedInterval, estimate_paired_interval, evaluate_policy
 
 _SEEDS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
@@ -98,6 +98,7 @@ def compare_policies(
         ConfigError: If there is no policy or no seed, or one is given twice.
         EsperError: If a policy or the data cannot be loaded.
     """
+    references = [resolve_auto(reference) for reference in references]
     if not references or len(set(references)) != len(references):
         raise ConfigError(f"policies {', '.join(references) or 'none'}: need at least one, each once")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:

@@ -173,7 +173,9 @@ class ExperimentConfig:
     seed: int = 0
     """Run seed, >= 0; every random stream is derived from it. 0 to 9 are kept for published tables."""
     policy: str = "heuristic"
-    """Who decides: heuristic, greedy, random, schedule, never or cycle; ppo trains a policy on many hosts."""
+    """Who decides: auto, heuristic, greedy, random, schedule, never, cycle, pretrained, a trained policy's
+    folder, schedule:FILE or your own package.module:Class; ppo trains a policy on many hosts. The heuristic,
+    because it needs nothing learned."""
     blueprints: tuple[str, ...] = ()
     """Blueprint ids or families on offer; empty = every built-in that fits."""
     slots: tuple[str, ...] = ()

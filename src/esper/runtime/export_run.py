@@ -32,7 +32,7 @@ from esper.kasmina import (
 from esper.leyline import ConfigError, ExportError, JsonValue
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import read_config
-from esper.runtime.resuming import restore_assembly
+from esper.runtime.resuming import restore_host
 from esper.runtime.run import CHECKPOINT_KIND
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
@@ -107,10 +107,12 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
     if target.suffix not in (".pt2", ""):
         raise ConfigError(f"{target}: must end in .pt2, or be a directory name without a suffix")
     config = read_config(run / CONFIG_NAME)
-    assembly = assemble(replace(config, host=replace(config.host, device="cpu", compile="none")))
+    # Nothing is decided any more, so that whoever did is not built, and no user's code is imported.
+    host = replace(config.host, device="cpu", compile="none")
+    assembly = assemble(replace(config, policy="never", host=host))
     store = CheckpointStore(run / CHECKPOINTS_NAME, kind=CHECKPOINT_KIND, esper_version=version("esper-lite"))
     loaded = store.load()
-    restore_assembly(assembly, loaded.record, loaded.topology_hash)
+    restore_host(assembly.host_run, loaded.record, loaded.topology_hash)
     bench = assembly.host_run.bench
     model, sample = bench.model.eval(), bench.validation[0][:_NUM_CHECKED_ITEMS]
     plain = export_model(model, sample, allow_unfinished=allow_unfinished)

@@ -129,10 +129,11 @@ def make_growth_vector(  # noqa: PLR0913 - one keyword per setting, as gymnasium
 
 def describe_rules(config: ExperimentConfig) -> dict[str, JsonValue]:
     """Return what rewards and dynamics of a task's hosts depend on, as plain data."""
+    reward = asdict(config.reward)
+    if not config.reward.extra_terms:
+        del reward["extra_terms"]  # where there are none, there is no rule to pin
     plain: dict[str, JsonValue] = json.loads(
-        json.dumps(
-            {"reward": asdict(config.reward), "gamma": config.training.gamma, "task": asdict(config.task)}
-        )
+        json.dumps({"reward": reward, "gamma": config.training.gamma, "task": asdict(config.task)})
     )
     return plain
 

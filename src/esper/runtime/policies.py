@@ -1,21 +1,25 @@
-"""Policies by what a command line calls them: a name, a trained policy's folder, a schedule in a file.
+"""Policies by what a command line calls them: a name, a schedule in a file, a folder, a user's own class.
 
 ```
 never, random, heuristic, greedy, schedule, cycle     rules, built by name
-schedule:FILE.json                                    a list of scheduled actions
+auto                                                  the one of them that does best today
 pretrained                                            the shipped policy; refused where there is none
+schedule:FILE.json                                    a list of scheduled actions
 FOLDER                                                a trained policy: policy.json and its weights
+package.module:Class                                  a user's own, called as Class(seed=...)
 ```
+The first line that fits decides; only the last one imports anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from esper.leyline import (
     Action,
@@ -27,7 +31,8 @@ from esper.leyline import (
     UnknownNameError,
     suggest,
 )
-from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
+from esper.runtime.user_code import REFERENCE_FORM, build_own_policy, split_reference
 from esper.tamiyo import (
     POLICY_NAMES,
     FixedSchedulePolicy,
@@ -38,6 +43,9 @@ from esper.tamiyo import (
 )
 from esper.tamiyo.policy_file import POLICY_FILE
 
+AUTO = "auto"
+AUTO_POLICY = "heuristic"
+"""What `AUTO` stands for: the policy that is best in the published comparison."""
 PRETRAINED = "pretrained"
 PRETRAINED_FOLDER = "pretrained_policy"
 """Package data folder of the shipped policy."""
@@ -52,6 +60,24 @@ class PolicyChoice:
 
     name: str
     policy: TamiyoPolicy
+    fingerprint: str | None = None
+    """SHA-256 of a trained policy's description, which pins its weights; None for all others."""
+
+
+def resolve_auto(reference: str) -> str:
+    """Return a reference in which `AUTO` is replaced by what it stands for."""
+    return AUTO_POLICY if reference == AUTO else reference
+
+
+def check_reference(reference: str) -> None:
+    """Refuse what `find_policy` could not find and what cannot be trained; reads no file, imports nothing.
+
+    Raises:
+        UnknownNameError: If it names nothing.
+        ConfigError: If it looks like a folder or a class but is none.
+    """
+    if reference not in TRAINABLE_NAMES:
+        _classify(reference, others=TRAINABLE_NAMES)
 
 
 def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greedy: bool) -> PolicyChoice:
@@ -67,29 +93,59 @@ def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greed
         UnknownNameError: If it names nothing.
         EsperError: If a file is missing, damaged or of another contract.
     """
-    if reference in POLICY_NAMES:
+    reference = resolve_auto(reference)
+    kind = _classify(reference)
+    if kind == "name":
         rules = build_policy(reference, seed=seed, config=config.heuristic)
         return PolicyChoice(name=reference, policy=rules)
-    if reference.startswith(SCHEDULE_PREFIX):
-        path = Path(reference.removeprefix(SCHEDULE_PREFIX))
-        policy = FixedSchedulePolicy(read_schedule(path), config.heuristic)
-        return PolicyChoice(name=f"schedule {path.stem}", policy=policy)
-    if reference == PRETRAINED:
+    if kind == "pretrained":
         with resources.as_file(resources.files("esper.runtime") / PRETRAINED_FOLDER) as folder:
             if not (folder / POLICY_FILE).exists():
                 raise ConfigError("this build ships no pretrained policy; give the folder of a trained one")
-            return PolicyChoice(name=PRETRAINED, policy=_load(folder, seed=seed, is_greedy=is_greedy))
+            return _load(folder, PRETRAINED, seed=seed, is_greedy=is_greedy)
+    if kind == "schedule":
+        path = Path(reference.removeprefix(SCHEDULE_PREFIX))
+        policy = FixedSchedulePolicy(read_schedule(path), config.heuristic)
+        return PolicyChoice(name=f"schedule {path.stem}", policy=policy)
+    if kind == "class":
+        return PolicyChoice(name=reference, policy=build_own_policy(reference, seed=seed))
     path = Path(reference)
-    if (path / POLICY_FILE).exists() or path.is_dir():
-        inner = path / "policy" if not (path / POLICY_FILE).exists() else path
-        return PolicyChoice(name=path.name, policy=_load(inner, seed=seed, is_greedy=is_greedy))
-    raise UnknownNameError(
-        "policy", reference, (*POLICY_NAMES, PRETRAINED, f"{SCHEDULE_PREFIX}FILE", "the folder of a policy")
-    )
+    inner = path if (path / POLICY_FILE).exists() else path / "policy"
+    return _load(inner, path.name or path.resolve().name, seed=seed, is_greedy=is_greedy)
 
 
-def _load(folder: Path, *, seed: int, is_greedy: bool) -> TamiyoPolicy:
-    return RecurrentPolicy(load_policy(folder).network, seed=seed, is_greedy=is_greedy)
+def _classify(
+    reference: str, others: tuple[str, ...] = ()
+) -> Literal["name", "pretrained", "schedule", "folder", "class"]:
+    """Return which line of the table a reference is; `others` are names that are fine elsewhere."""
+    if reference in POLICY_NAMES or reference == AUTO:
+        return "name"
+    if reference == PRETRAINED:
+        return "pretrained"
+    if reference.startswith(SCHEDULE_PREFIX):
+        return "schedule"
+    if _is_folder(reference):
+        return "folder"
+    if ":" in reference:
+        split_reference(reference, what="policy")
+        return "class"
+    if "/" in reference:
+        raise ConfigError(f"policy {reference!r}: there is no such folder; the current one is {Path.cwd()}")
+    forms = (f"{SCHEDULE_PREFIX}FILE", "the folder of a policy", REFERENCE_FORM)
+    raise UnknownNameError("policy", reference, (*POLICY_NAMES, AUTO, PRETRAINED, *others, *forms))
+
+
+def _is_folder(reference: str) -> bool:
+    try:
+        return bool(reference) and Path(reference).is_dir()
+    except (OSError, ValueError):  # too long for a name, or not one at all
+        return False
+
+
+def _load(folder: Path, name: str, *, seed: int, is_greedy: bool) -> PolicyChoice:
+    policy = RecurrentPolicy(load_policy(folder).network, seed=seed, is_greedy=is_greedy)
+    fingerprint = hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()
+    return PolicyChoice(name=name, policy=policy, fingerprint=fingerprint)
 
 
 def read_schedule(path: Path) -> tuple[ScheduledAction, ...]:

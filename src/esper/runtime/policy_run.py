@@ -40,9 +40,10 @@ from esper.leyline import (
 from esper.nissa import EventHub, build_hub
 from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.imitating import describe_imitation, start_by_imitation
 from esper.runtime.resuming import refuse_changes
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path, replace_text
-from esper.runtime.run_records import RUNS_ROOT
+from esper.runtime.run_records import POLICY_FOLDER_NAME, RUNS_ROOT
 from esper.runtime.shutdown import StopSignal
 from esper.runtime.training import TrainingAssembly, assemble_training, count_parameters
 from esper.simic import FinishedEpisode, RoundReport
@@ -50,8 +51,6 @@ from esper.tamiyo import save_policy
 from esper.tolaria import CheckpointStore, StateRecord, checkpoint_name
 
 CHECKPOINT_KIND = "policy-training"
-POLICY_NAME = "policy"
-"""Folder of the trained policy inside a run directory."""
 RESULT_NAME = "training.json"
 _LAST_ROUNDS = 5
 
@@ -167,11 +166,20 @@ class _WrittenTraining:
         ]
         for text in texts:
             self._hub.emit(Notice(epoch=self._trainer.round, text=text))
+        if not is_resumed:
+            self._imitate()
         self._loop(stop)
         self._save()
         result = self._write_results()
         self._hub.emit(RunFinished(epoch=self._trainer.round, reason="horizon"))
         return result
+
+    def _imitate(self) -> None:
+        """Start by imitation, if asked for; what a checkpoint holds has it behind it."""
+        report = start_by_imitation(self._config, self._assembly)
+        if report is not None:
+            text = describe_imitation(report, self._config.training.imitation.teacher)
+            self._hub.emit(Notice(epoch=0, text=text))
 
     def _loop(self, stop: StopSignal) -> None:
         every = self._config.checkpoint.every_epochs
@@ -287,7 +295,7 @@ class _WrittenTraining:
         )
 
     def _write_results(self) -> TrainingResult:
-        policy_dir = self._folder.path / POLICY_NAME
+        policy_dir = self._folder.path / POLICY_FOLDER_NAME
         result = TrainingResult(
             run_dir=self._folder.path,
             policy_dir=policy_dir,

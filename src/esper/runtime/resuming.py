@@ -9,7 +9,7 @@ from esper.runtime.assemble import Assembly
 from esper.runtime.config_file import leaf_values, read_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
-from esper.tolaria import StateRecord
+from esper.tolaria import HostRun, StateRecord
 
 _NOT_COMPARED = ("telemetry.", "checkpoint.", "num_threads")
 
@@ -18,14 +18,39 @@ def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str
     """Put a saved run back and return the last telemetry sequence number it had written.
 
     Raises:
+        ForeignCheckpointError: If the record does not fit, the rebuilt topology has another hash, or the
+            policy is another one.
+    """
+    policy = record.state.get("policy")
+    if not isinstance(policy, dict):
+        raise ForeignCheckpointError("the checkpoint holds no host run")
+    if record.state.get("policy_fingerprint") != assembly.policy_fingerprint:
+        raise ForeignCheckpointError(
+            "the files of the trained policy are not those that the run was started with; put them back, or "
+            "start a new run"
+        )
+    last_seq = restore_host(assembly.host_run, record, topology_hash)
+    try:
+        assembly.policy.restore(dict(policy))
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # a user's own may have changed
+        raise ForeignCheckpointError(
+            f"policy {type(assembly.policy).__name__} does not take its saved memory back: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return last_seq
+
+
+def restore_host(host_run: HostRun, record: StateRecord, topology_hash: str) -> int:
+    """Put the host of a saved run back, whoever decided for it; return the last sequence number.
+
+    Raises:
         ForeignCheckpointError: If the record does not fit, or the rebuilt topology has another hash.
     """
-    run, policy, last_seq = (record.state.get(name) for name in ("run", "policy", "last_seq"))
-    if not isinstance(run, dict) or not isinstance(policy, dict) or not isinstance(last_seq, int):
+    run, last_seq = record.state.get("run"), record.state.get("last_seq")
+    if not isinstance(run, dict) or not isinstance(last_seq, int):
         raise ForeignCheckpointError("the checkpoint holds no host run")
-    assembly.host_run.restore(StateRecord(tensors=record.tensors, state=run))
-    assembly.policy.restore(dict(policy))
-    rebuilt = assembly.host_run.bench.model.topology_hash()
+    host_run.restore(StateRecord(tensors=record.tensors, state=run))
+    rebuilt = host_run.bench.model.topology_hash()
     if rebuilt != topology_hash:
         raise ForeignCheckpointError(
             f"the rebuilt topology has hash {rebuilt[:12]}, the checkpoint says {topology_hash[:12]}"

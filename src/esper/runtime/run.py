@@ -38,6 +38,7 @@ from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.policies import find_policy, resolve_auto
 from esper.runtime.resuming import refuse_changes, restore_assembly
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
@@ -126,7 +127,9 @@ def run_experiment(
         EsperError: Refused input, an unusable data set or checkpoint, a host that stays sick.
         InterruptedRunError: A signal stopped the run after its checkpoint was saved.
     """
+    config = replace(config, policy=resolve_auto(config.policy))  # so that a later version resumes the same
     if is_dry_run:
+        find_policy(config.policy, config, seed=config.seed, is_greedy=True)  # refused before, too
         return _run_unwritten(_shorten(config))
     sink = LateSink()
     assembly = assemble(config, sink)
@@ -247,6 +250,8 @@ class _WrittenRun:
             "policy": dict(self._assembly.policy.state()),  # type: ignore[arg-type]
             "last_seq": self._hub.next_seq - 1,
         }
+        if self._assembly.policy_fingerprint is not None:
+            state["policy_fingerprint"] = self._assembly.policy_fingerprint
         try:
             saved = self._store.save(
                 name,

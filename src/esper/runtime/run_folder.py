@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ from esper.runtime.run_records import (
 )
 
 _CRASH_CODE = 1
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
+_MAX_POLICY_CHARACTERS = 40
 _TEMPORARY_PREFIX = ".tmp-"
 _OWN_NAMES = frozenset({CONFIG_NAME, STATUS_NAME, LOCK_NAME})
 """What a start that died before `meta.json` leaves behind; such a directory may be started again."""
@@ -206,12 +209,15 @@ def describe_end(error: BaseException | None) -> tuple[RunState, int]:
 def default_run_path(root: Path, origin: RunOrigin, now: datetime) -> Path:
     """Return `root/<task>-<policy>-<seed>-<yyyymmdd-hhmmss>`, numbered if that exists.
 
+    A policy that is a folder or a class gives the end of its text, without what no file name should hold.
+
     Args:
         root: Usually `runs`.
         origin: What the run is started with.
         now: Local time.
     """
-    name = f"{origin.task}-{origin.policy}-{origin.seed}-{now:%Y%m%d-%H%M%S}"
+    policy = _UNSAFE.sub("-", origin.policy)[-_MAX_POLICY_CHARACTERS:].strip("-.")
+    name = f"{origin.task}-{policy}-{origin.seed}-{now:%Y%m%d-%H%M%S}"
     path, number = root / name, 1
     while path.exists():
         number += 1

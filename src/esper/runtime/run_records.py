@@ -26,6 +26,8 @@ RESUMABLE_STATES = frozenset({"interrupted", "killed"})
 
 CONFIG_NAME, META_NAME, STATUS_NAME, LOCK_NAME = "config.toml", "meta.json", "status.json", "lock"
 CHECKPOINTS_NAME = "checkpoints"
+POLICY_FOLDER_NAME = "policy"
+"""Folder of the policy that a training leaves at its end."""
 RUNS_ROOT = Path("runs")
 """Where runs go by default, below the working directory."""
 

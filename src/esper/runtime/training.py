@@ -11,6 +11,7 @@ from esper.leyline import derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory
+from esper.runtime.user_code import build_own_terms
 from esper.simic import (
     GrowthEnvParts,
     GrowthRolloutEnv,
@@ -36,6 +37,9 @@ class TrainingAssembly:
     """A policy in training, ready for its first round."""
 
     trainer: PolicyTrainer
+    learner: PPOLearner
+    envs: EnvBuilder
+    """Makes further environments of the same hosts."""
     env: GrowthRolloutEnv
     network: RecurrentActorCritic
     network_config: NetworkConfig
@@ -73,6 +77,8 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
     )
     return TrainingAssembly(
         trainer=trainer,
+        learner=learner,
+        envs=builder,
         env=env,
         network=network,
         network_config=network_config,
@@ -105,7 +111,9 @@ class EnvBuilder:
             start_epochs=tuple(epoch for epoch in self._starts if epoch),
             max_runs=envs.num_hosts,
         )
-        self._rubric = build_rubric(config.reward, discount=config.training.gamma)
+        self._rubric = build_rubric(
+            config.reward, discount=config.training.gamma, extra=build_own_terms(config.reward)
+        )
 
     def build(self, env_ids: Sequence[int]) -> GrowthRolloutEnv:
         """Return an environment of one row per number.

@@ -1,9 +1,10 @@
 """The gym: environments, rewards, and the learner that trains the gardener on them."""
 
 from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
-from esper.simic.config import TrainingConfig
+from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
 from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
+from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, imitate
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
 from esper.simic.intervals import PairedInterval, estimate_paired_interval
@@ -32,17 +33,21 @@ __all__ = [
     "ActorCritic",
     "Anomaly",
     "Bootstrap",
+    "Demonstrator",
+    "EntropyConfig",
     "EnvStep",
     "EpisodeResult",
     "EpisodeStart",
     "FinishedEpisode",
     "GrowthEnvParts",
     "GrowthRolloutEnv",
+    "ImitationReport",
     "InstancePlan",
     "LearnerParts",
     "LossRewardConfig",
     "NeverRun",
     "NeverRuns",
+    "PPOConfig",
     "PPOLearner",
     "PairedInterval",
     "PolicyTrainer",
@@ -65,9 +70,11 @@ __all__ = [
     "build_rubric",
     "check_reward_term",
     "compute_objective",
+    "demonstrate",
     "estimate_paired_interval",
     "evaluate_policy",
     "find_anomalies",
+    "imitate",
     "parse_extra_term",
     "require_reward_term",
     "run_episode",

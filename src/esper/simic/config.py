@@ -287,6 +287,39 @@ class AnomalyConfig:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImitationConfig:
+    """A start by imitation of a rule, before the first round."""
+
+    teacher: str = "heuristic"
+    """Which policy is imitated, by name; heuristic, because it keeps what it grows."""
+    num_rounds: int = 0
+    """Rounds that the teacher plays, of one episode per environment each, >= 0; 0 = no imitation: what a
+    policy finds alone is then its own merit."""
+    epochs: int = 20
+    """Passes over what the teacher did, >= 1; about as many as its critic needs."""
+    learning_rate: float = 3e-4
+    """Rate of Adam, > 0; the usual one for recurrent policies."""
+    doubt_nats: float = 0.5
+    """Mean -ln p of the teacher's decisions at which the policy stops following, >= 0; it then does the
+    teacher's six times in ten. A policy without doubt would explore nothing after; its critic learns on."""
+    max_grad_norm: float = 1.0
+    """Largest global norm of the gradient, > 0."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: If a value is outside the range that its field states.
+        """
+        _require("imitation.num_rounds", self.num_rounds, 0)
+        _require("imitation.epochs", self.epochs, 1)
+        _require("imitation.doubt_nats", self.doubt_nats, 0)
+        for name in ("learning_rate", "max_grad_norm"):
+            _require(f"imitation.{name}", getattr(self, name), 0, is_low_open=True)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """How a policy is trained.
 
@@ -308,6 +341,8 @@ class TrainingConfig:
     is_sum_ordered: bool = False
     """Whether statistics over ranks are summed exactly, per row, so that the number of ranks changes no bit
     of them; off, because it sends a number per row instead of one per rank."""
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
+    """The start, before the first round."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How experience is collected."""
     ppo: PPOConfig = field(default_factory=PPOConfig)

@@ -105,6 +105,16 @@ class PolicyTrainer:
         """Rounds finished."""
 
     @property
+    def num_steps(self) -> int:
+        """T of a round."""
+        return self._parts.num_steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._parts.device
+
+    @property
     def is_finished(self) -> bool:
         """Whether every round was trained."""
         return self.round >= self._parts.config.num_updates

@@ -54,7 +54,7 @@ _DECISION_TYPES: tuple[tuple[str, type | tuple[type, ...]], ...] = (
 
 
 def check_policy(policy: object) -> tuple[str, ...]:
-    """Run the whole contract; return what was broken, nothing if it is kept.
+    """Run the whole contract; return what was broken and the first host that shows it, nothing if all is kept.
 
     Args:
         policy: Any policy; it has seen other hosts afterwards, so build a new one for a run that counts.
@@ -62,12 +62,12 @@ def check_policy(policy: object) -> tuple[str, ...]:
     missing = [name for name in _METHODS if not callable(getattr(policy, name, None))]
     if missing or not isinstance(policy, TamiyoPolicy):
         return (f"protocol: it has no method {', '.join(missing)}; a policy has {', '.join(_METHODS)}",)
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for kind in PRACTICE_HOSTS:
         failure = _Trial(policy, kind).run()
         if failure is not None:
-            found[f"{kind.name}: {failure}"] = None
-    return tuple(found)
+            found.setdefault(failure, kind.name)
+    return tuple(f"{name}: {failure}" for failure, name in found.items())
 
 
 def require_policy(policy: object) -> TamiyoPolicy:

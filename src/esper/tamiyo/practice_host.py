@@ -57,6 +57,8 @@ class PracticeHostKind:
     """What a fully blended seed adds to the metric; the gates never let a seed be kept that harms."""
     is_scored: bool = True
     """Whether slots carry scores of blueprints."""
+    is_start_automatic: bool = True
+    """Whether GERMINATED becomes TRAINING by itself, as it does unless a run is configured otherwise."""
     max_added_params: int | None = None
     fault_epoch: int | None = None
     """Interval in which the gradients of living seeds are faulty."""
@@ -66,7 +68,12 @@ class PracticeHostKind:
 PRACTICE_HOSTS = (
     PracticeHostKind(name="a host that seeds help"),
     PracticeHostKind(name="a host that seeds harm", gain=-0.02, fault_epoch=12),
-    PracticeHostKind(name="a host of one slot without scores", slots=("block1",), is_scored=False),
+    PracticeHostKind(
+        name="a host of one slot, without scores, where newborn seeds wait for ADVANCE",
+        slots=("block1",),
+        is_scored=False,
+        is_start_automatic=False,
+    ),
     PracticeHostKind(name="a host without room to grow", max_added_params=0),
 )
 """Together they show every stage, every refusal of a gate, and measurements that are missing."""
@@ -144,7 +151,7 @@ class PracticeHost:
         if is_legal and action.op is not LifecycleOp.WAIT and action.slot is not None:
             _operate(self._slots[action.slot], action)
         for slot in self._slots.values():
-            _pass_interval(slot)
+            _pass_interval(slot, self._kind)
         self._epoch += 1
         self._metrics.append(self._compute_metric())
 
@@ -246,7 +253,7 @@ class PracticeHost:
             gradient_ratio=1.0 if slot.age else None,
             gradient_norm=1.0 if slot.age else None,
             is_healthy=self._epoch != kind.fault_epoch,
-            advance_refusal=_refuse_advance(slot),
+            advance_refusal=_refuse_advance(slot, kind),
             fossilize_refusal=_refuse_fossilize(slot, gain),
         )
 
@@ -257,6 +264,8 @@ def _operate(slot: _Slot, action: Action) -> None:
             slot.move(SeedStage.GERMINATED)
             slot.seed, slot.num_seeds = action, slot.num_seeds + 1
             slot.alpha_target, slot.tempo_epochs = action.alpha_target, action.tempo_epochs
+        case LifecycleOp.ADVANCE if slot.stage is SeedStage.GERMINATED:
+            slot.move(SeedStage.TRAINING)
         case LifecycleOp.ADVANCE:
             slot.move(SeedStage.BLENDING)
         case LifecycleOp.FOSSILIZE:
@@ -270,13 +279,13 @@ def _operate(slot: _Slot, action: Action) -> None:
             slot.move(SeedStage.CULLED)
 
 
-def _pass_interval(slot: _Slot) -> None:
+def _pass_interval(slot: _Slot, kind: PracticeHostKind) -> None:
     slot.epochs_in_stage += 1
     if slot.stage.has_seed:
         slot.age += 1
     if slot.stage in _COOLDOWN:
         slot.move(_COOLDOWN[slot.stage])
-    elif slot.stage is SeedStage.GERMINATED:
+    elif slot.stage is SeedStage.GERMINATED and kind.is_start_automatic:
         slot.move(SeedStage.TRAINING)
     elif slot.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY):
         step, way = 1.0 / slot.tempo_epochs, slot.alpha_target - slot.alpha
@@ -287,7 +296,9 @@ def _pass_interval(slot: _Slot) -> None:
             slot.move(SeedStage.PROBATIONARY)
 
 
-def _refuse_advance(slot: _Slot) -> str | None:
+def _refuse_advance(slot: _Slot, kind: PracticeHostKind) -> str | None:
+    if slot.stage is SeedStage.GERMINATED and not kind.is_start_automatic:
+        return None
     if slot.stage is not SeedStage.TRAINING:
         return f"{slot.stage.value} ends by itself"
     if slot.epochs_in_stage < _INCUBATION:

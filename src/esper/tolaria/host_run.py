@@ -392,4 +392,8 @@ def _describe_decision(decision: Decision, refusal: str | None, epoch: int) -> D
         refusal=refusal,
         value=None if evidence is None else evidence.value,
         probabilities={} if evidence is None else evidence.probabilities,
+        blend=action.blend.value,
+        curve=action.curve.value,
+        tempo_epochs=action.tempo_epochs,
+        alpha_target=action.alpha_target,
     )

@@ -8,11 +8,18 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from esper.leyline import ConfigError, ForeignCheckpointError
+from esper.simic.collector import build_carry, collect_rollout
+from esper.simic.config import RolloutConfig, TrainingConfig
 from esper.simic.gym.rollout import GymRolloutEnv
+from esper.simic.ppo import LearnerParts, PPOLearner
+from esper.simic.rollout_buffer import Rollout, TamiyoRolloutBuffer
+from esper.tamiyo import EmptyMaskError, NetworkConfig, build_network
 from simic.gym_adapter import build_invalid_actions, build_pole
+from simic.tiny_networks import build_parts
 
 
 def everywhere(env: GymRolloutEnv) -> Tensor:
@@ -123,3 +130,90 @@ def test_other_kinds_of_actions_are_refused() -> None:
         GymRolloutEnv(lambda: gymnasium.make("Pendulum-v1"), (0,))
     with pytest.raises(ConfigError, match="at least one seed"):
         GymRolloutEnv(lambda: gymnasium.make("CartPole-v1"), ())
+
+
+class Answering(gymnasium.Env[object, np.int64]):
+    """Answers whatever it is told to, from its second observation on."""
+
+    def __init__(
+        self, answer: object, mask: object = (True, True), *, width: int = 2, actions: int = 2
+    ) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (width,), np.float32)
+        self.action_space = spaces.Discrete(actions)
+        self.answer, self.mask = answer, mask
+        self.num_steps = 0
+
+    def action_masks(self) -> object:
+        return self.mask if self.num_steps else (True, True)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[object, dict[str, object]]:
+        super().reset(seed=seed)
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[object, float, bool, bool, dict[str, object]]:
+        self.num_steps += 1
+        return self.answer, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Answering([0.5]), r"Answering/0: its observation has shape \(1,\); by its spaces it is \(2,\)"),
+        (Answering([0.5] * 3), r"Answering/0: its observation has shape \(3,\)"),
+        (Answering([0.5] * 2, [True]), r"Answering/0: action_masks\(\) has shape \(1,\); .* \(2,\)"),
+        (Answering([0.5] * 2, [True] * 4), r"Answering/0: action_masks\(\) has shape \(4,\)"),
+    ],
+)
+def test_an_answer_that_does_not_fit_the_spaces_is_refused_with_both_shapes(
+    env: Answering, message: str
+) -> None:
+    rows = GymRolloutEnv(lambda: env, (0,))
+    rows.reset(everywhere(rows))
+    with pytest.raises(ConfigError, match=message):
+        rows.step(torch.zeros(1, 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Answering(0, actions=3), r"row 1 has action_space Discrete\(3\), row 0 has Discrete\(2\)"),
+        (Answering(0, width=3), r"row 1 has observation_space Box\(-1\.0, 1\.0, \(3,\)"),
+    ],
+)
+def test_rows_with_other_spaces_are_refused_with_both(other: Answering, message: str) -> None:
+    kinds = iter([Answering(0), other])
+    with pytest.raises(ConfigError, match=message):
+        GymRolloutEnv(lambda: next(kinds), (0, 1))
+
+
+def collect_from(env: Answering) -> Rollout:
+    """Return a rollout of five steps of one row."""
+    rows = GymRolloutEnv(lambda: env, (0,))
+    network = build_network(
+        NetworkConfig(kind="flat", hidden_size=4, core_size=4, flat_features=2, family_size=1),
+        rows.layout,
+        seed=0,
+    )
+    learner = PPOLearner(LearnerParts(network=network, config=TrainingConfig(), seed=0))
+    device = torch.device("cpu")
+    buffer = TamiyoRolloutBuffer(num_envs=1, num_steps=5, device=device)
+    carry = build_carry(network, 1, seed=0, device=device)
+    return collect_rollout(rows, network, buffer, carry, build_parts(learner, RolloutConfig()))
+
+
+def test_nan_of_an_environment_quarantines_it_by_name() -> None:
+    rollout = collect_from(Answering([np.nan, 0.0]))
+    (found,) = rollout.quarantined
+    assert (found.name, found.step) == ("Answering/0", 0)
+    assert found.reason == "input 'features' reached nan; at most 1e+06 is believed"
+    assert rollout.num_valid == 0
+    assert not bool(rollout.batch.steps.valid.any())
+
+
+def test_an_environment_that_allows_nothing_is_an_error_and_not_a_uniform_draw() -> None:
+    env = Answering([0.0, 0.0], [False, False])
+    with pytest.raises(EmptyMaskError, match=r"no legal choice for head 'op'"):
+        collect_from(env)
+    assert env.num_steps == 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 from esper.leyline import ConfigError
-from esper.simic.rewards.config import LossRewardConfig, RewardConfig
+from esper.simic.rewards.config import LossRewardConfig, RewardConfig, parse_extra_term
 
 
 def test_an_unknown_mode_is_refused_with_the_nearest_one() -> None:
@@ -44,6 +45,19 @@ def test_a_number_out_of_range_is_refused_by_name(field: str, value: float) -> N
 def test_negative_ages_are_refused(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"reward\.{field}=-1"):
         RewardConfig(**{field: -1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a:B", "=1", " =1", "a:B=", "a:B=x", "a:B=0", "a:B=-1", "a:B=nan", "a:B=inf", "a:B=1e7"]
+)
+def test_a_term_without_reference_or_weight_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"reward.extra_terms={text!r}: expected package.module")):
+        RewardConfig(extra_terms=("a:B=0.5", text))
+
+
+def test_a_term_is_read_as_reference_and_weight() -> None:
+    assert parse_extra_term("my.terms:First=0.5") == ("my.terms:First", 0.5)
+    assert parse_extra_term("my.terms:First = 2") == ("my.terms:First", 2.0)
 
 
 def test_settings_of_the_loss_mode_are_checked_too() -> None:

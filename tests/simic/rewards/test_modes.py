@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esper.leyline import ConfigError
 from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig
-from esper.simic.rewards.costs import GovernorPenalty
+from esper.simic.rewards.costs import GovernorPenalty, Intervention
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.modes import MODE_SUMMARIES, build_rubric, build_terms
 from esper.simic.rewards.rubric import RewardState, RewardTermSpec, TermMemory, WeightedTerm
@@ -141,6 +141,11 @@ def test_a_users_term_that_breaks_the_bound_or_takes_a_name_is_refused() -> None
         build_rubric(RewardConfig(), discount=DISCOUNT, extra=[WeightedTerm(Bonus(), 10.0)])
     with pytest.raises(ConfigError, match="governor: each name"):
         build_rubric(RewardConfig(), discount=DISCOUNT, extra=[WeightedTerm(GovernorPenalty(), 0.1)])
+
+
+def test_the_name_of_a_built_in_term_of_another_mode_is_taken_too() -> None:
+    with pytest.raises(ConfigError, match="intervention: each name may occur once, and built-in terms have"):
+        build_rubric(RewardConfig(), discount=DISCOUNT, extra=[WeightedTerm(Intervention(), 0.1)])
 
 
 def test_minimal_is_sparse_and_a_price_for_young_culls() -> None:

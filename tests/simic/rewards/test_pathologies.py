@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from esper.leyline import WAIT, Action, LifecycleOp, Observation, SeedStage, SlotReport
+from esper.leyline import WAIT, Action, ConfigError, LifecycleOp, Observation, SeedStage, SlotReport
 from esper.simic.rewards.config import REWARD_MODES, RewardConfig
+from esper.simic.rewards.modes import build_rubric
 from simic.rewards.scripted_host import (
     DISCOUNT,
     HOST_PARAMS,
@@ -67,9 +68,34 @@ def test_pathology_02_boasted_contributions_pay_nothing_and_returns_stay_small(m
         assert abs(sum_up(rewards)) < 1.0
 
 
+def test_pathology_02_a_weight_of_3_on_contributions_is_refused_and_scaled_down_it_stays_bounded() -> None:
+    heavy = RewardConfig(mode="shaped", contribution_weight=3.0)
+    with pytest.raises(ConfigError, match=r"could reach 1\.53 in one step, .*lower reward\.scale to 0\.0328"):
+        build_rubric(heavy, discount=DISCOUNT)
+    scaled = replace(heavy, scale=0.0325)
+    boaster = pay(play(grow("boaster")), "shaped", scaled)
+    assert max(abs(reward.total) for reward in boaster) < 1.0
+    assert sum_up(boaster) < sum_up(pay(play(never), "shaped", scaled))
+
+
 @MODES
 def test_pathology_03_sitting_on_a_fossil_earns_less_than_growing_on(mode: str) -> None:
     assert earn(grow("good", "better"), mode) > earn(grow("good"), mode)
+
+
+@MODES
+def test_pathology_03_no_step_pays_for_a_fossil_that_merely_stays(mode: str) -> None:
+    episode = play(grow("good"))
+    kept = next(i for i, facts in enumerate(episode) if facts.after.slots[0].stage is SeedStage.FOSSILIZED)
+    paid, alone = pay(episode, mode), pay(play(never), mode)
+    staying = range(kept + 1, len(episode) - 1)
+    assert len(staying) > 10
+    # Up to the end, where the network that leaves is judged once, a fossil costs compute and earns nothing.
+    assert all(paid[i].total <= alone[i].total for i in staying)
+    if mode == "gain":
+        assert sum_up(paid[kept + 1 :]) < 0.0
+        assert sum_shares(paid[: kept + 1], "metric_lead") == pytest.approx(0.06)
+        assert sum_shares(paid[kept + 1 :], "metric_lead") == pytest.approx(0.0, abs=1e-12)
 
 
 def test_pathology_03_a_fossil_is_paid_for_once() -> None:
@@ -161,6 +187,9 @@ def test_pathology_09_the_parameters_of_a_fossil_are_charged_once(mode: str) -> 
         bill = -RewardConfig().scale * RewardConfig().lambda_p * math.log(1.0 + 100 / HOST_PARAMS)
         for policy in (early, late):
             assert sum_shares(pay(play(policy), mode), RENTS[mode]) == pytest.approx(bill, abs=1e-12)
+    else:
+        names = build_rubric(RewardConfig(mode=mode), discount=DISCOUNT).names
+        assert not any("rent" in name for name in names)
     assert earn(grow("good"), mode) > earn(never, mode)
 
 

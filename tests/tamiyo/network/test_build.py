@@ -43,7 +43,7 @@ def is_scaled_orthogonal(weight: torch.Tensor, gain: float) -> bool:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_gains_are_small_before_logits_one_before_the_value_and_sqrt_two_elsewhere(
+def test_gains_are_small_before_logits_and_value_and_sqrt_two_elsewhere(
     config: NetworkConfig,
 ) -> None:
     network = build_network(config, LAYOUT, seed=0)
@@ -52,7 +52,7 @@ def test_gains_are_small_before_logits_one_before_the_value_and_sqrt_two_elsewhe
     for module in network.modules():
         if isinstance(module, nn.Linear):
             is_value, is_policy = module is network.value_layer, id(module) in policy
-            gain = 1.0 if is_value else 0.01 if is_policy else 2**0.5
+            gain = 0.01 if is_value or is_policy else 2**0.5
             assert is_scaled_orthogonal(module.weight.detach(), gain)
             assert module.bias.eq(0).all() == (is_value or is_policy)
 

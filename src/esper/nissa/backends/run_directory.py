@@ -12,6 +12,7 @@ from typing import final
 
 from esper.leyline import RunDirectoryError
 from esper.nissa.analytics.summary import compute_summary, summary_to_plain
+from esper.nissa.analytics.training import compute_training_summary, is_training, training_to_plain
 from esper.nissa.backends.jsonl import JsonlBackend
 from esper.nissa.files import write_atomically
 from esper.nissa.reader import read_run
@@ -117,12 +118,18 @@ class RunDirectoryBackend:
 def write_summary(directory: Path) -> Path:
     """Compute `summary.json` from the event files of a run directory and return its path.
 
+    It sums up a host run, or the training of a policy; only the latter has a "kind".
+
     Raises:
         RunDirectoryError: If there is no event file.
         DataError: If an event file has no header of this version.
         OSError: If the summary cannot be written.
     """
-    plain = summary_to_plain(compute_summary(read_run(directory).records))
+    records = read_run(directory).records
+    if is_training(records):
+        plain = training_to_plain(compute_training_summary(records))
+    else:
+        plain = summary_to_plain(compute_summary(records))
     path = directory / SUMMARY_NAME
     write_atomically(path, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
     return path

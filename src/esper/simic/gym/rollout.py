@@ -7,7 +7,7 @@ environment's own `action_masks()` where it has one. A time limit stays a true t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast, final
+from typing import TYPE_CHECKING, TypeVar, cast, final
 
 import gymnasium
 import numpy as np
@@ -20,6 +20,11 @@ from esper.simic.gym.spaces import ActT, ObsT
 from esper.simic.interfaces import EnvStep
 from esper.tamiyo import ActionLayout, PolicyInputs
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
 _SEED_BOUND = 2**32
 """Old generators of numpy take no larger seeds."""
 _MASK_METHOD = "action_masks"
@@ -29,7 +34,9 @@ _MASK_METHOD = "action_masks"
 class GymRolloutEnv:
     """E environments of one kind, stepped one after the other.
 
-    Episode k of a row is reset with a seed that depends on (seed of the row, k) alone. A checkpoint holds the
+    What an environment answers must have the shape of its spaces; numbers that are not finite are passed on,
+    for the collector to quarantine. Episode k of a row is reset with a seed that depends on (seed of the row,
+    k) alone. A checkpoint holds the
     actions of the running episodes and plays them again: exact where equal seeds give equal episodes.
 
     Example:
@@ -44,7 +51,7 @@ class GymRolloutEnv:
             seeds: [E] seed of each row.
 
         Raises:
-            ConfigError: If there is no seed, or the actions are of another kind.
+            ConfigError: If there is no seed, the actions are of another kind, or rows differ in their spaces.
         """
         if not seeds:
             raise ConfigError("GymRolloutEnv needs at least one seed: one row per seed")
@@ -52,6 +59,7 @@ class GymRolloutEnv:
         space = self._envs[0].action_space
         if not isinstance(space, spaces.Discrete) or int(space.start) != 0:
             raise ConfigError(f"{space}: GymRolloutEnv takes Discrete actions that start at 0")
+        self._check_alike()
         self._num_actions = int(space.n)
         self._layout = ActionLayout(
             op_names=tuple(f"A{index}" for index in range(self._num_actions)),
@@ -147,6 +155,16 @@ class GymRolloutEnv:
         for env in self._envs:
             env.close()
 
+    def _check_alike(self) -> None:
+        first = self._envs[0]
+        for row, env in enumerate(self._envs):
+            for name in ("action_space", "observation_space"):
+                expected, found = getattr(first, name), getattr(env, name)
+                if found != expected:
+                    raise ConfigError(
+                        f"row {row} has {name} {found}, row 0 has {expected}: build environments of one kind"
+                    )
+
     def _begin(self, row: int, episode: int) -> None:
         self._episodes[row] = episode
         self._actions[row] = []
@@ -166,9 +184,19 @@ class GymRolloutEnv:
 
     def _keep(self, row: int, observation: object) -> None:
         env = self._envs[row]
-        self._features[row] = np.asarray(spaces.flatten(env.observation_space, observation))
+        features = np.asarray(spaces.flatten(env.observation_space, observation))
+        self._features[row] = self._checked(row, "its observation", features, self._features.shape[1])
         if env.has_wrapper_attr(_MASK_METHOD):
-            self._masks[row] = np.asarray(env.get_wrapper_attr(_MASK_METHOD)(), dtype=np.bool_)
+            mask = np.asarray(env.get_wrapper_attr(_MASK_METHOD)(), dtype=np.bool_)
+            self._masks[row] = self._checked(row, f"{_MASK_METHOD}()", mask, self._num_actions)
+
+    def _checked(self, row: int, what: str, values: NDArray[ScalarT], length: int) -> NDArray[ScalarT]:
+        """Refuse what numpy would stretch to the length of the row."""
+        if values.shape != (length,):
+            raise ConfigError(
+                f"{self.names[row]}: {what} has shape {values.shape}; by its spaces it is {(length,)}"
+            )
+        return values
 
     def _summary(self, row: int, is_terminated: bool) -> dict[str, JsonValue]:
         return {

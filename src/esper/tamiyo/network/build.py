@@ -25,7 +25,9 @@ HIDDEN_GAIN = math.sqrt(2.0)
 """Keeps the variance through a ReLU (He et al. 2015)."""
 POLICY_GAIN = 0.01
 """Of the last layers before logits: a new policy is nearly uniform (Andrychowicz et al. 2021)."""
-VALUE_GAIN = 1.0
+VALUE_GAIN = 0.01
+"""Of the last layer before the value: a new critic says about 0. Rewards of a growing host are hundredths, so
+that the first advantages, and PopArt's first rescaling, would else be the noise of an untrained critic."""
 _REMOVALS = frozenset({LifecycleOp.CULL.value, LifecycleOp.SET_ALPHA.value})
 """Operations that undo, or disturb, what an earlier decision began."""
 
