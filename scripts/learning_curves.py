@@ -46,7 +46,16 @@ CURVES: Mapping[str, str] = MappingProxyType(
 """What is drawn, from top to bottom, and the words beside its axis."""
 OF_NO_CONSEQUENCE = frozenset({"seed", "telemetry", "checkpoint", "num_threads"})
 """Settings in which the training seeds of one curve may differ."""
-KEPT_FIELDS = ("round", "num_env_steps", *CURVES)
+KEPT_FIELDS = (
+    "round",
+    "num_env_steps",
+    *CURVES,
+    "fossilize_rate",
+    "wait_share",
+    "op_entropy",
+    "explained_variance",
+    "time_explained_variance",
+)
 """What a row keeps of every round."""
 
 _LINE, _INK = "#0072b2", "#333333"

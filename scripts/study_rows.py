@@ -15,7 +15,17 @@ from scipy import stats
 
 Row = Mapping[str, object]
 
-KEY_FIELDS = ("arm", "learning_rate", "seed", "germination", "epoch", "slot", "blueprint", "replicate")
+KEY_FIELDS = (
+    "arm",
+    "learning_rate",
+    "training_seed",
+    "seed",
+    "germination",
+    "epoch",
+    "slot",
+    "blueprint",
+    "replicate",
+)
 """What makes a row unique within its file; a study that lacks a field has it None in every row."""
 
 

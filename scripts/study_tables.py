@@ -1,9 +1,11 @@
 """The tables of docs/results.md, one function per study, from rows to Markdown.
 
 ```
+curve       see policy_tables
 growth      tuning seeds: every arm at every rate, validation  ->  the rate of each arm
             seeds 0 to 9: every arm at its rate, test, differences to never paired by seed
 incubation  tuning seeds, validation, differences to the first objective
+policy      see policy_tables
 score       tuning seeds: see score_tables
 twin        seeds 0 to 9: contribution against gain over the twin, one pair per germination
 ```
@@ -17,6 +19,7 @@ from types import MappingProxyType
 
 from scipy import stats
 
+from policy_tables import curve_table, policy_table
 from score_tables import score_table
 from study_rows import (
     Row,
@@ -64,8 +67,10 @@ def build_table(name: str, rows: Sequence[Row]) -> str:
     """
     study, _, task = name.partition("_")
     builders = {
+        "curve": curve_table,
         "growth": growth_tables,
         "incubation": incubation_table,
+        "policy": policy_table,
         "score": score_table,
         "twin": twin_table,
     }

@@ -13,6 +13,7 @@ import pytest
 from cli.trainings import write_training
 from esper.leyline import PolicyUpdated
 from learning_curves import (
+    KEPT_FIELDS,
     Level,
     compute_band,
     draw_curves,
@@ -95,12 +96,10 @@ def test_runs_become_rows_that_give_the_same_picture(tmp_path: Path) -> None:
     assert made.read_bytes() == again.read_bytes()
     written = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     assert [each["seed"] for each in written] == [2, 3]
-    assert written[0]["rounds"][1] == {
-        "round": 2,
-        "num_env_steps": 40,
-        "return": pytest.approx(2.02),
-        "gain": pytest.approx(0.004),
-    }
+    second = written[0]["rounds"][1]
+    assert tuple(second) == tuple(sorted(KEPT_FIELDS))
+    assert (second["round"], second["num_env_steps"]) == (2, 40)
+    assert (second["return"], second["gain"]) == (pytest.approx(2.02), pytest.approx(0.004))
 
 
 def test_an_unfinished_training_is_a_row_too(tmp_path: Path) -> None:
