@@ -49,6 +49,8 @@ grows) and a memory of its own that is empty when an episode begins, and never a
 measurements included; 0 on every step of a host that never grows, unless its spec says otherwise; the
 same value for the same facts and memory; a memory of plain JSON data, so that a resumed run is exact. The
 built-in terms pass the same check.
+
+`reward.extra_terms` names such classes with their weights: [Your own policy, your own reward](your-own-code.md).
 """
 
 

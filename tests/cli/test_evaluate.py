@@ -84,17 +84,17 @@ def test_the_command_line_becomes_one_comparison_against_never(comparisons: Fake
     assert answer.code == 0
     assert comparisons.references == ["never", "heuristic", "random"]
     assert comparisons.seeds == tuple(range(10))
-    assert comparisons.is_greedy is True
+    assert comparisons.is_greedy is False
     assert comparisons.configs[0].host.epochs == 12
     assert "never: host 0 done" in answer.err
 
 
 def test_seeds_base_and_drawing_are_arguments(comparisons: FakeComparison) -> None:
-    args = ["--policy", "random", "--against", "random", "--seeds", "20,30-31", "--sample"]
+    args = ["--policy", "random", "--against", "random", "--seeds", "20,30-31", "--likeliest"]
     assert call(["evaluate", *args]).code == 0
     assert comparisons.references == ["random"]
     assert comparisons.seeds == (20, 30, 31)
-    assert comparisons.is_greedy is False
+    assert comparisons.is_greedy is True
 
 
 def test_the_table_shows_intervals_parameters_and_flops(comparisons: FakeComparison) -> None:

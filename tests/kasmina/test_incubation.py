@@ -94,3 +94,9 @@ def test_random_stream_is_put_back() -> None:
     with untouched_rng(torch.device("cpu")):
         torch.rand(5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_without_parameters_has_nothing_to_learn_and_harms_no_training() -> None:
+    host = nn.Linear(4, 4)
+    apply_seed_gradient(host(draw(3, 4)).sum(), list(nn.Identity().parameters()))
+    assert host.weight.grad is None

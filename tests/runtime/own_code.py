@@ -21,7 +21,7 @@ class PlantOnce:
                     return Decision(action=Action(op=op, slot=report.slot, tempo_epochs=1), reason="legal")
             if LifecycleOp.GERMINATE in legal and not self.has_planted:
                 self.has_planted = True
-                name = legal_blueprints(report, observation)[0]
+                name = legal_blueprints(report, observation)[-1]
                 action = Action(op=LifecycleOp.GERMINATE, slot=report.slot, blueprint=name, tempo_epochs=1)
                 return Decision(action=action, reason="free")
         return Decision(reason="waits")

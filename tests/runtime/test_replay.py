@@ -104,6 +104,15 @@ def test_a_heuristic_run_replays_identically_and_is_left_as_it_is(finished: Path
     assert report.text == "identical: 8 of 8 epochs on record, 8 decisions, and the result"
 
 
+def test_the_policy_on_record_need_not_be_there_any_more(copied: Path) -> None:
+    config = replace(read_config(copied / CONFIG_NAME), policy="gone.module:Policy")
+    (copied / CONFIG_NAME).write_text(render_config(config, {}), encoding="utf-8")
+    edit_log(copied, lambda records: body(records[0]).update(policy="gone.module:Policy"))
+    report = replay_run(copied, num_epochs=2)
+    assert report.is_identical
+    assert report.policy == "gone.module:Policy"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["cycle", "greedy", "random", "schedule", "never"])
 def test_a_run_of_every_policy_replays_identically(tmp_path: Path, policy: str) -> None:
@@ -142,6 +151,7 @@ def test_an_interrupted_run_replays_as_far_as_it_came_and_whole_once_resumed(
     report = replay_run(run)
     assert_identical(report, 8)
     assert report.is_result_compared
+    assert report.num_decisions == 8  # none of them twice, wherever the signal came
 
 
 @pytest.mark.slow

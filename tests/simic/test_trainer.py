@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper.leyline import ForeignCheckpointError
+from esper.leyline import ConfigError, ForeignCheckpointError
 from esper.simic.config import AnomalyConfig, EntropyConfig, PPOConfig, TrainingConfig
 from esper.simic.ppo import LearnerParts, PPOLearner
 from esper.simic.toys.grow_toy import GrowToy
@@ -64,6 +64,25 @@ def test_a_round_reports_its_episodes_steps_and_metrics() -> None:
     assert TIME_CRITIC_METRIC not in first.metrics, "a clock must have learned before it is judged"
     assert TIME_CRITIC_METRIC in second.metrics
     assert trainer.num_collected == 0
+
+
+def test_a_network_for_other_operations_is_refused() -> None:
+    env = make_toy(2)
+    other = replace(env.layout, op_names=tuple(reversed(env.layout.op_names)))
+    network = build_network(SMALL, other, seed=1)
+    learner = PPOLearner(LearnerParts(network=network, config=CONFIG, seed=2))
+    with pytest.raises(ConfigError, match="build the network for the environment's layout"):
+        PolicyTrainer(
+            TrainerParts(
+                env=env,
+                network=network,
+                learner=learner,
+                config=CONFIG,
+                num_steps=16,
+                device=torch.device("cpu"),
+                seed=3,
+            )
+        )
 
 
 def test_after_the_last_round_there_is_no_other() -> None:

@@ -1,8 +1,10 @@
-"""esper evaluate --policy P [P ...] [--against Q] [--episodes N | --seeds S] [--sample]: compare policies.
+"""esper evaluate --policy P [P ...] [--against Q] [--episodes N | --seeds S] [--likeliest]: compare them.
 
 Each policy grows the same fresh hosts of a task, one per seed; they are compared by pairs on the test split,
 with intervals, parameters and FLOPs. P is never, random, heuristic, greedy, schedule, schedule:FILE,
-pretrained or the folder of a trained policy. Settings of the hosts are flags as in `esper train`.
+pretrained or the folder of a trained policy. A trained policy draws its choices as it did in training: one
+that plants with one chance in five at every step would, taken at its likeliest, never plant. Settings of the
+hosts are flags as in `esper train`.
 
 Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits --seeds 0-9
 """
@@ -39,7 +41,10 @@ def run(args: Sequence[str]) -> int:
     )
     parser.add_argument("--seeds", metavar="S", help="hosts by seed, such as 0-9 or 20,30-34")
     parser.add_argument(
-        "--sample", action="store_true", dest="is_sampled", help="draw a trained policy's choices"
+        "--likeliest",
+        action="store_true",
+        dest="is_greedy",
+        help="take a trained policy's likeliest choices; default: draw them, as it was trained",
     )
     parser.add_argument("--json", action="store_true", dest="is_json", help="print everything as JSON")
     if asks_for_help(args):
@@ -54,7 +59,7 @@ def run(args: Sequence[str]) -> int:
     resolved = resolve_request(request)
     references = [given.against, *(p for p in given.policies if p != given.against)]
     comparison = compare_policies(
-        resolved.config, references, seeds, is_greedy=not given.is_sampled, on_episode=_tell
+        resolved.config, references, seeds, is_greedy=given.is_greedy, on_episode=_tell
     )
     if given.is_json:
         write_json(comparison.to_json())

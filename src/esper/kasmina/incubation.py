@@ -103,6 +103,8 @@ def compute_residual_target(features: Tensor, host_gradient: Tensor, scale: floa
 
 def apply_seed_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     """Add d(loss)/d(parameters) to their `.grad`; nothing else in the graph receives a gradient."""
+    if not parameters:  # a seed that adds nothing learns nothing, and autograd refuses an empty list
+        return
     # A parameter that the loss does not reach gets None here, which the annotation of torch does not say.
     gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

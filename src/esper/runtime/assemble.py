@@ -106,7 +106,7 @@ def assemble(
     )
     host_run = HostRun(task, config.host, parts, run_seed=config.seed, instance=instance)
     seed = derive_seed(config.seed, "policy", instance)
-    choice = find_policy(config.policy, config, seed=seed, is_greedy=True)
+    choice = find_policy(config.policy, config, seed=seed, is_greedy=False)
     choice.policy.reset()
     return Assembly(
         host_run=host_run,

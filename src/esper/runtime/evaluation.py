@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from esper.leyline import ConfigError, JsonValue, derive_seed
+from esper.leyline import ConfigError, JsonValue, Observation, derive_seed
 from esper.runtime.devices import set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory
-from esper.runtime.policies import find_policy, resolve_auto
+from esper.runtime.policies import PolicyChoice, find_policy, resolve_auto
 from esper.simic import EpisodeResult, PairedInterval, estimate_paired_interval, evaluate_policy
 
 _SEEDS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
@@ -82,7 +82,7 @@ def compare_policies(
     references: Sequence[str],
     seeds: Sequence[int],
     *,
-    is_greedy: bool = True,
+    is_greedy: bool = False,
     on_episode: Callable[[str, EpisodeResult], None] | None = None,
 ) -> Comparison:
     """Let every policy grow one host per seed.
@@ -111,6 +111,7 @@ def compare_policies(
         for reference in references
     ]
     factory = HostFactory(config)
+    _ask_once(choices, factory.build(seeds[0]).observe())
     results: list[PolicyResult] = []
     for choice in choices:
 
@@ -146,6 +147,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise ConfigError(f"--seeds {text}: {part!r} is neither a seed nor LOW-HIGH, e.g. 0-9")
         seeds |= dict.fromkeys(range(low, high + 1))
     return tuple(seeds)
+
+
+def _ask_once(choices: Sequence[PolicyChoice], observation: Observation) -> None:
+    """Have a policy that cannot act on these hosts refuse before hours are spent on the ones before it."""
+    for choice in choices:
+        before = choice.policy.state()
+        choice.policy.decide(observation)
+        choice.policy.restore(before)
 
 
 def _compare(

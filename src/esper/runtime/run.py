@@ -129,7 +129,7 @@ def run_experiment(
     """
     config = replace(config, policy=resolve_auto(config.policy))  # so that a later version resumes the same
     if is_dry_run:
-        find_policy(config.policy, config, seed=config.seed, is_greedy=True)  # refused before, too
+        find_policy(config.policy, config, seed=config.seed, is_greedy=False)  # refused before, too
         return _run_unwritten(_shorten(config))
     sink = LateSink()
     assembly = assemble(config, sink)
@@ -219,10 +219,11 @@ class _WrittenRun:
         host_run, policy = self._assembly.host_run, self._assembly.policy
         every = self._config.checkpoint.every_epochs
         while not host_run.is_finished:
-            if host_run.progress.batch == 0 and not stop():
-                host_run.apply(policy.decide(host_run.observe()))
             outcome = None
+            # Asked once: a stop between an action and its first batch would have a resumed run act twice.
             if not stop():
+                if host_run.progress.batch == 0:
+                    host_run.apply(policy.decide(host_run.observe()))
                 self._loaded_name = None
                 outcome = host_run.train_epoch(stop)
             if stop() and not host_run.is_finished:

@@ -33,7 +33,7 @@ from esper.simic.rollout_buffer import (
     StoredStep,
     TamiyoRolloutBuffer,
 )
-from esper.tamiyo import Memory, PolicyInputs, PolicyStep
+from esper.tamiyo import EmptyMaskError, Memory, PolicyInputs, PolicyStep
 from esper.tolaria import Autocast, StateRecord
 
 _FLAGS = ("episode_start", "has_ended", "returns", "lengths")
@@ -230,9 +230,12 @@ def _collect_step(
     parts.inputs.observe(carry.inputs, is_live)
     inputs = {name: tensor.to(parts.device) for name, tensor in parts.inputs.normalize(carry.inputs).items()}
     with torch.no_grad(), parts.autocast.context():
-        choice = network.act(
-            inputs, carry.memory, carry.episode_start.to(parts.device), generator=carry.generator
-        )
+        try:
+            choice = network.act(
+                inputs, carry.memory, carry.episode_start.to(parts.device), generator=carry.generator
+            )
+        except EmptyMaskError as error:
+            raise EmptyMaskError(env.names[error.row], error.head, error.row) from error
     # 2) act; whatever comes back is looked at before it is used
     result = env.step(choice.actions.cpu())  # sync: the environments need the actions
     faults = find_faulty_rows(result.inputs, is_live & result.is_valid, parts.config, reward=result.reward)

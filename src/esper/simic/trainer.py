@@ -18,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from esper.leyline import ForeignCheckpointError, JsonValue, SingleProcess
+from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, SingleProcess
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.anomalies import Anomaly, find_anomalies
 from esper.simic.collector import (
@@ -92,7 +92,17 @@ class PolicyTrainer:
     """
 
     def __init__(self, parts: TrainerParts) -> None:
-        """Begin before the first round; environments are reset by it."""
+        """Begin before the first round; environments are reset by it.
+
+        Raises:
+            ConfigError: If the network was built for other actions than the environment takes: an index would
+                mean one operation to the one and another to the other.
+        """
+        if parts.network.layout != parts.env.layout:
+            raise ConfigError(
+                f"the network acts by {parts.network.layout}, the environment by {parts.env.layout}: build "
+                "the network for the environment's layout"
+            )
         self._parts = parts
         self._buffer = TamiyoRolloutBuffer(
             num_envs=parts.env.num_envs, num_steps=parts.num_steps, device=parts.device

@@ -34,6 +34,11 @@ _Choose = Callable[[Tensor], Tensor]
 class EmptyMaskError(EsperError):
     """Raised when a row has no legal choice to draw from: the masks of its environment are wrong."""
 
+    def __init__(self, name: str, head: str, row: int) -> None:
+        """Say which environment and head; `row` is its place, for whoever knows a better name."""
+        super().__init__(f"{name}: no legal choice for head {head!r}; WAIT must always be legal")
+        self.head, self.row = head, row
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,7 +170,7 @@ class JointDistribution:
             if bool(is_empty.any()):  # sync: once per decision, on masks that come from the CPU
                 row = int(is_empty.nonzero()[0])
                 name = f"row {row}" if names is None else names[row]
-                raise EmptyMaskError(f"{name}: no legal choice for head {head!r}; WAIT must always be legal")
+                raise EmptyMaskError(name, head, row)
 
     # ------------------------------------------------------------------ drawing
 

@@ -54,7 +54,7 @@ _DECISION_TYPES: tuple[tuple[str, type | tuple[type, ...]], ...] = (
 
 
 def check_policy(policy: object) -> tuple[str, ...]:
-    """Run the whole contract; return what was broken and the first host that shows it, nothing if all is kept.
+    """Run the whole contract; return what was broken, each with a host that shows it; nothing if it is kept.
 
     Args:
         policy: Any policy; it has seen other hosts afterwards, so build a new one for a run that counts.

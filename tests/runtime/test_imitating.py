@@ -1,0 +1,65 @@
+"""The start of a training by imitation: which teacher, from the settings; refused before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from esper.leyline import EpisodeFinished, Notice, UnknownNameError
+from esper.nissa import read_run
+from esper.runtime.experiment import EnvsConfig, ExperimentConfig
+from esper.runtime.imitating import describe_imitation, start_by_imitation
+from esper.runtime.policy_run import train_policy
+from esper.runtime.presets import build_preset
+from esper.runtime.training import assemble_training
+from esper.simic import ImitationReport
+from esper.simic.config import ImitationConfig
+from esper.tamiyo import NetworkConfig
+
+
+def make_config(imitation: ImitationConfig) -> ExperimentConfig:
+    preset = build_preset("synthetic")
+    return replace(
+        preset,
+        policy="ppo",
+        host=replace(preset.host, epochs=10),
+        envs=EnvsConfig(num_envs=2, num_hosts=2),
+        network=NetworkConfig(hidden_size=16, token_size=8, core_size=16, is_critic_privileged=True),
+        training=replace(preset.training, num_updates=1, imitation=imitation),
+    )
+
+
+def test_without_rounds_nothing_is_imitated() -> None:
+    config = make_config(ImitationConfig())
+    assert start_by_imitation(config, assemble_training(config)) is None
+
+
+def test_an_unknown_teacher_is_refused_by_name() -> None:
+    config = make_config(ImitationConfig(num_rounds=1, teacher="heuristc"))
+    with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
+        start_by_imitation(config, assemble_training(config))
+
+
+def test_what_imitation_came_to_is_told_in_one_line() -> None:
+    report = ImitationReport(num_decisions=1200, nats_first=4.25, nats_last=0.5)
+    assert describe_imitation(report, "heuristic") == (
+        "imitated heuristic in 1,200 decisions: 4.25 nats per decision at first, 0.50 in the end"
+    )
+
+
+@pytest.mark.slow
+def test_a_training_that_begins_by_imitation_says_so_and_meets_the_same_hosts(tmp_path: Path) -> None:
+    logs = []
+    for num_rounds in (0, 1):
+        run = tmp_path / str(num_rounds)
+        train_policy(
+            make_config(ImitationConfig(num_rounds=num_rounds, epochs=2)), run_dir=run, provenance={}
+        )
+        logs.append([record.event for record in read_run(run).records])
+    texts = [[event.text for event in log if isinstance(event, Notice)] for log in logs]
+    assert not any("imitated" in text for text in texts[0])
+    assert any(text.startswith("imitated heuristic in ") for text in texts[1])
+    hosts = [[event.instance for event in log if isinstance(event, EpisodeFinished)] for log in logs]
+    assert hosts[0] == hosts[1] != []
