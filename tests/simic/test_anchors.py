@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
+from esper.simic.config import EntropyConfig, PPOConfig, RolloutConfig, ScheduleConfig, TrainingConfig
 from esper.simic.interfaces import RolloutEnv
 from esper.simic.toys.joint_bandit import JointBandit, build_joint_bandit
 from esper.simic.toys.masked_recall import build_masked_recall
 from esper.simic.toys.rollout import derive_row_seeds
 from esper.tamiyo import NetworkConfig
+from simic.gym_adapter import build_invalid_actions
 from simic.learning import play, train_on
 
 PLAIN = NetworkConfig(kind="flat", hidden_size=64, core_size=64, flat_features=1, family_size=1)
@@ -72,3 +73,33 @@ def test_without_a_memory_no_more_is_recalled_than_chance_under_the_mask_allows(
     fresh = build_masked_recall(derive_row_seeds(999, 64), corridor=8)
     # 512 episodes: 1/4 and three standard errors.
     assert play(fresh, trained, num_episodes=8, is_greedy=False) <= 0.25 + 3 * 0.0191
+
+
+CONSTANT_RATE = ScheduleConfig(kind="constant", warmup_fraction=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_asked_for_is_found_among_mostly_illegal_actions_within_2048_steps(seed: int) -> None:
+    """InvalidActionEnv of sb3-contrib, 55 of 70 actions illegal, others at every step; 100 is perfect."""
+    env = build_invalid_actions(tuple(range(100 * seed, 100 * seed + 32)))
+    config = TrainingConfig(
+        num_updates=1,
+        gamma=0.1,
+        rollout=RolloutConfig(num_steps=64, resets_within_rows=True),
+        ppo=PPOConfig(
+            learning_rate=3e-3,
+            epochs=10,
+            num_minibatches=32,
+            target_kl=0.0,
+            clip_range=0.3,
+            max_grad_norm=5.0,
+            advantage_norm="minibatch",
+        ),
+        entropy=EntropyConfig(start=0.0, end=0.0),
+        schedule=CONSTANT_RATE,
+    )
+    memoryless = fit_network(env, replace(PLAIN, is_recurrent=False))
+    trained = train_on(env, memoryless, config, num_steps=64, seed=seed)
+    assert trained.num_env_steps == 2048
+    assert play(build_invalid_actions(tuple(range(9000, 9004))), trained, num_episodes=1) >= 90.0
