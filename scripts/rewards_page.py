@@ -50,7 +50,8 @@ measurements included; 0 on every step of a host that never grows, unless its sp
 same value for the same facts and memory; a memory of plain JSON data, so that a resumed run is exact. The
 built-in terms pass the same check.
 
-`reward.extra_terms` names such classes with their weights: [Your own policy, your own reward](your-own-code.md).
+`reward.extra_terms` names such classes with their weights:
+[Your own policy, your own reward](your-own-code.md).
 """
 
 
