@@ -1,4 +1,4 @@
-"""The start of a training by imitation: which teacher, from the settings; refused before anything is trained."""
+"""The start of a training by imitation: which teacher, told how; refused before anything is trained."""
 
 from __future__ import annotations
 

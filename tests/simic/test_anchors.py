@@ -7,13 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper.simic.config import EntropyConfig, PPOConfig, RolloutConfig, ScheduleConfig, TrainingConfig
+from esper.simic.config import (
+    EntropyConfig,
+    NormalizationConfig,
+    PPOConfig,
+    RolloutConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from esper.simic.interfaces import RolloutEnv
 from esper.simic.toys.joint_bandit import JointBandit, build_joint_bandit
 from esper.simic.toys.masked_recall import build_masked_recall
 from esper.simic.toys.rollout import derive_row_seeds
 from esper.tamiyo import NetworkConfig
-from simic.gym_adapter import build_invalid_actions
+from simic.gym_adapter import build_invalid_actions, build_pole
 from simic.learning import play, train_on
 
 PLAIN = NetworkConfig(kind="flat", hidden_size=64, core_size=64, flat_features=1, family_size=1)
@@ -103,3 +110,23 @@ def test_what_is_asked_for_is_found_among_mostly_illegal_actions_within_2048_ste
     trained = train_on(env, memoryless, config, num_steps=64, seed=seed)
     assert trained.num_env_steps == 2048
     assert play(build_invalid_actions(tuple(range(9000, 9004))), trained, num_episodes=1) >= 90.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_pole_without_velocities_is_balanced_within_50_000_steps(seed: int) -> None:
+    """CartPole-v1 that shows place and angle only, 500 steps at most: velocities must be remembered."""
+    env = build_pole(tuple(range(100 * seed, 100 * seed + 8)))
+    config = TrainingConfig(
+        num_updates=48,
+        gamma=0.99,
+        gae_lambda=0.98,
+        rollout=RolloutConfig(num_steps=128, resets_within_rows=True),
+        ppo=PPOConfig(learning_rate=1e-3, epochs=10, num_minibatches=4, target_kl=0.0, max_grad_norm=1.0),
+        entropy=EntropyConfig(start=0.0, end=0.0),
+        schedule=ScheduleConfig(kind="linear", warmup_fraction=0.0),
+        normalization=NormalizationConfig(inputs=("features",)),
+    )
+    trained = train_on(env, fit_network(env), config, num_steps=128, seed=seed)
+    assert trained.num_env_steps <= 50_000
+    assert play(build_pole(tuple(range(9000, 9010))), trained, num_episodes=1) >= 450.0
