@@ -62,7 +62,8 @@ WORDS = {
     "family.learning_rate_factors": "0.5 2.0",
 }
 """Other legal words for each field of which not every word is legal."""
-COMPANIONS = {
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    "network.is_critic_separate": ("--network.no-is-critic-privileged",),
     "network.factorisation": ("--network.kind", "flat"),
     "network.flat_features": ("--network.kind", "flat"),
     "network.flat_slots": ("--network.kind", "flat"),

@@ -48,6 +48,15 @@ def _flags(key: str, present: object) -> list[list[str]]:
     return [[flag, *words.split()] for words in _other_words(key, DEFAULTS[key])]
 
 
+def _setting(companion: tuple[str, ...]) -> tuple[str, object]:
+    """The dotted key that a companion's arguments set, and its value."""
+    name = companion[0].removeprefix("--")
+    if len(companion) > 1:
+        return name, companion[1]
+    parent, dot, last = name.rpartition(".")
+    return parent + dot + last.removeprefix("no-").replace("-", "_"), not last.startswith("no-")
+
+
 def _merged(left: dict[str, object], right: dict[str, object]) -> dict[str, object]:
     """Both tables in one; they share sections, never values."""
     found = dict(left)
@@ -74,14 +83,15 @@ def test_a_field_set_by_flag_is_read_back_and_set_by_file_it_is_the_same(key: st
     path = tmp_path / "one.toml"
     table = _nested(key, changed[key])
     if companion:
-        table = _merged(_nested(companion[0].removeprefix("--"), companion[1]), table)
+        table = _merged(_nested(*_setting(companion)), table)
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
     by_file = call([*base, "--config", str(path)])
     assert (by_file.code, by_file.err) == (0, "")
     assert _read(by_file.out) == changed
     origins = [line for line in by_file.out.splitlines() if line.endswith("  # file")]
     names = {line.split(" = ")[0] for line in origins}
-    assert names == {key.rpartition(".")[2]} | {flag.rpartition(".")[2] for flag in companion[:1]}
+    others = {_setting(companion)[0].rpartition(".")[2]} if companion else set()
+    assert names == {key.rpartition(".")[2]} | others
 
 
 def test_no_field_is_left_out() -> None:

@@ -34,6 +34,12 @@ RUN_KEYS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that shows every column, whatever the one is in which the tests run."""
+    monkeypatch.setenv("COLUMNS", "130")
+
+
 def finish_policy(path: Path) -> None:
     (path / "policy").mkdir()
     (path / "policy" / POLICY_FILE).write_text("{}", encoding="utf-8")

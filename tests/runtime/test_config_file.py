@@ -139,7 +139,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         (
             "learning_rate = 0.1",
             "unknown key 'learning_rate': did you mean 'host.optimizer.learning_rate' or "
-            "'training.ppo.learning_rate'?",
+            "'training.imitation.learning_rate' or 'training.ppo.learning_rate'?",
         ),
         ("[host.optimizer.x]\ny = 1", "unknown key 'host.optimizer.x': known: betas, "),
         ("[model]\nkind = 'cn'", "model.kind='cn': did you mean 'cnn'?"),

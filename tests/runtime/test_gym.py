@@ -19,7 +19,7 @@ EPOCHS = 4
 PINNED = {
     "esper/GrowToy-v0": "ba8e0d427a1ee598aba58a5cd0b21cd96d86b9ce0492d54484ab36090730b3d6",
     "esper/MaskedRecall-v0": "6b017454f72d22e101abe6ac97a6c0b14f7d2a0accdf5d92c9fff1e4484bf7ff",
-    "esper/GrowDigits-v0": "9d5ccd6d85c47ced40dca33bd4bbe86d4e8de47d6ec36440826a85501140c8bd",
+    "esper/GrowDigits-v0": "1fcb59f4a3b9bd06cc975651c77854db9140aec8fcba95b773fed11fbc592805",
 }
 """Id -> digest of spaces, reward settings and task."""
 

@@ -1,10 +1,10 @@
 """esper evaluate --policy P [P ...] [--against Q] [--episodes N | --seeds S] [--likeliest]: compare them.
 
 Each policy grows the same fresh hosts of a task, one per seed; they are compared by pairs on the test split,
-with intervals, parameters and FLOPs. P is never, random, heuristic, greedy, schedule, schedule:FILE,
-pretrained or the folder of a trained policy. A trained policy draws its choices as it did in training: one
-that plants with one chance in five at every step would, taken at its likeliest, never plant. Settings of the
-hosts are flags as in `esper train`.
+with intervals, parameters and FLOPs. P is auto, never, random, heuristic, greedy, schedule, schedule:FILE,
+pretrained, the folder of a trained policy or your own package.module:Class. A trained policy draws its
+choices as it did in training: one that plants with one chance in five at every step would, taken at its
+likeliest, never plant. Settings of the hosts are flags as in `esper train`.
 
 Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits --seeds 0-9
 """

@@ -1,8 +1,9 @@
 """esper train [heuristic|greedy|random|schedule|never|ppo] [--task T] [--epochs N] ...: grow hosts.
 
-The policy decides what grows where; everything is written into a run directory. With `ppo` a policy is
-trained instead, on many hosts, in --rounds R of --envs E hosts each. --resume goes on where a run stopped,
-with the configuration in its directory.
+The policy decides what grows where; everything is written into a run directory. It may also be auto,
+pretrained, the folder of a trained policy, schedule:FILE or your own package.module:Class. With `ppo` a
+policy is trained instead, on many hosts, in --rounds R of --envs E hosts each. --resume goes on where a run
+stopped, with the configuration in its directory.
 
 Example: esper train heuristic --task digits --epochs 20 --seed 0
 Example: esper train ppo --task digits --envs 8 --rounds 20

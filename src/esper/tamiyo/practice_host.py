@@ -7,7 +7,7 @@ would be there. Equal actions give equal observations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import final
 
@@ -81,8 +81,8 @@ PRACTICE_HOSTS = (
 
 @dataclass(slots=True, kw_only=True)
 class _Slot:
-    stage: SeedStage = SeedStage.DORMANT
-    previous_stage: SeedStage | None = None
+    path: list[SeedStage] = field(default_factory=lambda: [SeedStage.DORMANT])
+    """Every stage so far; made up here, so that a real slot's stage has one writer only."""
     epochs_in_stage: int = 0
     epochs_in_previous_stage: int = 0
     age: int = 0
@@ -94,9 +94,13 @@ class _Slot:
     tempo_epochs: int = 1
     is_cull_pending: bool = False
 
+    @property
+    def stage(self) -> SeedStage:
+        return self.path[-1]
+
     def move(self, stage: SeedStage) -> None:
-        self.previous_stage, self.epochs_in_previous_stage = self.stage, self.epochs_in_stage
-        self.stage, self.epochs_in_stage = stage, 0
+        self.path.append(stage)
+        self.epochs_in_previous_stage, self.epochs_in_stage = self.epochs_in_stage, 0
         if not stage.has_seed:
             self.alpha, self.age, self.is_cull_pending = 0.0, 0, False
 
@@ -209,7 +213,7 @@ class PracticeHost:
             layout="2d",
             num_channels=8,
             stage=slot.stage,
-            previous_stage=slot.previous_stage,
+            previous_stage=slot.path[-2] if len(slot.path) > 1 else None,
             epochs_in_stage=slot.epochs_in_stage,
             epochs_in_previous_stage=slot.epochs_in_previous_stage,
         )

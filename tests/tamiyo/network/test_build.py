@@ -113,7 +113,7 @@ def test_a_new_policy_interferes_as_rarely_as_it_is_told(config: NetworkConfig) 
 
 @pytest.mark.parametrize("config", [SMALL, FLAT, replace(FLAT, factorisation="factored")])
 def test_a_new_policy_leans_to_full_ramps_as_far_as_it_is_told(config: NetworkConfig) -> None:
-    layout = replace(LAYOUT, argument_names=LAYOUT.argument_names | {"alpha_target": ("1", "0.5", "0.7")})
+    layout = replace(LAYOUT, argument_names={**LAYOUT.argument_names, "alpha_target": ("1", "0.5", "0.7")})
     network = build_network(replace(config, full_target_bias=2.5), layout, seed=0)
     rows = network.heads.argument_bias("alpha_target").reshape(-1, 3)
     assert rows.tolist() == [[2.5, 0.0, 0.0]] * len(rows)
