@@ -18,6 +18,8 @@ from study_rows import Row, estimate_interval, number, show_table
 
 RULE_ARMS = ("never", "random", "schedule", "greedy", "heuristic")
 """In the order of the table; trained arms follow by name."""
+BASES = ("never", "random", "heuristic")
+"""What every policy is compared with."""
 CLAIM_HOSTS = 20
 WINDOW = 5
 """Rounds at either end of a training that are averaged."""
@@ -25,7 +27,7 @@ MEASURES: Mapping[str, str] = MappingProxyType({"test_metric": "test accuracy", 
 
 
 def policy_table(task: str, rows: Sequence[Row]) -> str:
-    """Return every policy with its differences to random and to the heuristic, paired by host."""
+    """Return every policy with its differences to each of `BASES`, paired by host."""
     arms = _by_arm(rows)
     means = {arm: _mean_over_trainings(found) for arm, found in arms.items()}
     lines = []
@@ -86,7 +88,7 @@ def _cells(
     cells = {}
     for measure, title in MEASURES.items():
         cells[title] = f"{statistics.fmean(value[measure] for value in values.values()):.4f}"
-        for base in ("random", "heuristic"):
+        for base in BASES:
             cells[f"{title} against {base}"] = _difference(values, means.get(base, {}), measure)
     spent = statistics.fmean(number(r, "flops_spent") / number(r, "never_grow_flops") for r in rows)
     size = statistics.fmean(1.0 + number(r, "added_params") / number(r, "host_params") for r in rows)

@@ -14,12 +14,13 @@ import esper.runtime.gym as registration
 from esper.leyline import UnknownNameError
 from esper.simic.gym.spaces import spaces_digest
 from esper.simic.gym.vector import GrowthVectorEnv
+from esper.tamiyo import PRIVILEGED
 
 EPOCHS = 4
 PINNED = {
     "esper/GrowToy-v0": "ba8e0d427a1ee598aba58a5cd0b21cd96d86b9ce0492d54484ab36090730b3d6",
     "esper/MaskedRecall-v0": "6b017454f72d22e101abe6ac97a6c0b14f7d2a0accdf5d92c9fff1e4484bf7ff",
-    "esper/GrowDigits-v0": "1fcb59f4a3b9bd06cc975651c77854db9140aec8fcba95b773fed11fbc592805",
+    "esper/GrowDigits-v0": "9d5ccd6d85c47ced40dca33bd4bbe86d4e8de47d6ec36440826a85501140c8bd",
 }
 """Id -> digest of spaces, reward settings and task."""
 
@@ -61,6 +62,21 @@ def test_vectors_of_hosts_are_made_by_the_registry() -> None:
     assert isinstance(mask, np.ndarray)
     assert isinstance(space, gymnasium.spaces.MultiDiscrete)
     assert mask.shape == (2, int(space.nvec.sum()))
+    env.close()
+
+
+@pytest.mark.parametrize("name", ["gymnasium", "vector"])
+def test_what_only_our_critic_may_know_is_no_part_of_a_public_observation(name: str) -> None:
+    """The never-grown life: a policy of another library that saw it could not be used in the field."""
+    env = (
+        gymnasium.make("esper/GrowDigits-v0", epochs=EPOCHS).unwrapped
+        if name == "gymnasium"
+        else gymnasium.make_vec("esper/GrowDigits-v0", num_envs=1, epochs=EPOCHS)
+    )
+    seen, _ = env.reset(seed=3)
+    assert isinstance(seen, dict)
+    assert "global" in seen
+    assert PRIVILEGED not in seen
     env.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def test_what_imitation_came_to_is_told_in_one_line() -> None:
     assert describe_imitation(report, "heuristic") == (
         "imitated heuristic in 1,200 decisions: 4.25 nats per decision at first, 0.50 in the end"
     )
+    idle = ImitationReport(num_decisions=0, nats_first=math.nan, nats_last=math.nan)
+    assert describe_imitation(idle, "never") == "nothing was imitated: never had no decision to make"
 
 
 @pytest.mark.slow

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from esper.leyline import WAIT, Action, Decision, LifecycleOp, Observation
+from esper.leyline import WAIT, Action, ConfigError, Decision, LifecycleOp, Observation
 from esper.simic.config import ImitationConfig, PPOConfig, TrainingConfig
 from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, imitate
 from esper.simic.ppo import LearnerParts, PPOLearner
@@ -116,6 +117,32 @@ def test_a_policy_stops_following_while_it_still_doubts_and_its_critic_learns_on
     report = imitate(network, learner.value_normalizer, batches, settings, gamma=1.0, generator=generator)
     assert 0.5 < report.nats_last <= 0.8
     assert find_error(network, learner, batches[0]) < 0.1
+
+
+class Unsayable(GrowAtOnce):
+    """Asks for a ramp of a length that is not on offer."""
+
+    def decide(self, observation: Observation) -> Decision:
+        return Decision(action=germinate("block1", tempo=4))
+
+
+def test_a_teacher_who_asks_for_what_a_network_cannot_say_is_refused_with_what_is_on_offer() -> None:
+    env, _ = make_env(2, encode=partial(build_inputs, num_slots=3))
+    network = build_network(SMALL, env.layout, seed=0)
+    env.reset(torch.ones(2, dtype=torch.bool))
+    start = torch.ones(2, dtype=torch.bool)
+    with pytest.raises(ConfigError, match=r"GERMINATE cannot be said .*tempo=4: the action space offers"):
+        Demonstrator(env, network, Unsayable).act(env.observe(), network.initial_memory(2), start)
+
+
+def test_rows_without_a_decision_count_for_nothing() -> None:
+    """A forced step teaches nothing, and must not look like perfect agreement either."""
+    played, network, learner, _ = play(1)
+    forced = [replace(batch, num_valid=torch.ones_like(batch.num_valid)) for batch in played]
+    report = learn_from(forced, network, learner, 2)
+    assert report.num_decisions == 0
+    assert math.isnan(report.nats_first)
+    assert math.isnan(report.nats_last)
 
 
 def test_imitation_of_nothing_and_of_no_module_is_refused() -> None:

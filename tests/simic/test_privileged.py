@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from esper.leyline import FEATURE_BOUND, WAIT
-from esper.simic.never_runs import NeverRun
+from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.privileged import build_privileged
 from esper.tamiyo import NUM_PRIVILEGED, PRIVILEGED
 from simic.growing import HORIZON, all_rows, as_rows, make_env
@@ -33,6 +33,24 @@ def test_at_the_horizon_and_before_an_episode_there_is_nothing_to_see() -> None:
     for _ in range(HORIZON):
         step = env.step(as_rows(env, WAIT, WAIT))
     assert not step.inputs[PRIVILEGED].any()
+
+
+def test_a_row_that_is_cut_off_at_its_horizon_is_still_judged_by_its_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its last observation is bootstrapped from: told nothing, the critic would take a lead of 0."""
+    env, _ = make_env(1, horizon_semantics="truncate")
+    env.reset(all_rows(env))
+    behind = NeverRun(metrics=(0.0, *[0.8] * HORIZON), states={})
+    monkeypatch.setattr(NeverRuns, "get", lambda self, instance: behind)
+    for _ in range(HORIZON):
+        step = env.step(as_rows(env, WAIT))
+    assert step.truncated.tolist() == [True]
+    (observation,) = env.observations
+    lead = (observation.signals.metric - 0.8) / observation.metric.scale
+    assert 0.0 < lead < FEATURE_BOUND
+    assert float(step.inputs[PRIVILEGED][0, 0]) == pytest.approx(lead, abs=1e-6)
+    assert not env.observe()[PRIVILEGED].any()
 
 
 def test_a_lead_beyond_the_bound_is_clipped_on_both_sides() -> None:

@@ -30,6 +30,8 @@ from esper.simic.gym.single import GrowthEnv
 from esper.simic.gym.spaces import GymOptions
 from esper.simic.gym.vector import GrowthVectorEnv
 
+DISCOUNT = 0.995
+"""Of an environment that is not told its learner's; part of what an id promises, whatever the presets say."""
 _ROW_BOUND = 2**31
 """Numbers of rows are folded into this range: they name streams, and any int would do."""
 HOST_IDS: Mapping[str, str] = MappingProxyType(
@@ -57,6 +59,7 @@ def make_growth(
     obs_mode: str = "dict",
     flatten_actions: bool = False,
     invalid_penalty: float = 0.0,
+    gamma: float = DISCOUNT,
 ) -> GrowthEnv:
     """Return a growing host as an environment: one step trains one epoch.
 
@@ -67,11 +70,12 @@ def make_growth(
         obs_mode: "dict" or "flat".
         flatten_actions: One number over all joint actions instead of a column per head.
         invalid_penalty: Subtracted from the reward of a step whose action was illegal.
+        gamma: Discount of whoever learns, in [0, 1]; shaped rewards need this very number, "gain" none.
 
     Raises:
         EsperError: If a name is unknown or data is missing.
     """
-    config = _configure(task, epochs, reward)
+    config = _configure(task, epochs, reward, gamma)
     builder = EnvBuilder(config)
 
     def build(seed: int) -> RolloutEnv:
@@ -92,6 +96,7 @@ def make_growth_vector(  # noqa: PLR0913 - one keyword per setting, as gymnasium
     invalid_penalty: float = 0.0,
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     max_episode_steps: int | None = None,
+    gamma: float = DISCOUNT,
 ) -> GrowthVectorEnv:
     """Return `num_envs` growing hosts that step together; see `make_growth`.
 
@@ -105,11 +110,12 @@ def make_growth_vector(  # noqa: PLR0913 - one keyword per setting, as gymnasium
         invalid_penalty: As for one row.
         autoreset_mode: When an ended row begins anew: "SameStep", "NextStep" or "Disabled".
         max_episode_steps: Steps after which an episode is abandoned: a true truncation; None = never.
+        gamma: As for one row.
 
     Raises:
         EsperError: If a name is unknown or data is missing.
     """
-    config = _configure(task, epochs, reward)
+    config = _configure(task, epochs, reward, gamma)
     builder = EnvBuilder(config)
 
     def build(seeds: tuple[int, ...]) -> RolloutEnv:
@@ -157,13 +163,14 @@ def _register(name: str, entry: str, settings: dict[str, object]) -> None:
     )
 
 
-def _configure(task: str, epochs: int | None, reward: str) -> ExperimentConfig:
+def _configure(task: str, epochs: int | None, reward: str, gamma: float) -> ExperimentConfig:
     preset = build_preset(task)
     return replace(
         preset,
         num_threads=1,
         host=replace(preset.host, epochs=epochs),
         reward=replace(preset.reward, mode=reward),
+        training=replace(preset.training, gamma=gamma),
     )
 
 

@@ -13,6 +13,17 @@ from esper.runtime.training import TrainingAssembly
 from esper.simic import Demonstrator, ImitationReport, demonstrate, imitate
 
 
+def check_teacher(config: ExperimentConfig) -> None:
+    """Refuse a teacher that does not exist or cannot be loaded, if one is asked for; writes nothing.
+
+    Raises:
+        UnknownNameError: If there is no such teacher.
+        EsperError: If its file is missing, damaged or of another contract.
+    """
+    if config.training.imitation.num_rounds > 0:
+        _build_teacher(config)
+
+
 def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> ImitationReport | None:
     """Let the network of a fresh training learn from a rule first, if the settings ask for it.
 
@@ -23,15 +34,15 @@ def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> 
 
     Raises:
         UnknownNameError: If there is no such teacher.
-        ValueError: If it asks for something that the action space does not offer.
+        ConfigError: If it asks for something that the action space does not offer.
     """
     settings, learner = config.training.imitation, assembly.learner
     if settings.num_rounds == 0:
         return None
+    check_teacher(config)
     env = assembly.envs.build(range(config.envs.num_envs))
     try:
         build = partial(_build_teacher, config)
-        build()  # a wrong name is refused before any host is trained
         batches = demonstrate(
             Demonstrator(env, assembly.network, build),
             env,
@@ -55,6 +66,8 @@ def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> 
 
 def describe_imitation(report: ImitationReport, teacher: str) -> str:
     """Return one line for a person."""
+    if report.num_decisions == 0:
+        return f"nothing was imitated: {teacher} had no decision to make"
     return (
         f"imitated {teacher} in {report.num_decisions:,} decisions: {report.nats_first:.2f} nats per "
         f"decision at first, {report.nats_last:.2f} in the end"

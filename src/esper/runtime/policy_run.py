@@ -40,7 +40,7 @@ from esper.leyline import (
 from esper.nissa import EventHub, build_hub
 from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.imitating import describe_imitation, start_by_imitation
+from esper.runtime.imitating import check_teacher, describe_imitation, start_by_imitation
 from esper.runtime.resuming import refuse_changes
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME, RUNS_ROOT
@@ -106,6 +106,7 @@ def train_policy(
         InterruptedRunError: A signal stopped the run after its checkpoint was saved.
     """
     assembly = assemble_training(config)
+    check_teacher(config)
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
     if resume:
         if run_dir is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from esper.leyline import derive_seed
+from esper.leyline import SingleProcess, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory
@@ -23,6 +23,7 @@ from esper.simic import (
     RewardState,
     TrainerParts,
     build_rubric,
+    count_minibatches,
 )
 from esper.tamiyo import NetworkConfig, RecurrentActorCritic, build_inputs, build_network
 from esper.tolaria import SerialFleet
@@ -54,6 +55,8 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
     set_threads(config.num_threads)
+    # Asked here as well as before every update: a number that does not fit must not cost a rollout first.
+    count_minibatches(config.training.ppo, config.envs.num_envs, SingleProcess())
     builder = EnvBuilder(config)
     env, horizon = builder.build(range(config.envs.num_envs)), builder.horizon_epochs
     network_config = _fill_sizes(config.network, builder.sizes)

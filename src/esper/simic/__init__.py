@@ -8,6 +8,7 @@ from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, im
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
 from esper.simic.intervals import PairedInterval, estimate_paired_interval
+from esper.simic.minibatches import count_minibatches
 from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
 from esper.simic.rewards.config import REWARD_MODES, LossRewardConfig, RewardConfig, parse_extra_term
@@ -70,6 +71,7 @@ __all__ = [
     "build_rubric",
     "check_reward_term",
     "compute_objective",
+    "count_minibatches",
     "demonstrate",
     "estimate_paired_interval",
     "evaluate_policy",

@@ -136,8 +136,12 @@ class GrowthRolloutEnv:
 
     def observe(self) -> PolicyInputs:
         """See `RolloutEnv.observe`; the inputs of the hosts, and what only a critic may see."""
-        pairs = zip(self._episodes, self._has_ended, strict=True)
-        never_runs = [None if has_ended else self._never(e.start) for e, has_ended in pairs]
+        return self._observe([not has_ended for has_ended in self._has_ended])
+
+    def _observe(self, is_known: Sequence[bool]) -> PolicyInputs:
+        """Return the inputs; a critic is told of the never-grown lives of the rows that are named."""
+        pairs = zip(self._episodes, is_known, strict=True)
+        never_runs = [self._never(e.start) if is_row_known else None for e, is_row_known in pairs]
         privileged = build_privileged(self._observations, never_runs)
         return {**self._parts.fleet.observe(), PRIVILEGED: privileged}
 
@@ -238,7 +242,7 @@ class GrowthRolloutEnv:
             name: torch.tensor([0.0 if r is None else r.terms.get(name, 0.0) for r in paid]) for name in names
         }
         return EnvStep(
-            inputs=self.observe(),
+            inputs=self._observe(is_valid),  # of a row that was cut off just now the value is still asked
             reward=torch.tensor([0.0 if reward is None else reward.total for reward in paid]),
             terminated=torch.tensor([e and not cut for e, cut in zip(ends, truncated, strict=True)]),
             truncated=torch.tensor(truncated),

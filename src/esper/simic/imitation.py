@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from esper.leyline import WAIT, Action, Observation, TamiyoPolicy, refuse_action
+from esper.leyline import WAIT, Action, ConfigError, Observation, TamiyoPolicy, refuse_action
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.collector import CollectorParts, build_carry, collect_rollout
 from esper.simic.config import ImitationConfig, TrainingConfig
@@ -82,7 +82,7 @@ class Demonstrator:
         """Decide by the rules; a rule is reset where an episode starts. What is not legal counts as WAIT.
 
         Raises:
-            ValueError: If a rule asks for an argument that the action space does not offer.
+            ConfigError: If a rule asks for an argument that the action space does not offer.
         """
         step = self._network.act(inputs, memory, episode_start, generator=generator, is_greedy=is_greedy)
         rows = [
@@ -99,7 +99,15 @@ class Demonstrator:
         if is_start:
             teacher.reset()
         action: Action = teacher.decide(observation).action
-        return build_indices(WAIT if refuse_action(action, observation) else action, observation.space)
+        if refuse_action(action, observation) is not None:
+            action = WAIT
+        try:
+            return build_indices(action, observation.space)
+        except ValueError as error:
+            raise ConfigError(
+                f"imitation: the teacher's {action.op.value} cannot be said with the actions that a network "
+                f"has ({error}); change the teacher's setting to one of them"
+            ) from error
 
     def evaluate(
         self, inputs: PolicyInputs, actions: Tensor, memory: Memory, episode_start: Tensor
@@ -205,6 +213,8 @@ def imitate(
                 for loss in (losses.critic,) if last <= config.doubt_nats else (losses.critic, losses.actor):
                     _add_clipped_gradient(loss, parameters, config.max_grad_norm)
                 optimizer.step()
+                if math.isnan(losses.nats):
+                    continue
                 first = losses.nats if math.isnan(first) else first
                 last = losses.nats if math.isnan(last) else _SMOOTH * last + (1.0 - _SMOOTH) * losses.nats
     decisions = sum(int(batch.learn.sum()) for batch in batches)
@@ -221,7 +231,7 @@ class _Losses(NamedTuple):
     actor: Tensor
     critic: Tensor
     nats: float
-    """Mean -ln p over the decisions."""
+    """Mean -ln p over the decisions; NaN if the rows hold none."""
 
 
 def _compute_losses(network: ActorCritic, batch: RolloutBatch, targets: Tensor) -> _Losses:
@@ -229,7 +239,8 @@ def _compute_losses(network: ActorCritic, batch: RolloutBatch, targets: Tensor) 
     learn, valid = batch.learn.to(targets.dtype), batch.steps.valid.to(targets.dtype)
     told = -(scored.log_probs.sum(dim=-1) * learn).sum() / learn.sum().clamp(min=1.0)
     judged = (0.5 * (scored.values - targets).square() * valid).sum() / valid.sum().clamp(min=1.0)
-    return _Losses(told, judged, float(told.detach()))
+    nats = float(told.detach()) if bool(learn.any()) else math.nan
+    return _Losses(told, judged, nats)
 
 
 def _add_clipped_gradient(loss: Tensor, parameters: Sequence[nn.Parameter], max_norm: float) -> None:

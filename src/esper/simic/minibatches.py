@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from esper.leyline import Collective
+from esper.leyline import Collective, ConfigError
 from esper.simic.config import PPOConfig
 
 MOST_BY_ITSELF = 8
@@ -20,7 +20,7 @@ def count_minibatches(ppo: PPOConfig, num_rows: int, collective: Collective) -> 
         collective: Of all ranks.
 
     Raises:
-        ValueError: If a rank has fewer rows than that, or the one and only step leaves nothing for
+        ConfigError: If a rank has fewer rows than that, or the one and only step leaves nothing for
             `target_kl` to stop.
     """
     fewest = -int(collective.all_max([-float(num_rows)])[0])
@@ -28,12 +28,12 @@ def count_minibatches(ppo: PPOConfig, num_rows: int, collective: Collective) -> 
     if count is None:
         count = min(MOST_BY_ITSELF, fewest)
     elif count > fewest:
-        raise ValueError(
+        raise ConfigError(
             f"ppo.num_minibatches={count}: a minibatch holds whole rows, and there are {fewest}; use at most "
             f"{fewest}, or more environments"
         )
     if count * ppo.epochs == 1 and ppo.target_kl > 0:
-        raise ValueError(
+        raise ConfigError(
             f"ppo.target_kl={ppo.target_kl} cannot act: one row and ppo.epochs=1 make one step; use "
             "epochs >= 2, more environments, or target_kl=0"
         )

@@ -166,7 +166,7 @@ class PPOLearner:
         An update in which no step was executed (all were skipped) does not advance the schedules.
 
         Raises:
-            ValueError: If there are more minibatches than rows, or one step in all and a `target_kl`.
+            ConfigError: If there are more minibatches than rows, or one step in all and a `target_kl`.
             RuntimeError: If masks changed between sampling and update.
         """
         ppo = self._config.ppo

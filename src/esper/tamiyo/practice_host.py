@@ -296,7 +296,7 @@ def _pass_interval(slot: _Slot, kind: PracticeHostKind) -> None:
         slot.alpha = slot.alpha_target if abs(way) <= step else slot.alpha + (step if way > 0 else -step)
         if slot.is_cull_pending and slot.alpha == 0.0:
             slot.move(SeedStage.CULLED)
-        elif slot.stage is SeedStage.BLENDING and slot.alpha == slot.alpha_target:
+        elif slot.stage is SeedStage.BLENDING and slot.alpha >= 1.0:  # full amplitude, as on a real host
             slot.move(SeedStage.PROBATIONARY)
 
 

@@ -36,8 +36,8 @@ class GymRolloutEnv:
 
     What an environment answers must have the shape of its spaces; numbers that are not finite are passed on,
     for the collector to quarantine. Episode k of a row is reset with a seed that depends on (seed of the row,
-    k) alone. A checkpoint holds the
-    actions of the running episodes and plays them again: exact where equal seeds give equal episodes.
+    k) alone. A checkpoint holds the actions of the running episodes and plays them again: exact where equal
+    seeds give equal episodes.
 
     Example:
         GymRolloutEnv(lambda: gymnasium.make("CartPole-v1"), seeds=(0, 1, 2, 3))

@@ -31,7 +31,7 @@ from esper.leyline import (
 )
 from esper.simic.gym.actions import build_action_table
 from esper.simic.interfaces import RolloutEnv
-from esper.tamiyo import PolicyInputs
+from esper.tamiyo import PRIVILEGED, PolicyInputs
 
 Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -93,7 +93,7 @@ class GymInterface:
         self._boxes = {
             key: _build_box(value)
             for key, value in sorted(inputs.items())
-            if not key.startswith(_MASK_PREFIX)
+            if not key.startswith(_MASK_PREFIX) and key != PRIVILEGED  # no actor may see that one
         }
         self._shapes = {key: tuple(inputs[key].shape[1:]) for key in self._boxes}
         self._names = env.names

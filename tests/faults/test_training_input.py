@@ -1,0 +1,39 @@
+"""Settings of a training that cannot work are one message and exit code 2, before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cli.calling import call
+from esper.leyline import ExitCode
+
+SHORT = ("train", "ppo", "--task", "synthetic", "--rounds", "1", "--epochs", "8")
+IMITATING = ("--training.imitation.num-rounds", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--envs", "2", "--ppo.num-minibatches", "4"), "ppo.num_minibatches=4: .* use at most 2"),
+        (("--envs", "1", "--ppo.epochs", "1"), "ppo.target_kl=0.05 cannot act: one row"),
+        (("--envs", "2", *IMITATING, "--training.imitation.teacher", "heuristc"), "did you mean 'heuristic'"),
+        (("--envs", "2", *IMITATING, "--training.imitation.teacher", "pretrained"), "ships no pretrained"),
+        (("--envs", "2", "--network.no-is-critic-separate"), "needs a critic of its own"),
+        (("--envs", "2", "--reward.extra-terms", "nowhere:Term=0.5"), "there is no module 'nowhere'"),
+        (("--envs", "2", "--reward.extra-terms", "nowhere:Term"), "expected package.module:Class=WEIGHT"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_before_anything_is_written(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    answer = call([*SHORT, *arguments, "--run-dir", str(run)])
+    assert answer.code == ExitCode.USAGE, answer.err
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    text = " ".join(answer.err.split())
+    assert re.search(message, text), text
+    assert not run.exists()
