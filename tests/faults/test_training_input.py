@@ -11,6 +11,7 @@ from cli.calling import call
 from esper.leyline import ExitCode
 
 SHORT = ("train", "ppo", "--task", "synthetic", "--rounds", "1", "--epochs", "8")
+TEACHERS = ("--training.imitation.teachers",)
 IMITATING = ("--training.imitation.num-rounds", "1")
 
 
@@ -19,8 +20,11 @@ IMITATING = ("--training.imitation.num-rounds", "1")
     [
         (("--envs", "2", "--ppo.num-minibatches", "4"), "ppo.num_minibatches=4: .* use at most 2"),
         (("--envs", "1", "--ppo.epochs", "1"), "ppo.target_kl=0.05 cannot act: one row"),
-        (("--envs", "2", *IMITATING, "--training.imitation.teacher", "heuristc"), "did you mean 'heuristic'"),
-        (("--envs", "2", *IMITATING, "--training.imitation.teacher", "pretrained"), "ships no pretrained"),
+        (
+            ("--envs", "2", *IMITATING, "--training.imitation.teachers", "heuristc"),
+            "did you mean 'heuristic'",
+        ),
+        (("--envs", "2", *IMITATING, *TEACHERS, "pretrained"), "ships no pretrained"),
         (("--envs", "2", "--network.no-is-critic-separate"), "needs a critic of its own"),
         (("--envs", "2", "--reward.extra-terms", "nowhere:Term=0.5"), "there is no module 'nowhere'"),
         (("--envs", "2", "--reward.extra-terms", "nowhere:Term"), "expected package.module:Class=WEIGHT"),

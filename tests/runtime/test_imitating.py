@@ -11,12 +11,12 @@ import pytest
 from esper.leyline import EpisodeFinished, Notice, UnknownNameError
 from esper.nissa import read_run
 from esper.runtime.experiment import EnvsConfig, ExperimentConfig
-from esper.runtime.imitating import describe_imitation, start_by_imitation
+from esper.runtime.imitating import ImitatedStart, describe_imitation, start_by_imitation
 from esper.runtime.policy_run import train_policy
 from esper.runtime.presets import build_preset
 from esper.runtime.training import assemble_training
 from esper.simic import ImitationReport
-from esper.simic.config import ImitationConfig
+from esper.simic.imitation_config import ImitationConfig
 from esper.tamiyo import NetworkConfig
 
 
@@ -38,18 +38,38 @@ def test_without_rounds_nothing_is_imitated() -> None:
 
 
 def test_an_unknown_teacher_is_refused_by_name() -> None:
-    config = make_config(ImitationConfig(num_rounds=1, teacher="heuristc"))
+    config = make_config(ImitationConfig(num_rounds=1, teachers=("never", "heuristc")))
     with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
         start_by_imitation(config, assemble_training(config))
 
 
 def test_what_imitation_came_to_is_told_in_one_line() -> None:
     report = ImitationReport(num_decisions=1200, nats_first=4.25, nats_last=0.5)
-    assert describe_imitation(report, "heuristic") == (
+    one = ImitatedStart(report=report, num_hosts=(("heuristic", 24),))
+    assert describe_imitation(one) == (
         "imitated heuristic in 1,200 decisions: 4.25 nats per decision at first, 0.50 in the end"
     )
+    two = ImitatedStart(report=report, num_hosts=(("heuristic", 20), ("never", 4)))
+    assert describe_imitation(two).startswith(
+        "imitated heuristic (on 20 hosts), never (on 4 hosts) in 1,200 "
+    )
     idle = ImitationReport(num_decisions=0, nats_first=math.nan, nats_last=math.nan)
-    assert describe_imitation(idle, "never") == "nothing was imitated: never had no decision to make"
+    assert describe_imitation(ImitatedStart(report=idle, num_hosts=(("never", 2),))) == (
+        "nothing was imitated: never had no decision to make"
+    )
+
+
+def test_every_host_is_imitated_in_the_life_that_came_to_most() -> None:
+    """Where growth costs more than anything it could win, the hosts that never grew are learned from."""
+    config = make_config(ImitationConfig(num_rounds=1, epochs=1, teachers=("heuristic", "never")))
+    dear = replace(
+        config,
+        host=replace(config.host, epochs=24),
+        reward=replace(config.reward, lambda_p=100.0, lambda_f=100.0),
+    )
+    start = start_by_imitation(dear, assemble_training(dear))
+    assert start is not None
+    assert start.num_hosts == (("heuristic", 0), ("never", 2))
 
 
 @pytest.mark.slow

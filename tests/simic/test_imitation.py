@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from esper.leyline import WAIT, Action, ConfigError, Decision, LifecycleOp, Observation
-from esper.simic.config import ImitationConfig, PPOConfig, TrainingConfig
+from esper.simic.config import PPOConfig, TrainingConfig
 from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, imitate
+from esper.simic.imitation_config import ImitationConfig
 from esper.simic.ppo import LearnerParts, PPOLearner
 from esper.simic.rollout_buffer import RolloutBatch
 from esper.tamiyo import NetworkConfig, RecurrentActorCritic, build_inputs, build_network

@@ -1,8 +1,12 @@
-"""The start of a training by imitation: which rule plays, on which hosts, and what is told of it."""
+"""The start of a training by imitation: which rules play, on which hosts, and what is told of it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import final
 
 import torch
 
@@ -10,51 +14,57 @@ from esper.leyline import TamiyoPolicy, derive_seed
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import find_policy
 from esper.runtime.training import TrainingAssembly
-from esper.simic import Demonstrator, ImitationReport, demonstrate, imitate
+from esper.simic import Demonstrator, ImitationReport, RolloutBatch, choose_best, demonstrate, imitate
 
 
-def check_teacher(config: ExperimentConfig) -> None:
-    """Refuse a teacher that does not exist or cannot be loaded, if one is asked for; writes nothing.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImitatedStart:
+    """What a start by imitation came to."""
+
+    report: ImitationReport
+    num_hosts: tuple[tuple[str, int], ...]
+    """Teacher -> hosts on which its life came to most and was learned from."""
+
+
+def check_teachers(config: ExperimentConfig) -> None:
+    """Refuse a teacher that does not exist or cannot be loaded, if any is asked for; writes nothing.
 
     Raises:
         UnknownNameError: If there is no such teacher.
         EsperError: If its file is missing, damaged or of another contract.
     """
-    if config.training.imitation.num_rounds > 0:
-        _build_teacher(config)
+    settings = config.training.imitation
+    if settings.num_rounds > 0:
+        for teacher in settings.teachers:
+            _build_teacher(config, teacher)
 
 
-def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> ImitationReport | None:
-    """Let the network of a fresh training learn from a rule first, if the settings ask for it.
+def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> ImitatedStart | None:
+    """Let the network of a fresh training learn from rules first, if the settings ask for it.
 
-    The rule grows hosts of its own; training then begins with the same hosts as without it.
+    Every rule grows the same hosts, and each host's best life is learned from; training then begins with the
+    same hosts as without it.
 
     Returns:
         What imitation came to; None if none is asked for.
 
     Raises:
         UnknownNameError: If there is no such teacher.
-        ConfigError: If it asks for something that the action space does not offer.
+        ConfigError: If one asks for something that the action space does not offer.
     """
     settings, learner = config.training.imitation, assembly.learner
     if settings.num_rounds == 0:
         return None
-    check_teacher(config)
-    env = assembly.envs.build(range(config.envs.num_envs))
-    try:
-        build = partial(_build_teacher, config)
-        batches = demonstrate(
-            Demonstrator(env, assembly.network, build),
-            env,
-            learner,
-            config.training,
-            num_steps=assembly.trainer.num_steps,
-            device=assembly.trainer.device,
-        )
-    finally:
-        env.close()
+    check_teachers(config)
+    lives = [_play(config, assembly, teacher) for teacher in settings.teachers]
+    batches, wins = [], Counter(dict.fromkeys(settings.teachers, 0))
+    for alternatives in zip(*lives, strict=True):
+        best, chosen = choose_best(alternatives)
+        batches.append(best)
+        wins.update(settings.teachers[which] for which in chosen)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "imitation"))
-    return imitate(
+    report = imitate(
         assembly.network,
         learner.value_normalizer,
         batches,
@@ -62,18 +72,41 @@ def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> 
         gamma=config.training.gamma,
         generator=generator,
     )
+    return ImitatedStart(report=report, num_hosts=tuple(wins.items()))
 
 
-def describe_imitation(report: ImitationReport, teacher: str) -> str:
+def describe_imitation(start: ImitatedStart) -> str:
     """Return one line for a person."""
+    report, names = start.report, _name_teachers(start.num_hosts)
     if report.num_decisions == 0:
-        return f"nothing was imitated: {teacher} had no decision to make"
+        return f"nothing was imitated: {names} had no decision to make"
     return (
-        f"imitated {teacher} in {report.num_decisions:,} decisions: {report.nats_first:.2f} nats per "
+        f"imitated {names} in {report.num_decisions:,} decisions: {report.nats_first:.2f} nats per "
         f"decision at first, {report.nats_last:.2f} in the end"
     )
 
 
-def _build_teacher(config: ExperimentConfig) -> TamiyoPolicy:
-    seed = derive_seed(config.seed, "teacher")
-    return find_policy(config.training.imitation.teacher, config, seed=seed, is_greedy=True).policy
+def _name_teachers(num_hosts: Sequence[tuple[str, int]]) -> str:
+    if len(num_hosts) == 1:
+        return num_hosts[0][0]
+    return ", ".join(f"{name} (on {count} hosts)" for name, count in num_hosts)
+
+
+def _play(config: ExperimentConfig, assembly: TrainingAssembly, teacher: str) -> list[RolloutBatch]:
+    """Return one teacher's rounds, on the hosts that every teacher meets."""
+    env = assembly.envs.build(range(config.envs.num_envs))
+    try:
+        return demonstrate(
+            Demonstrator(env, assembly.network, partial(_build_teacher, config, teacher)),
+            env,
+            assembly.learner,
+            config.training,
+            num_steps=assembly.trainer.num_steps,
+            device=assembly.trainer.device,
+        )
+    finally:
+        env.close()
+
+
+def _build_teacher(config: ExperimentConfig, teacher: str) -> TamiyoPolicy:
+    return find_policy(teacher, config, seed=derive_seed(config.seed, "teacher"), is_greedy=True).policy

@@ -40,7 +40,7 @@ from esper.leyline import (
 from esper.nissa import EventHub, build_hub
 from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.imitating import check_teacher, describe_imitation, start_by_imitation
+from esper.runtime.imitating import check_teachers, describe_imitation, start_by_imitation
 from esper.runtime.resuming import refuse_changes
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME, RUNS_ROOT
@@ -106,7 +106,7 @@ def train_policy(
         InterruptedRunError: A signal stopped the run after its checkpoint was saved.
     """
     assembly = assemble_training(config)
-    check_teacher(config)
+    check_teachers(config)
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
     if resume:
         if run_dir is None:
@@ -177,10 +177,9 @@ class _WrittenTraining:
 
     def _imitate(self) -> None:
         """Start by imitation, if asked for; what a checkpoint holds has it behind it."""
-        report = start_by_imitation(self._config, self._assembly)
-        if report is not None:
-            text = describe_imitation(report, self._config.training.imitation.teacher)
-            self._hub.emit(Notice(epoch=0, text=text))
+        start = start_by_imitation(self._config, self._assembly)
+        if start is not None:
+            self._hub.emit(Notice(epoch=0, text=describe_imitation(start)))
 
     def _loop(self, stop: StopSignal) -> None:
         every = self._config.checkpoint.every_epochs

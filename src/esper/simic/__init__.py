@@ -1,6 +1,7 @@
 """The gym: environments, rewards, and the learner that trains the gardener on them."""
 
 from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
+from esper.simic.best_teacher import choose_best
 from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
 from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
@@ -25,7 +26,7 @@ from esper.simic.rewards.rubric import (
     TermMemory,
     WeightedTerm,
 )
-from esper.simic.rollout_buffer import FinishedEpisode, QuarantinedRow, TamiyoRolloutBuffer
+from esper.simic.rollout_buffer import FinishedEpisode, QuarantinedRow, RolloutBatch, TamiyoRolloutBuffer
 from esper.simic.trainer import PolicyTrainer, RoundReport, TrainerParts
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "RewardState",
     "RewardTerm",
     "RewardTermSpec",
+    "RolloutBatch",
     "RolloutEnv",
     "RoundReport",
     "Rubric",
@@ -70,6 +72,7 @@ __all__ = [
     "WeightedTerm",
     "build_rubric",
     "check_reward_term",
+    "choose_best",
     "compute_objective",
     "count_minibatches",
     "demonstrate",

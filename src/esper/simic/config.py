@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import final
 
-from esper.leyline import ConfigError, suggest
+from esper.leyline import ConfigError
+from esper.simic.imitation_config import ImitationConfig
+from esper.simic.ranges import require, require_name
 from esper.tolaria import AMP_MODES, COMPILE_MODES
 
 CLIP_MODES = ("joint", "per_head")
@@ -44,9 +46,9 @@ class RolloutConfig:
             ConfigError: If a value is outside the range that its field states.
         """
         if self.num_steps is not None:
-            _require("rollout.num_steps", self.num_steps, 1)
-        _require_name("rollout.horizon_semantics", self.horizon_semantics, HORIZON_SEMANTICS)
-        _require("rollout.max_abs_value", self.max_abs_value, 0, is_low_open=True)
+            require("rollout.num_steps", self.num_steps, 1)
+        require_name("rollout.horizon_semantics", self.horizon_semantics, HORIZON_SEMANTICS)
+        require("rollout.max_abs_value", self.max_abs_value, 0, is_low_open=True)
 
 
 @final
@@ -94,19 +96,19 @@ class PPOConfig:
             ConfigError: If a value is outside the range that its field states, or the target cannot act.
         """
         for name in ("learning_rate", "adam_eps", "max_grad_norm"):
-            _require(f"ppo.{name}", getattr(self, name), 0, is_low_open=True)
-        _require("ppo.epochs", self.epochs, 1)
+            require(f"ppo.{name}", getattr(self, name), 0, is_low_open=True)
+        require("ppo.epochs", self.epochs, 1)
         if self.num_minibatches is not None:
-            _require("ppo.num_minibatches", self.num_minibatches, 1)
+            require("ppo.num_minibatches", self.num_minibatches, 1)
         for name in ("vf_coef", "target_kl"):
-            _require(f"ppo.{name}", getattr(self, name), 0)
-        _require("ppo.forced_value_weight", self.forced_value_weight, 0, 1)
+            require(f"ppo.{name}", getattr(self, name), 0)
+        require("ppo.forced_value_weight", self.forced_value_weight, 0, 1)
         if not 0 < self.clip_range < 1:
             raise ConfigError(f"ppo.clip_range={self.clip_range}: must be in (0, 1), e.g. 0.2")
         if self.value_clip is not None:
-            _require("ppo.value_clip", self.value_clip, 0, is_low_open=True)
-        _require_name("ppo.clip_mode", self.clip_mode, CLIP_MODES)
-        _require_name("ppo.advantage_norm", self.advantage_norm, ADVANTAGE_NORMS)
+            require("ppo.value_clip", self.value_clip, 0, is_low_open=True)
+        require_name("ppo.clip_mode", self.clip_mode, CLIP_MODES)
+        require_name("ppo.advantage_norm", self.advantage_norm, ADVANTAGE_NORMS)
         if self.target_kl > 0 and self.is_single_step:
             raise ConfigError(
                 f"ppo.target_kl={self.target_kl} cannot act with epochs=1 and num_minibatches=1: the only "
@@ -181,11 +183,11 @@ class EntropyConfig:
             ConfigError: If a value is outside the range that its field states.
         """
         for name in ("start", "end", "floor_coef"):
-            _require(f"entropy.{name}", getattr(self, name), 0)
-        _require("entropy.floor_end_fraction", self.floor_end_fraction, 0, 1, is_low_open=True)
+            require(f"entropy.{name}", getattr(self, name), 0)
+        require("entropy.floor_end_fraction", self.floor_end_fraction, 0, 1, is_low_open=True)
         for name in ("head_starts", "head_ends"):
             for head, value in getattr(self, name).given.items():
-                _require(f"entropy.{name}[{head!r}]", value, 0)
+                require(f"entropy.{name}[{head!r}]", value, 0)
         for head, value in self.floors.given.items():
             if not 0 < value < 1:
                 raise ConfigError(
@@ -217,8 +219,8 @@ class ScheduleConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
-        _require_name("schedule.kind", self.kind, SCHEDULE_KINDS)
-        _require("schedule.final_fraction", self.final_fraction, 0, 1)
+        require_name("schedule.kind", self.kind, SCHEDULE_KINDS)
+        require("schedule.final_fraction", self.final_fraction, 0, 1)
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(f"schedule.warmup_fraction={self.warmup_fraction}: must be in [0, 1)")
 
@@ -246,10 +248,10 @@ class NormalizationConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
-        _require_name("normalization.value_norm", self.value_norm, VALUE_NORMS)
+        require_name("normalization.value_norm", self.value_norm, VALUE_NORMS)
         if not 0 <= self.value_beta < 1:
             raise ConfigError(f"normalization.value_beta={self.value_beta}: must be in [0, 1)")
-        _require("normalization.input_bound", self.input_bound, 0, is_low_open=True)
+        require("normalization.input_bound", self.input_bound, 0, is_low_open=True)
 
 
 @final
@@ -277,45 +279,12 @@ class AnomalyConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
-        _require("anomalies.min_entropy", self.min_entropy, 0, 1)
-        _require("anomalies.max_op_share", self.max_op_share, 0, 1, is_low_open=True)
-        _require("anomalies.max_ratio", self.max_ratio, 1, is_low_open=True)
-        _require("anomalies.min_explained_variance", self.min_explained_variance, -math.inf, 1)
-        _require("anomalies.min_value_spread", self.min_value_spread, 0, 1)
-        _require("anomalies.patience_rounds", self.patience_rounds, 1)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImitationConfig:
-    """A start by imitation of a rule, before the first round."""
-
-    teacher: str = "heuristic"
-    """Which policy is imitated, by name; heuristic, because it keeps what it grows."""
-    num_rounds: int = 0
-    """Rounds that the teacher plays, of one episode per environment each, >= 0; 0 = no imitation: what a
-    policy finds alone is then its own merit."""
-    epochs: int = 20
-    """Passes over what the teacher did, >= 1; about as many as its critic needs."""
-    learning_rate: float = 3e-4
-    """Rate of Adam, > 0; the usual one for recurrent policies."""
-    doubt_nats: float = 0.5
-    """Mean -ln p of the teacher's decisions at which the policy stops following, >= 0; it then does the
-    teacher's six times in ten. A policy without doubt would explore nothing after; its critic learns on."""
-    max_grad_norm: float = 1.0
-    """Largest global norm of the gradient, > 0."""
-
-    def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            ConfigError: If a value is outside the range that its field states.
-        """
-        _require("imitation.num_rounds", self.num_rounds, 0)
-        _require("imitation.epochs", self.epochs, 1)
-        _require("imitation.doubt_nats", self.doubt_nats, 0)
-        for name in ("learning_rate", "max_grad_norm"):
-            _require(f"imitation.{name}", getattr(self, name), 0, is_low_open=True)
+        require("anomalies.min_entropy", self.min_entropy, 0, 1)
+        require("anomalies.max_op_share", self.max_op_share, 0, 1, is_low_open=True)
+        require("anomalies.max_ratio", self.max_ratio, 1, is_low_open=True)
+        require("anomalies.min_explained_variance", self.min_explained_variance, -math.inf, 1)
+        require("anomalies.min_value_spread", self.min_value_spread, 0, 1)
+        require("anomalies.patience_rounds", self.patience_rounds, 1)
 
 
 @final
@@ -362,11 +331,11 @@ class TrainingConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
-        _require("training.num_updates", self.num_updates, 1)
-        _require("training.gamma", self.gamma, 0, 1)
-        _require("training.gae_lambda", self.gae_lambda, 0, 1)
-        _require_name("training.amp", self.amp, AMP_MODES)
-        _require_name("training.compile", self.compile, COMPILE_MODES)
+        require("training.num_updates", self.num_updates, 1)
+        require("training.gamma", self.gamma, 0, 1)
+        require("training.gae_lambda", self.gae_lambda, 0, 1)
+        require_name("training.amp", self.amp, AMP_MODES)
+        require_name("training.compile", self.compile, COMPILE_MODES)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -377,18 +346,3 @@ class TrainingConfig:
             "ppo.epochs=1 with ppo.num_minibatches=1: the ratio is 1 in the only step, so that clip_range "
             "and the KL divergence cannot act; use epochs >= 2 for a trust region",
         )
-
-
-def _require(
-    name: str, value: float, low: float, high: float = math.inf, *, is_low_open: bool = False
-) -> None:
-    is_inside = math.isfinite(value) and low <= value <= high and not (is_low_open and value == low)
-    if not is_inside:
-        ceiling = "" if high == math.inf else f" and <= {high}"
-        floor = "" if low == -math.inf else f" {'>' if is_low_open else '>='} {low}"
-        raise ConfigError(f"{name}={value}: must be finite{' and' if floor else ''}{floor}{ceiling}")
-
-
-def _require_name(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name}={value!r}: {suggest(value, known)}")

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from esper.leyline import WAIT, Action, ConfigError, Observation, TamiyoPolicy, refuse_action
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.collector import CollectorParts, build_carry, collect_rollout
-from esper.simic.config import ImitationConfig, TrainingConfig
+from esper.simic.config import TrainingConfig
+from esper.simic.imitation_config import ImitationConfig
 from esper.simic.interfaces import ActorCritic, RolloutEnv
 from esper.simic.minibatches import MOST_BY_ITSELF, draw_groups
 from esper.simic.normalizers import ValueNormalizer, scalar_moments
