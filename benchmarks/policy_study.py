@@ -21,7 +21,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from study_queue import (
@@ -90,12 +90,15 @@ def run_study(
     config: ExperimentConfig, arms: Sequence[Arm], seeds: Sequence[int], path: Path, facts: Row
 ) -> None:
     protocol = hash_protocol(config)
+    # Lists that are empty are left out, so that a new kind of list does not disown the rows of old families.
+    lists = {name: list(values) for name, values in asdict(config.family).items() if values}
     family = canonical_hash(
         {
-            "channels": list(config.family.base_channels),
-            "blocks": list(config.family.num_blocks),
+            "channels": lists.pop("base_channels", []),
+            "blocks": lists.pop("num_blocks", []),
             "prices": [config.reward.lambda_p, config.reward.lambda_f],
         }
+        | lists
     )[:8]
     for arm in arms:
         host = config.host

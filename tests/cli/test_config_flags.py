@@ -60,6 +60,7 @@ WORDS = {
     "family.hidden_widths": "3 5",
     "family.num_train_rows": "30 50",
     "family.learning_rate_factors": "0.5 2.0",
+    "family.max_added_params_fractions": "0.5 2.0",
 }
 """Other legal words for each field of which not every word is legal."""
 COMPANIONS: dict[str, tuple[str, ...]] = {

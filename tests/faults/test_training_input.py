@@ -25,6 +25,12 @@ IMITATING = ("--training.imitation.num-rounds", "1")
             "did you mean 'heuristic'",
         ),
         (("--envs", "2", *IMITATING, *TEACHERS, "pretrained"), "ships no pretrained"),
+        (("--envs", "2", "--envs.narrow-rounds", "3"), "envs.narrow_rounds=3: .* draw family.hidden_widths"),
+        (("--envs", "2", "--envs.narrow-rounds", "-1"), "envs.narrow_rounds=-1: must be >= 0"),
+        (
+            ("--envs", "2", "--family.max-added-params-fractions", "0.5", "nan"),
+            "family.max_added_params_fractions=.* each must be finite and >= 0",
+        ),
         (("--envs", "2", "--network.no-is-critic-separate"), "needs a critic of its own"),
         (("--envs", "2", "--reward.extra-terms", "nowhere:Term=0.5"), "there is no module 'nowhere'"),
         (("--envs", "2", "--reward.extra-terms", "nowhere:Term"), "expected package.module:Class=WEIGHT"),

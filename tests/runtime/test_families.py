@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from esper.kasmina import CNNHost, MLPHost
 from esper.leyline import ConfigError, Decision
-from esper.runtime.assemble import assemble
-from esper.runtime.experiment import ExperimentConfig, FamilyConfig
-from esper.runtime.families import HostFactory, vary
+from esper.runtime.assemble import assemble, build_host
+from esper.runtime.experiment import ExperimentConfig, FamilyConfig, ModelConfig
+from esper.runtime.families import HostFactory, compute_width, find_narrow, vary
 from esper.runtime.presets import digits, synthetic
 from esper.tolaria import HostRun
 
@@ -44,6 +47,86 @@ def test_every_choice_of_a_family_is_met_and_choices_do_not_follow_each_other() 
 def test_a_width_is_given_to_every_hidden_layer() -> None:
     config = vary(around(synthetic(), FamilyConfig(hidden_widths=(7,))), 0)
     assert config.model.hidden == (7, 7)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_budget_is_drawn_from_the_list_and_moves_no_other_draw(seed: int) -> None:
+    base = around(digits(), FAMILY)
+    drawn = vary(around(base, replace(FAMILY, max_added_params_fractions=(0.25, 1.0, 4.0))), seed)
+    budget = drawn.host.lifecycle.max_added_params_fraction
+    assert budget in (0.25, 1.0, 4.0)
+    before = vary(base, seed)
+    lifecycle = replace(before.host.lifecycle, max_added_params_fraction=budget)
+    assert replace(drawn, family=FAMILY) == replace(before, host=replace(before.host, lifecycle=lifecycle))
+
+
+def test_every_budget_of_a_family_is_met_and_an_empty_list_keeps_the_experiments_own() -> None:
+    config = digits()
+    lifecycle = replace(config.host.lifecycle, max_added_params_fraction=0.75)
+    config = replace(config, host=replace(config.host, lifecycle=lifecycle))
+    with_budgets = around(config, FamilyConfig(max_added_params_fractions=(0.0, 0.5, 2.0)))
+    met = {vary(with_budgets, seed).host.lifecycle.max_added_params_fraction for seed in range(30)}
+    assert met == {0.0, 0.5, 2.0}
+    assert vary(config, 8).host.lifecycle.max_added_params_fraction == 0.75
+
+
+def test_the_budget_of_a_seed_is_the_one_that_a_policy_observes() -> None:
+    config = around(digits(), FamilyConfig(max_added_params_fractions=(0.25, 2.0)))
+    factory = HostFactory(config)
+    for seed in range(4):
+        budgets = factory.build(seed).observe().budgets
+        fraction = vary(config, seed).host.lifecycle.max_added_params_fraction
+        assert fraction is not None
+        assert budgets.max_added_params == int(fraction * budgets.host_params)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelConfig(base_channels=3, num_blocks=2, num_pools=2),
+        ModelConfig(base_channels=3, num_blocks=4, num_pools=2),
+        ModelConfig(kind="mlp", hidden=(7, 9, 8)),
+    ],
+)
+def test_the_width_of_a_host_is_that_of_its_widest_layer(model: ModelConfig) -> None:
+    config = replace(digits() if model.kind == "cnn" else synthetic(), model=model)
+    host = build_host(model, assemble(config).task)()
+    assert isinstance(host, CNNHost | MLPHost)
+    assert compute_width(model) == max(point.num_channels for point in host.injection_points())
+
+
+@given(
+    seeds=st.lists(st.integers(0, 500), min_size=12, max_size=30, unique=True),
+    channels=st.lists(st.integers(1, 12), min_size=2, max_size=4, unique=True),
+)
+def test_the_narrower_half_holds_no_host_that_is_wider_than_one_left_out(
+    seeds: list[int], channels: list[int]
+) -> None:
+    config = around(digits(), FamilyConfig(base_channels=tuple(channels), num_blocks=(2, 3)))
+    widths = {seed: compute_width(vary(config, seed).model) for seed in seeds}
+    assume(len(set(widths.values())) > 1)
+    narrow = find_narrow(config, seeds)
+    assert len(narrow) == len(seeds) // 2
+    left_out = set(seeds) - set(narrow)
+    assert max((widths[seed], seed) for seed in narrow) < min((widths[seed], seed) for seed in left_out)
+    assert find_narrow(config, seeds[::-1]) == narrow
+
+
+@pytest.mark.parametrize(
+    ("config", "seeds", "remedy"),
+    [
+        (around(digits(), FamilyConfig()), (0, 1, 2), "draw family.base_channels or num_blocks"),
+        (around(digits(), FamilyConfig(hidden_widths=(3, 50))), (0, 1, 2), "family.base_channels"),
+        (around(digits(), FamilyConfig(base_channels=(5, 5))), (0, 1, 2), "family.base_channels"),
+        (around(synthetic(), FamilyConfig(base_channels=(3, 50))), (0, 1, 2), "draw family.hidden_widths"),
+        (around(digits(), FamilyConfig(base_channels=(2, 5))), (4,), "meet more hosts"),
+    ],
+)
+def test_hosts_of_one_width_have_no_narrower_half(
+    config: ExperimentConfig, seeds: tuple[int, ...], remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"envs.narrow_rounds=.*equally wide.*{remedy}"):
+        find_narrow(config, seeds)
 
 
 def test_the_host_of_a_seed_is_the_one_that_a_single_run_would_train() -> None:
@@ -82,6 +165,9 @@ def test_the_horizon_is_the_configured_one_or_the_tasks_own() -> None:
         {"num_train_rows": (5,)},
         {"learning_rate_factors": (0.0,)},
         {"learning_rate_factors": (float("inf"),)},
+        {"max_added_params_fractions": (0.5, -0.1)},
+        {"max_added_params_fractions": (float("inf"),)},
+        {"max_added_params_fractions": (float("nan"),)},
     ],
 )
 def test_entries_out_of_range_are_refused_by_name(fields: dict[str, tuple[float, ...]]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from esper.leyline import ConfigError
 from esper.runtime.experiment import EnvsConfig, FamilyConfig
+from esper.runtime.families import find_narrow
 from esper.runtime.training import EnvBuilder, assemble_training, count_parameters
 from esper.tamiyo import NetworkConfig
 from runtime.learning import SMALL, tiny_training
@@ -50,6 +52,32 @@ def test_late_starts_are_parts_of_the_horizon() -> None:
     assert env.observations[0].signals.epoch == 4
 
 
+def test_narrow_hosts_come_first_and_then_all() -> None:
+    config = replace(
+        tiny_training(epochs=2),
+        family=FamilyConfig(base_channels=(2, 3, 4)),
+        envs=EnvsConfig(num_envs=2, num_hosts=4, narrow_rounds=2),
+    )
+    env = EnvBuilder(config).build((5,))
+    met: list[set[int]] = [set(), set()]
+    for episode in range(2 + 4):
+        env.reset(torch.ones(1, dtype=torch.bool))
+        met[episode >= 2].add(env.episodes[0].start.instance)
+    seeds = range(config.envs.first_seed, config.envs.first_seed + 4)
+    assert met == [set(find_narrow(config, seeds)), set(seeds)]
+
+
+def test_narrow_hosts_are_refused_of_hosts_of_one_width_before_data_is_loaded(tmp_path: Path) -> None:
+    config = tiny_training()
+    config = replace(
+        config,
+        envs=replace(config.envs, narrow_rounds=1),
+        task=replace(config.task, name="fashion_mnist", data_dir=str(tmp_path)),
+    )
+    with pytest.raises(ConfigError, match=r"envs\.narrow_rounds=1: all 4 training hosts"):
+        EnvBuilder(config)
+
+
 def test_parameters_are_counted_one_by_one() -> None:
     assert count_parameters(torch.nn.Linear(3, 2)) == 8
 
@@ -62,6 +90,7 @@ def test_parameters_are_counted_one_by_one() -> None:
         {"first_seed": -1},
         {"start_fractions": ()},
         {"start_fractions": (1.0,)},
+        {"narrow_rounds": -1},
     ],
 )
 def test_settings_of_the_hosts_out_of_range_are_refused_by_name(fields: dict[str, object]) -> None:

@@ -69,8 +69,9 @@ def play(
         inputs = env.observe()
         for _ in range(max_steps):
             with torch.no_grad():
+                noise = torch.rand(env.num_envs, len(env.layout.heads), generator=generator)
                 step = network.act(
-                    normalizer.normalize(inputs), memory, start, generator=generator, is_greedy=is_greedy
+                    normalizer.normalize(inputs), memory, start, noise=noise, is_greedy=is_greedy
                 )
             result = env.step(step.actions)
             total += float(result.reward[running & result.is_valid].sum())

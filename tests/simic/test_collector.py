@@ -355,7 +355,7 @@ def test_a21_a_rollout_that_was_saved_in_mid_episode_goes_on_bit_for_bit(
 def test_a21_what_was_quarantined_before_the_interruption_is_still_reported() -> None:
     bench = build_bench(script=Script(lengths=(7,), faults={(1, 0, 2): ("reward", math.nan)}))
     rollout = bench.collect()
-    carry = build_carry(bench.network, 3, seed=1, device=torch.device("cpu"))
+    carry = build_carry(bench.network, range(3), seed=1)
     carry.restore(bench.carry.state())
     assert tuple(carry.quarantined) == rollout.quarantined
     assert carry.num_valid == rollout.num_valid
@@ -375,8 +375,8 @@ def test_a_malformed_carry_is_refused(change: dict[str, JsonValue], message: str
     record = bench.carry.state()
     with pytest.raises(ForeignCheckpointError, match=message):
         bench.carry.restore(replace(record, state={**record.state, **change}))
-    tensors = {name: x for name, x in record.tensors.items() if name != "generator"}
-    with pytest.raises(ForeignCheckpointError, match="lacks \\['generator'\\]"):
+    tensors = {name: x for name, x in record.tensors.items() if name != "num_begun"}
+    with pytest.raises(ForeignCheckpointError, match="lacks \\['num_begun'\\]"):
         bench.carry.restore(replace(record, tensors=tensors))
     with pytest.raises(ForeignCheckpointError, match="not of 2 environments"):
         build_bench(num_envs=2).carry.restore(record)

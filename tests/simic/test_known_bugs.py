@@ -52,7 +52,7 @@ def collect(
     learner = PPOLearner(LearnerParts(network=network, config=TrainingConfig(), seed=0))
     parts = build_parts(learner, RolloutConfig(resets_within_rows=resets_within_rows))
     device = torch.device("cpu")
-    carry = build_carry(network, 3, seed=5, device=device)
+    carry = build_carry(network, range(3), seed=5)
     batches = []
     for _ in range(num_rollouts):
         buffer = TamiyoRolloutBuffer(num_envs=3, num_steps=num_steps, device=device)

@@ -77,13 +77,14 @@ class TinyActorCritic(nn.Module):
         memory: Memory,
         episode_start: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         is_greedy: bool = False,
     ) -> PolicyStep:
         features, memory = self._advance(inputs, memory, episode_start)
         distribution = self._distribution(features, inputs)
         distribution.check_not_empty()
-        actions = distribution.mode() if is_greedy else distribution.sample(generator)
+        numbers = torch.rand(len(episode_start), len(self._layout.heads)) if noise is None else noise
+        actions = distribution.mode() if is_greedy else distribution.sample(numbers)
         return PolicyStep(
             actions, distribution.log_prob(actions), self._value(features), distribution.num_valid(), memory
         )
@@ -302,7 +303,7 @@ def build_bench(
         network=network,
         learner=learner,
         buffer=TamiyoRolloutBuffer(num_envs=num_envs, num_steps=num_steps, device=device),
-        carry=build_carry(network, num_envs, seed=5, device=device),
+        carry=build_carry(network, range(num_envs), seed=5),
         parts=build_parts(learner, config.rollout),
     )
 

@@ -34,6 +34,12 @@ def enumerated(case: JointCase, row: int) -> tuple[Tensor, Tensor]:
     )
 
 
+def sample(distribution: JointDistribution, seed: int) -> Tensor:
+    """Draw with numbers of a seed, alike for every row."""
+    shape = distribution.mode().shape
+    return distribution.sample(torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
+
+
 def spread(case: JointCase, row: int, count: int) -> JointCase:
     """`count` equal rows, so that one call draws them all."""
 
@@ -307,7 +313,7 @@ def test_a_plain_discrete_action_is_one_categorical() -> None:
     assert joint.num_valid().tolist() == [3] * 5
     assert joint.active(actions).all()
     assert torch.equal(joint.mode()[:, 0], logits.argmax(dim=-1))
-    assert joint.sample(torch.Generator().manual_seed(0)).shape == (5, 1)
+    assert sample(joint, 0).shape == (5, 1)
     torch.testing.assert_close(joint.probabilities(actions)["op"], logits.softmax(dim=-1))
     joint.check_not_empty()
 
@@ -321,7 +327,7 @@ def legal_rows(case: JointCase) -> list[set[tuple[int, ...]]]:
 
 def draw(case: JointCase, row: int, count: int, seed: int = 0) -> dict[tuple[int, ...], int]:
     """Drawn action -> how often, of `count` draws."""
-    drawn = spread(case, row, count).distribution.sample(torch.Generator().manual_seed(seed))
+    drawn = sample(spread(case, row, count).distribution, seed)
     actions, counts = torch.unique(drawn, dim=0, return_counts=True)
     return {tuple(action): n for action, n in zip(actions.tolist(), counts.tolist(), strict=True)}
 
@@ -371,12 +377,46 @@ def test_draws_have_the_enumerated_frequencies() -> None:
     assert statistic < freedom + 4 * math.sqrt(2 * freedom)
 
 
-def test_draws_come_from_the_given_generator_alone() -> None:
+def test_draws_come_from_the_given_numbers_alone() -> None:
     case = make_case(3)
     before = torch.get_rng_state()
-    first = case.distribution.sample(torch.Generator().manual_seed(5))
-    assert torch.equal(first, case.distribution.sample(torch.Generator().manual_seed(5)))
+    first = sample(case.distribution, 5)
+    assert torch.equal(first, sample(case.distribution, 5))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a41_what_a_row_draws_does_not_depend_on_the_rows_beside_it() -> None:
+    case = make_case(3)
+    noise = torch.rand(case.distribution.mode().shape, generator=torch.Generator().manual_seed(2))
+    together = case.distribution.sample(noise)
+    for row in range(len(noise)):
+        alone = spread(case, row, 1).distribution.sample(noise[row : row + 1])
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0 - 2.0**-32])
+def test_the_ends_of_the_range_draw_something_legal(edge: float) -> None:
+    for seed in range(20):
+        case = make_case(seed, scale=3.0)
+        drawn = case.distribution.sample(
+            torch.full(case.distribution.mode().shape, edge, dtype=torch.float64)
+        )
+        for row, legal in enumerate(legal_rows(case)):
+            assert tuple(drawn[row].tolist()) in legal
+
+
+def test_a_number_draws_the_choice_whose_stretch_holds_it() -> None:
+    """p = .2, .5, .3: below .2 the first, up to .7 the second."""
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(6, 3)
+    joint = JointDistribution(PLAIN, ActionLogits(op=logits), ActionMask(op=torch.ones(6, 3).bool()))
+    numbers = torch.tensor([[0.0], [0.199], [0.201], [0.699], [0.701], [0.999]])
+    assert joint.sample(numbers)[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_noise_of_another_shape_is_refused() -> None:
+    case = make_case(3)
+    with pytest.raises(ValueError, match=r"noise of shape \[3, 1\]: need \[3, "):
+        case.distribution.sample(torch.zeros(3, 1))
 
 
 @settings(max_examples=10)
@@ -422,8 +462,8 @@ def test_a24_a_row_that_is_not_finite_draws_something_legal_and_disturbs_no_othe
     legal = legal_rows(clean)[1]
     others = [0, 2]
     for seed in range(50):
-        expected = clean.distribution.sample(torch.Generator().manual_seed(seed))
-        drawn = bad.distribution.sample(torch.Generator().manual_seed(seed))
+        expected = sample(clean.distribution, seed)
+        drawn = sample(bad.distribution, seed)
         assert torch.equal(drawn[others], expected[others])
         assert tuple(drawn[1].tolist()) in legal
     assert tuple(bad.distribution.mode()[1].tolist()) in legal
@@ -536,7 +576,7 @@ def test_padding_slots_and_blueprints_changes_nothing(seed: int, more_slots: int
 
 def test_shown_probabilities_are_those_of_the_scored_columns() -> None:
     case = make_case(17)
-    actions = case.distribution.sample(torch.Generator().manual_seed(1))
+    actions = sample(case.distribution, 1)
     shown = case.distribution.probabilities(actions)
     scores, active = case.distribution.log_prob(actions), case.distribution.active(actions)
     assert tuple(shown) == case.layout.heads
@@ -561,7 +601,7 @@ def test_a38_log_probs_and_entropies_are_float32_under_autocast(dtype: torch.dty
         assert torch.equal(entropy, case.distribution.entropy())
 
 
-@pytest.mark.parametrize("pick", [JointDistribution.mode, JointDistribution.sample])
+@pytest.mark.parametrize("pick", [JointDistribution.mode, lambda joint: sample(joint, 0)])
 def test_a_single_row_has_the_shapes_of_many(pick: Callable[[JointDistribution], Tensor]) -> None:
     case = make_case(2, rows=1, slots=1, blueprints=1)
     actions = pick(case.distribution)

@@ -85,7 +85,7 @@ class LifecycleConfig:
     max_live_seeds: int | None = None
     """Live seeds allowed at once, >= 1; None = one per slot."""
     max_added_params_fraction: float | None = None
-    """Parameters that seeds may add, as a fraction of the host's, > 0; None = unlimited."""
+    """Parameters that seeds may add, as a fraction of the host's, >= 0; None = unlimited."""
     is_sequential: bool = False
     """Whether germination waits until no seed incubates; off, because slots are independent."""
 

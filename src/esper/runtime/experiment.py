@@ -91,6 +91,9 @@ class FamilyConfig:
     """Multiples of the peak learning rate to draw from, each > 0."""
     num_train_rows: tuple[int, ...] = ()
     """Amounts of training data to draw from, each >= 10."""
+    max_added_params_fractions: tuple[float, ...] = ()
+    """Parameter budgets to draw from, each a fraction of the host's parameters, >= 0, that seeds may add;
+    0 = nothing that has parameters, 1 = as many again. A policy sees what is left of it."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -110,6 +113,11 @@ class FamilyConfig:
             raise ConfigError(
                 f"family.learning_rate_factors={self.learning_rate_factors}: each must be finite and > 0"
             )
+        if not all(0.0 <= budget < math.inf for budget in self.max_added_params_fractions):
+            raise ConfigError(
+                f"family.max_added_params_fractions={self.max_added_params_fractions}: each must be finite "
+                "and >= 0"
+            )
 
 
 @final
@@ -127,6 +135,9 @@ class EnvsConfig:
     start_fractions: tuple[float, ...] = (0.0,)
     """Parts of the horizon after which episodes begin, drawn evenly, each in [0, 1); from the beginning only,
     because early decisions matter most and late starts help where hosts are large."""
+    narrow_rounds: int = 0
+    """First episodes of each environment, >= 0, that are given to the narrower half of the training hosts
+    alone; afterwards all are met. By default a round is one episode. 0 = all hosts from the beginning."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -134,7 +145,7 @@ class EnvsConfig:
         Raises:
             ConfigError: If a value is out of range.
         """
-        for name, low in (("num_envs", 1), ("first_seed", 0), ("num_hosts", 1)):
+        for name, low in (("num_envs", 1), ("first_seed", 0), ("num_hosts", 1), ("narrow_rounds", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"envs.{name}={getattr(self, name)}: must be >= {low}")
         if not self.start_fractions or not all(0.0 <= part < 1.0 for part in self.start_fractions):

@@ -1,11 +1,13 @@
 """Hosts by seed: one experiment, or a family of experiments that differ in what a seed draws.
 
 ```
-vary(config, seed)     the same experiment with the settings that this seed stands for; pure
-HostFactory            seed -> HostRun; data is loaded once per choice of rows and kept
+vary(config, seed)           the same experiment with the settings that this seed stands for; pure
+find_narrow(config, seeds)   the narrower half of some hosts, for a training that begins with them; pure
+HostFactory                  seed -> HostRun; data is loaded once per choice of rows and kept
 ```
-A policy that is to serve many hosts must meet many: widths, depths, learning rates, amounts of data. What a
-seed stands for depends on the seed alone, so that training and evaluation, here or elsewhere, agree on it.
+A policy that is to serve many hosts must meet many: widths, depths, learning rates, amounts of data, budgets
+of parameters. What a seed stands for depends on the seed alone, so that training and evaluation, here or
+elsewhere, agree on it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from itertools import product
 from typing import TypeVar, final
 
 from esper.data import DeviceCache, TaskData
-from esper.leyline import TaskSpec, derive_seed
+from esper.leyline import ConfigError, TaskSpec, derive_seed
 from esper.runtime.assemble import assemble
-from esper.runtime.experiment import ExperimentConfig, TaskConfig
+from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.runtime.tasks import load_task
 from esper.tolaria import HostRun
 
@@ -41,6 +43,12 @@ def vary(config: ExperimentConfig, seed: int) -> ExperimentConfig:
     factor = draw("learning_rate_factors", family.learning_rate_factors, 1.0)
     optimizer = replace(host.optimizer, learning_rate=factor * host.optimizer.learning_rate)
     width = draw("hidden_widths", family.hidden_widths, 0)
+    budget = draw(
+        "max_added_params_fractions",
+        family.max_added_params_fractions,
+        host.lifecycle.max_added_params_fraction,
+    )
+    lifecycle = replace(host.lifecycle, max_added_params_fraction=budget)
     return replace(
         config,
         seed=seed,
@@ -51,8 +59,41 @@ def vary(config: ExperimentConfig, seed: int) -> ExperimentConfig:
             hidden=(width,) * len(model.hidden) if width else model.hidden,
         ),
         task=replace(task, num_train_rows=draw("num_train_rows", family.num_train_rows, task.num_train_rows)),
-        host=replace(host, optimizer=optimizer),
+        host=replace(host, optimizer=optimizer, lifecycle=lifecycle),
     )
+
+
+def compute_width(model: ModelConfig) -> int:
+    """Return the channels or units of a host's widest layer; a cnn doubles its channels from block to block.
+
+    The widest layer holds most of a host's parameters, so that a deeper host of the same first block counts
+    as wider.
+    """
+    if model.kind == "mlp":
+        return max(model.hidden, default=0)
+    return int(model.base_channels * 2 ** (model.num_blocks - 1))
+
+
+def find_narrow(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[int, ...]:
+    """Return the narrower half of the hosts that seeds stand for, narrowest first.
+
+    Args:
+        config: The experiment around which the family is drawn.
+        seeds: Of the hosts, each once; of equally wide ones the smaller seeds come first, and of an odd
+            number of hosts the one in the middle is left out.
+
+    Raises:
+        ConfigError: If all hosts are equally wide: no half is then narrower than the other.
+    """
+    widths = {seed: compute_width(vary(config, seed).model) for seed in seeds}
+    if len(set(widths.values())) < 2:
+        choices = "hidden_widths" if config.model.kind == "mlp" else "base_channels or num_blocks"
+        raise ConfigError(
+            f"envs.narrow_rounds={config.envs.narrow_rounds}: all {len(seeds)} training hosts "
+            f"(envs.num_hosts) are equally wide, none is narrower than another: draw family.{choices} from "
+            "two or more values, meet more hosts, or leave envs.narrow_rounds at 0"
+        )
+    return tuple(sorted(seeds, key=lambda seed: (widths[seed], seed))[: len(seeds) // 2])
 
 
 @final

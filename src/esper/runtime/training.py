@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 from esper.leyline import SingleProcess, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.families import ActionSizes, HostFactory
+from esper.runtime.families import ActionSizes, HostFactory, find_narrow
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
     GrowthEnvParts,
@@ -105,13 +105,23 @@ class EnvBuilder:
         """
         envs = config.envs
         self._config = config
+        seeds = tuple(range(envs.first_seed, envs.first_seed + envs.num_hosts))
+        # Asked before data is loaded: hosts of one width have no narrower half.
+        narrow = find_narrow(config, seeds) if envs.narrow_rounds > 0 else ()
         self._factory = HostFactory(config)
         self.sizes = self._factory.measure_sizes()
         self.horizon_epochs = self._factory.horizon_epochs
-        self._starts = tuple(sorted({int(part * self.horizon_epochs) for part in envs.start_fractions}))
+        starts = tuple(sorted({int(part * self.horizon_epochs) for part in envs.start_fractions}))
+        self._plan = InstancePlan(
+            seed=derive_seed(config.seed, "instances"),
+            instances=seeds,
+            start_epochs=starts,
+            first_instances=narrow,
+            num_first_episodes=envs.narrow_rounds,
+        )
         self._never_runs = NeverRuns(
             self._factory.build,
-            start_epochs=tuple(epoch for epoch in self._starts if epoch),
+            start_epochs=tuple(epoch for epoch in starts if epoch),
             max_runs=envs.num_hosts,
         )
         self._rubric = build_rubric(
@@ -134,11 +144,7 @@ class EnvBuilder:
             GrowthEnvParts(
                 fleet=SerialFleet(self._factory.build, places, encode=encode),
                 never_runs=self._never_runs,
-                plan=InstancePlan(
-                    seed=derive_seed(config.seed, "instances"),
-                    instances=tuple(range(envs.first_seed, envs.first_seed + envs.num_hosts)),
-                    start_epochs=self._starts,
-                ),
+                plan=self._plan,
                 build_reward=lambda: RewardState(self._rubric),
                 env_ids=tuple(env_ids),
                 horizon_semantics=config.training.rollout.horizon_semantics,

@@ -14,14 +14,14 @@ Shapes: E rows, L layers and D units of the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from esper.leyline import Collective, EsperError, ForeignCheckpointError, JsonValue
+from esper.leyline import Collective, EsperError, ForeignCheckpointError, JsonValue, derive_seed
 from esper.simic.anomalies import FaultyRows, find_faulty_rows
 from esper.simic.config import RolloutConfig
 from esper.simic.interfaces import ActorCritic, EnvStep, RolloutEnv
@@ -33,10 +33,10 @@ from esper.simic.rollout_buffer import (
     StoredStep,
     TamiyoRolloutBuffer,
 )
-from esper.tamiyo import EmptyMaskError, Memory, PolicyInputs, PolicyStep
+from esper.tamiyo import EmptyMaskError, Memory, PolicyInputs, PolicyStep, draw_noise
 from esper.tolaria import Autocast, StateRecord
 
-_FLAGS = ("episode_start", "has_ended", "returns", "lengths")
+_FLAGS = ("episode_start", "has_ended", "returns", "lengths", "num_begun")
 
 
 @final
@@ -75,8 +75,12 @@ class RolloutCarry:
 
     memory: Memory
     """[L, E, D] after the last step, on the network's device."""
-    generator: torch.Generator
-    """Draws the actions; on the network's device."""
+    seed: int
+    """Of the actions."""
+    env_ids: tuple[int, ...]
+    """[E] numbers of the environments over all processes: who draws."""
+    num_begun: Tensor
+    """[E] int64 episodes begun so far; with seed and number they name the stream of an episode."""
     inputs: dict[str, Tensor] = field(default_factory=dict)
     """[E, ...] pending observations as the environment gave them; of idle rows the last ones acted upon."""
     episode_start: Tensor
@@ -94,12 +98,20 @@ class RolloutCarry:
     quarantined: list[QuarantinedRow] = field(default_factory=list)
     """Of the present rollout."""
 
+    def draw_noise(self, num_heads: int) -> Tensor:
+        """Return [E, H] in [0, 1) for the pending decisions; the same numbers until a step is counted."""
+        keys = [
+            derive_seed(self.seed, "actions", env_id, episode)
+            for env_id, episode in zip(self.env_ids, self.num_begun.tolist(), strict=True)
+        ]
+        device = self.memory.hidden.device
+        return draw_noise(torch.tensor(keys, device=device), self.lengths.to(device), num_heads)
+
     def state(self) -> StateRecord:
         """Return copies, with which a rollout goes on where it stood."""
         tensors = {f"inputs.{name}": x.clone() for name, x in self.inputs.items()}
         tensors |= {f"memory.{name}": x.clone() for name, x in self.memory._asdict().items()}
         tensors |= {name: getattr(self, name).clone() for name in _FLAGS}
-        tensors["generator"] = self.generator.get_state()
         episodes: list[JsonValue] = [[*episode[:3], dict(episode.facts)] for episode in self.episodes]
         state: dict[str, JsonValue] = {"num_valid": self.num_valid, "episodes": episodes}
         return StateRecord(
@@ -113,7 +125,7 @@ class RolloutCarry:
             ForeignCheckpointError: If something is missing or malformed, or the number of rows differs.
         """
         tensors, state = record.tensors, record.state
-        missing = {*_FLAGS, "generator", "memory.hidden", "memory.cell"} - set(tensors)
+        missing = {*_FLAGS, "memory.hidden", "memory.cell"} - set(tensors)
         if missing or tensors["has_ended"].shape != self.has_ended.shape:
             raise ForeignCheckpointError(
                 f"saved carry lacks {sorted(missing)}, or is not of {len(self.has_ended)} environments"
@@ -126,23 +138,25 @@ class RolloutCarry:
         self.inputs = {k.removeprefix(prefix): x.clone() for k, x in tensors.items() if k.startswith(prefix)}
         self.episode_start, self.has_ended = tensors["episode_start"].clone(), tensors["has_ended"].clone()
         self.returns, self.lengths = tensors["returns"].clone(), tensors["lengths"].clone()
-        self.generator.set_state(tensors["generator"])
+        self.num_begun = tensors["num_begun"].clone()
         self.num_valid = int(str(state["num_valid"]))
         self.episodes, self.quarantined = episodes, quarantined
 
 
-def build_carry(network: ActorCritic, num_envs: int, *, seed: int, device: torch.device) -> RolloutCarry:
+def build_carry(network: ActorCritic, env_ids: Sequence[int], *, seed: int) -> RolloutCarry:
     """Return the carry before the first rollout: every row waits for its reset.
 
     Args:
         network: Whose memory it is.
-        num_envs: E.
-        seed: Of the actions, in [0, 2**63).
-        device: Where the network is.
+        env_ids: [E] numbers of the environments over all processes; what a row draws depends on its own.
+        seed: Of the actions.
     """
+    num_envs = len(env_ids)
     return RolloutCarry(
         memory=network.initial_memory(num_envs),
-        generator=torch.Generator(device).manual_seed(seed),
+        seed=seed,
+        env_ids=tuple(env_ids),
+        num_begun=torch.zeros(num_envs, dtype=torch.int64),
         episode_start=torch.ones(num_envs, dtype=torch.bool),
         has_ended=torch.ones(num_envs, dtype=torch.bool),
         returns=torch.zeros(num_envs, dtype=torch.float64),
@@ -229,11 +243,10 @@ def _collect_step(
     is_live = ~carry.has_ended
     parts.inputs.observe(carry.inputs, is_live)
     inputs = {name: tensor.to(parts.device) for name, tensor in parts.inputs.normalize(carry.inputs).items()}
+    noise = carry.draw_noise(len(network.layout.heads))
     with torch.no_grad(), parts.autocast.context():
         try:
-            choice = network.act(
-                inputs, carry.memory, carry.episode_start.to(parts.device), generator=carry.generator
-            )
+            choice = network.act(inputs, carry.memory, carry.episode_start.to(parts.device), noise=noise)
         except EmptyMaskError as error:
             raise EmptyMaskError(env.names[error.row], error.head, error.row) from error
     # 2) act; whatever comes back is looked at before it is used
@@ -306,6 +319,7 @@ def _reset_rows(
     carry.inputs = _replace_rows(observed, before, (rows & ~faults.rows) | ~carry.has_ended)
     carry.has_ended = (carry.has_ended & ~rows) | faults.rows
     carry.episode_start = carry.episode_start | rows
+    carry.num_begun = carry.num_begun + rows
     carry.returns = carry.returns.masked_fill(rows, 0.0)
     carry.lengths = carry.lengths.masked_fill(rows, 0)
     _report(env, carry, faults, parts, step=step)

@@ -77,7 +77,7 @@ class Demonstrator:
         memory: Memory,
         episode_start: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         is_greedy: bool = False,
     ) -> PolicyStep:
         """Decide by the rules; a rule is reset where an episode starts. What is not legal counts as WAIT.
@@ -85,7 +85,7 @@ class Demonstrator:
         Raises:
             ConfigError: If a rule asks for an argument that the action space does not offer.
         """
-        step = self._network.act(inputs, memory, episode_start, generator=generator, is_greedy=is_greedy)
+        step = self._network.act(inputs, memory, episode_start, noise=noise, is_greedy=is_greedy)
         rows = [
             self._decide(row, observation, is_start=bool(episode_start[row]))
             for row, observation in enumerate(self._env.observations)
@@ -147,7 +147,7 @@ def demonstrate(
         values=learner.value_normalizer,
         inputs=learner.input_normalizer,
     )
-    carry = build_carry(demonstrator, env.num_envs, seed=0, device=device)
+    carry = build_carry(demonstrator, range(env.num_envs), seed=0)
     batches = []
     for _ in range(config.imitation.num_rounds):
         buffer = TamiyoRolloutBuffer(num_envs=env.num_envs, num_steps=num_steps, device=device)

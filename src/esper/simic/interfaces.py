@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, final
 
-import torch
 from torch import Tensor, nn
 
 from esper.leyline import JsonValue
@@ -43,10 +42,13 @@ class ActorCritic(Protocol):
         memory: Memory,
         episode_start: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         is_greedy: bool = False,
     ) -> PolicyStep:
-        """Decide for E rows, tensors [E, ...]; `episode_start` [E] bool clears the memory before the step."""
+        """Decide for E rows, tensors [E, ...]; `episode_start` [E] bool clears the memory before the step.
+
+        `noise` [E, H] in [0, 1) decides what is drawn; None = numbers of the global generator.
+        """
 
     def evaluate(
         self, inputs: PolicyInputs, actions: Tensor, memory: Memory, episode_start: Tensor

@@ -59,7 +59,10 @@ class TrainerParts:
     device: torch.device
     """Where the network is."""
     seed: int
-    """Of the actions, in [0, 2**63)."""
+    """Of the actions."""
+    env_ids: tuple[int, ...] | None = None
+    """[E] numbers of the environments over all processes, from which streams of actions derive; None = 0 to
+    E - 1."""
 
 
 @final
@@ -107,7 +110,8 @@ class PolicyTrainer:
         self._buffer = TamiyoRolloutBuffer(
             num_envs=parts.env.num_envs, num_steps=parts.num_steps, device=parts.device
         )
-        self._carry = build_carry(parts.network, parts.env.num_envs, seed=parts.seed, device=parts.device)
+        env_ids = range(parts.env.num_envs) if parts.env_ids is None else parts.env_ids
+        self._carry = build_carry(parts.network, env_ids, seed=parts.seed)
         self._time_critic = TimeCritic(parts.num_steps)
         self._history: deque[Mapping[str, float]] = deque(maxlen=parts.config.anomalies.patience_rounds)
         self._num_env_steps = 0

@@ -21,6 +21,7 @@ from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig
 from esper.tamiyo.inputs import build_inputs, describe_contract, observation_contract
 from esper.tamiyo.masks import ActionMasks, choosable_ops, compute_masks, growable_blueprints
 from esper.tamiyo.network import NetworkConfig, PolicyView, RecurrentActorCritic, build_network
+from esper.tamiyo.noise import draw_noise
 from esper.tamiyo.policy_contract import check_policy, require_policy
 from esper.tamiyo.policy_file import LoadedPolicy, load_policy, save_policy
 from esper.tamiyo.random_policy import RandomPolicy
@@ -71,6 +72,7 @@ __all__ = [
     "choosable_ops",
     "compute_masks",
     "describe_contract",
+    "draw_noise",
     "encode",
     "encode_many",
     "growable_blueprints",

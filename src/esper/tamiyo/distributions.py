@@ -26,8 +26,8 @@ from torch import Tensor
 from esper.leyline import EsperError
 from esper.tamiyo.action_layout import BLUEPRINT_HEAD, OP_HEAD, SLOT_HEAD, ActionLayout
 
-_Choose = Callable[[Tensor], Tensor]
-"""Log-probabilities [N, K] to indices [N]."""
+_Choose = Callable[[str, Tensor], Tensor]
+"""Head and its log-probabilities [N, K] to indices [N]."""
 
 
 @final
@@ -174,37 +174,56 @@ class JointDistribution:
 
     # ------------------------------------------------------------------ drawing
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw N joint actions [N, H] int64; columns that the drawn operation does not use are 0."""
+    def sample(self, noise: Tensor) -> Tensor:
+        """Draw N joint actions [N, H] int64; columns that the drawn operation does not use are 0.
 
-        def draw(log_probs: Tensor) -> Tensor:
-            return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+        Each head takes the choice whose stretch of the cumulated probabilities holds the row's number, so
+        that a row's action depends on that row alone.
+
+        Args:
+            noise: [N, H] in [0, 1), e.g. of `draw_noise`.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
+        shape = (len(self._op), len(self._layout.heads))
+        if tuple(noise.shape) != shape:
+            raise ValueError(
+                f"noise of shape {list(noise.shape)}: need {list(shape)}, a number per row and head"
+            )
+
+        def draw(head: str, log_probs: Tensor) -> Tensor:
+            reached = log_probs.double().exp().cumsum(dim=-1)
+            drawn = noise[:, self._layout.heads.index(head), None] * reached[:, -1:]
+            # What is masked adds nothing to the sum, so that no number falls into its stretch.
+            return (reached <= drawn).sum(dim=-1)
 
         return self._pick(draw)
 
     def mode(self) -> Tensor:
         """Return the greedy joint actions [N, H]: the likeliest operation, then each likeliest choice."""
-        return self._pick(lambda log_probs: log_probs.argmax(dim=-1))
+        return self._pick(lambda _, log_probs: log_probs.argmax(dim=-1))
 
     def _pick(self, choose: _Choose) -> Tensor:
-        op = choose(_make_drawable(self._op, self._mask.op))
+        op = choose(OP_HEAD, _make_drawable(self._op, self._mask.op))
         slot = torch.zeros_like(op)
         columns = [op]
         if self._slot is not None:
             assert self._mask.slot is not None
             used = self._uses(SLOT_HEAD)[op]
             legal = self._mask.slot[self._rows, op] | ~used[:, None]
-            slot = choose(_make_drawable(self._slot[self._rows, op], legal)) * used
+            slot = choose(SLOT_HEAD, _make_drawable(self._slot[self._rows, op], legal)) * used
             columns.append(slot)
         if self._blueprint is not None:
             assert self._mask.blueprint is not None
             used = self._uses(BLUEPRINT_HEAD)[op]
             legal = self._mask.blueprint[self._rows, slot] | ~used[:, None]
-            columns.append(choose(_make_drawable(self._blueprint[self._rows, slot], legal)) * used)
+            drawable = _make_drawable(self._blueprint[self._rows, slot], legal)
+            columns.append(choose(BLUEPRINT_HEAD, drawable) * used)
         for head, table in self._arguments.items():
             log_probs = table[self._rows, op, slot]
             everything = torch.ones_like(log_probs, dtype=torch.bool)
-            columns.append(choose(_make_drawable(log_probs, everything)) * self._uses(head)[op])
+            columns.append(choose(head, _make_drawable(log_probs, everything)) * self._uses(head)[op])
         return torch.stack(columns, dim=-1)
 
     # ------------------------------------------------------------------ scoring

@@ -1,7 +1,7 @@
 """The learned policy: a network and the memory of one host, drawn from or taken greedily.
 
-The draws of a decision come from a generator seeded by (seed, host, decision): a resumed run needs no
-generator state, and a decision does not depend on how many numbers the ones before it drew.
+The draws of a decision are a function of (seed, host, decision): a resumed run needs no state of a generator,
+and a decision does not depend on how many numbers the ones before it drew.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from esper.tamiyo.distributions import ActionMask
 from esper.tamiyo.inputs import build_inputs
 from esper.tamiyo.memory import read_int, read_keys, read_list
 from esper.tamiyo.network import PolicyView, RecurrentActorCritic
+from esper.tamiyo.noise import draw_noise
 
 
 @final
@@ -91,7 +92,7 @@ class RecurrentPolicy:
             if self._is_greedy:
                 actions = distribution.mode()
             else:
-                actions = distribution.sample(self._build_generator(device))
+                actions = distribution.sample(self._draw_noise(device))
             log_prob = float(distribution.log_prob(actions).sum())
         self._check_finite(view, log_prob)
         self._memory = view.memory
@@ -125,9 +126,10 @@ class RecurrentPolicy:
 
     # ------------------------------------------------------------------ parts
 
-    def _build_generator(self, device: torch.device) -> torch.Generator:
-        seed = derive_seed(self._seed, "recurrent-policy", self._num_hosts, self._num_decisions)
-        return torch.Generator(device=device).manual_seed(seed)
+    def _draw_noise(self, device: torch.device) -> Tensor:
+        key = torch.tensor([derive_seed(self._seed, "recurrent-policy", self._num_hosts)], device=device)
+        step = torch.tensor([self._num_decisions], device=device)
+        return draw_noise(key, step, len(self._network.layout.heads))
 
     def _check_layout(self, observation: Observation) -> None:
         offered, built_for = build_growth_layout(observation.space), self._network.layout

@@ -199,7 +199,7 @@ def collect_from(env: Answering) -> Rollout:
     learner = PPOLearner(LearnerParts(network=network, config=TrainingConfig(), seed=0))
     device = torch.device("cpu")
     buffer = TamiyoRolloutBuffer(num_envs=1, num_steps=5, device=device)
-    carry = build_carry(network, 1, seed=0, device=device)
+    carry = build_carry(network, range(1), seed=0)
     return collect_rollout(rows, network, buffer, carry, build_parts(learner, RolloutConfig()))
 
 

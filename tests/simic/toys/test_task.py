@@ -51,7 +51,7 @@ def test_a_toy_gives_bounded_features_and_masks_to_draw_from(build: Build, seed:
         assert bool((inputs["features"].abs() <= 1.0).all())
         policy = uniform_policy(env, inputs)
         policy.check_not_empty(env.names)
-        step = env.step(policy.sample(generator))
+        step = env.step(policy.sample(torch.rand(policy.mode().shape, generator=generator)))
         total += step.reward.double()
         assert torch.allclose(torch.stack(list(step.terms.values())).sum(dim=0), step.reward, atol=1e-7)
         for key, value in env.observe().items():

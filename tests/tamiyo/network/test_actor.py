@@ -27,7 +27,8 @@ def roll_out(
     steps = []
     for step in range(starts.shape[1]):
         now = {name: tensor[:, step] for name, tensor in inputs.items()}
-        taken = network.act(now, memory, starts[:, step], generator=generator)
+        noise = torch.rand(starts.shape[0], len(network.layout.heads), generator=generator)
+        taken = network.act(now, memory, starts[:, step], noise=noise)
         memory = taken.memory
         steps.append(taken)
     return SequenceEvaluation(
@@ -138,13 +139,17 @@ def test_acting_stays_outside_any_graph_and_evaluating_inside() -> None:
     assert scored.values.requires_grad
 
 
-def test_draws_come_from_the_generator_and_greedy_choices_need_none() -> None:
+def make_noise(network: RecurrentActorCritic, num_rows: int, seed: int) -> Tensor:
+    shape = (num_rows, len(network.layout.heads))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_draws_come_from_the_noise_and_greedy_choices_need_none() -> None:
     network = make_network(spread=0.2)
     inputs, memory, starts = make_inputs(16), network.initial_memory(16), torch.ones(16, dtype=torch.bool)
     before = torch.get_rng_state()
     draws = [
-        network.act(inputs, memory, starts, generator=torch.Generator().manual_seed(seed)).actions
-        for seed in (1, 1, 2)
+        network.act(inputs, memory, starts, noise=make_noise(network, 16, seed)).actions for seed in (1, 1, 2)
     ]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -186,7 +191,7 @@ def test_a24_a_bad_row_leaves_the_others_bit_identical(config: NetworkConfig, ba
     others = [0, 1, 3]
 
     def act(case: dict[str, Tensor]) -> list[Tensor]:
-        step = network.act(case, memory, starts, generator=torch.Generator().manual_seed(3))
+        step = network.act(case, memory, starts, noise=make_noise(network, 4, 3))
         rows = [step.actions, step.log_probs, step.value, step.num_valid]
         return [*rows, *(part.transpose(0, 1) for part in step.memory)]
 
@@ -214,11 +219,10 @@ def test_a27_a_row_without_a_legal_action_is_named_before_anything_is_drawn() ->
     network = make_network()
     inputs = make_inputs(3)
     inputs["mask_op"][1] = False
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
+    before = torch.get_rng_state()
     with pytest.raises(EmptyMaskError, match="row 1: no legal choice for head 'op'"):
-        network.act(inputs, network.initial_memory(3), torch.ones(3, dtype=torch.bool), generator=generator)
-    assert torch.equal(generator.get_state(), before)
+        network.act(inputs, network.initial_memory(3), torch.ones(3, dtype=torch.bool))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_steps_that_are_not_real_score_finite_with_finite_gradients() -> None:

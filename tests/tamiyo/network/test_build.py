@@ -86,7 +86,8 @@ def test_every_weight_has_a_gradient_from_policy_entropy_and_value(config: Netwo
     memory = network.initial_memory(6)
     starts = torch.zeros(6, 5, dtype=torch.bool)
     flat = {name: tensor[:, 0] for name, tensor in inputs.items()}
-    actions = network.act(flat, memory, starts[:, 0], generator=torch.Generator().manual_seed(0)).actions
+    noise = torch.rand(6, len(LAYOUT.heads), generator=torch.Generator().manual_seed(0))
+    actions = network.act(flat, memory, starts[:, 0], noise=noise).actions
     scored = network.evaluate(inputs, actions[:, None].expand(6, 5, 7), memory, starts)
     loss = scored.log_probs.clamp(min=-100).sum() + scored.entropy.sum() + scored.values.sum()
     names, weights = zip(*network.named_parameters(), strict=True)

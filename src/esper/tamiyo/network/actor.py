@@ -147,7 +147,7 @@ class RecurrentActorCritic(nn.Module):
         memory: Memory,
         episode_start: Tensor,
         *,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         is_greedy: bool = False,
     ) -> PolicyStep:
         """Decide for E rows, outside any graph.
@@ -159,19 +159,24 @@ class RecurrentActorCritic(nn.Module):
             inputs: Tensors [E, ...].
             memory: Before the step.
             episode_start: [E] bool; True = the memory is cleared first.
-            generator: Source of the draws; None = the global one.
+            noise: [E, H] in [0, 1), what decides the draws; None = numbers of the global generator.
             is_greedy: Take the likeliest choices instead of drawing.
 
         Raises:
             EmptyMaskError: If a row has no legal action; nothing is drawn then.
-            ValueError: If an input is missing.
+            ValueError: If an input is missing, or the noise is of another shape.
         """
         self._require_privileged(inputs)
         with torch.no_grad():
             view = self.view(inputs, memory, episode_start)
             distribution = view.distribution
             distribution.check_not_empty()
-            actions = distribution.mode() if is_greedy else distribution.sample(generator)
+            if is_greedy:
+                actions = distribution.mode()
+            else:
+                shape = (len(episode_start), len(self.layout.heads))
+                numbers = torch.rand(shape, device=episode_start.device) if noise is None else noise
+                actions = distribution.sample(numbers)
             return PolicyStep(
                 actions=actions,
                 log_probs=distribution.log_prob(actions),
