@@ -40,14 +40,12 @@ from esper.runtime.config_file import load_config
 from esper.runtime.devices import set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory, vary
-from esper.runtime.policies import SCHEDULE_PREFIX, find_policy
+from esper.runtime.policies import SCHEDULE_PREFIX, add_scores, find_policy
 from esper.runtime.presets import PRESET_NAMES, build_preset
 from esper.simic import run_episode
 
 RESULTS = Path(__file__).parent / "results"
 RULES = ("never", "random", "heuristic", "greedy", "schedule")
-SCORE_EVERY = 5
-"""Intervals between the scores that the greedy arm pays for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +99,7 @@ def run_study(
         | lists
     )[:8]
     for arm in arms:
-        host = config.host
-        if arm.name == "greedy":
-            host = replace(host, measuring=replace(host.measuring, score_every=SCORE_EVERY))
-        of_arm = replace(config, host=host)
+        of_arm = add_scores(config, arm.reference)
         factory = HostFactory(of_arm)
         for seed in seeds:
             key: Row = {"arm": arm.name, "training_seed": arm.training_seed, "seed": seed}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from esper.leyline import JsonValue, canonical_hash
 from esper.runtime.experiment import ExperimentConfig
+from esper.tamiyo import GreedyConfig
 
 Row = dict[str, JsonValue]
 
@@ -113,6 +114,8 @@ def hash_config(config: ExperimentConfig) -> str:
     """Return 16 hex digits that stand for every setting that has a part in the run of one host."""
     plain: dict[str, JsonValue] = json.loads(json.dumps(asdict(config), default=_name_of))
     _leave_out_scores(plain)
+    if config.greedy == GreedyConfig():  # only a greedy arm reads it; no other row changes by it
+        del plain["greedy"]
     return canonical_hash({name: value for name, value in plain.items() if name not in OF_LEARNERS})[:16]
 
 

@@ -17,6 +17,7 @@ Row = Mapping[str, object]
 
 KEY_FIELDS = (
     "arm",
+    "schedule",
     "learning_rate",
     "training_seed",
     "seed",
@@ -91,7 +92,8 @@ def number(row: Row, name: str) -> float:
     """
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"row of arm {row['arm']}, seed {row['seed']}: {name} = {value!r} is not a number")
+        arm = row.get("arm", row.get("schedule"))
+        raise ValueError(f"row of arm {arm}, seed {row['seed']}: {name} = {value!r} is not a number")
     return float(value)
 
 

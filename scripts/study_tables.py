@@ -4,6 +4,7 @@
 curve       see policy_tables
 growth      tuning seeds: every arm at every rate, validation  ->  the rate of each arm
             seeds 0 to 9: every arm at its rate, test, differences to never paired by seed
+headroom    tuning seeds: see headroom_tables
 incubation  tuning seeds, validation, differences to the first objective
 policy      see policy_tables
 score       tuning seeds: see score_tables
@@ -19,6 +20,7 @@ from types import MappingProxyType
 
 from scipy import stats
 
+from headroom_tables import headroom_table
 from policy_tables import curve_table, policy_table
 from score_tables import score_table
 from study_rows import (
@@ -69,6 +71,7 @@ def build_table(name: str, rows: Sequence[Row]) -> str:
     builders = {
         "curve": curve_table,
         "growth": growth_tables,
+        "headroom": headroom_table,
         "incubation": incubation_table,
         "policy": policy_table,
         "score": score_table,

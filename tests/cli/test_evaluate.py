@@ -60,10 +60,13 @@ class FakeComparison:
         *,
         is_greedy: bool = True,
         on_episode: Callable[[str, EpisodeResult], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
     ) -> Comparison:
         self.configs.append(config)
         self.references, self.seeds, self.is_greedy = list(references), tuple(seeds), is_greedy
         assert on_episode is not None
+        assert on_notice is not None
+        on_notice("some setting")
         on_episode(references[0], make_episode(seeds[0], 0.9, 0))
         policies = [
             make_result(name, seeds, 0.02 * place, is_base=place == 0)
@@ -87,6 +90,7 @@ def test_the_command_line_becomes_one_comparison_against_never(comparisons: Fake
     assert comparisons.is_greedy is False
     assert comparisons.configs[0].host.epochs == 12
     assert "never: host 0 done" in answer.err
+    assert "some setting" in answer.err
 
 
 def test_seeds_base_and_drawing_are_arguments(comparisons: FakeComparison) -> None:

@@ -55,6 +55,11 @@ def test_a_misspelt_blueprint_in_a_rotation_is_refused_and_not_passed_over(field
         assemble(replace(config, heuristic=heuristic))
 
 
+def test_a_greedy_policy_on_hosts_without_scores_is_refused_because_it_would_only_wait() -> None:
+    with pytest.raises(ConfigError, match=r"host\.measuring\.score_every=0: policy greedy"):
+        assemble(replace(digits(), policy="greedy"))
+
+
 def test_a_convolutional_host_for_flat_inputs_is_refused_with_the_one_that_fits() -> None:
     with pytest.raises(ConfigError, match=r"have shape \(16,\): choose model.kind='mlp'"):
         build_host(ModelConfig(kind="cnn"), task_spec("synthetic"))

@@ -9,8 +9,10 @@ import pytest
 from esper.leyline import ConfigError
 from esper.runtime.evaluation import compare_policies, parse_seeds
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.policies import SCORED_POLICY, SCORES_NOTICE, add_scores
 from esper.runtime.presets import digits
 from esper.simic import EpisodeResult
+from esper.tamiyo import GreedyConfig
 
 
 def small() -> ExperimentConfig:
@@ -73,3 +75,30 @@ def test_texts_that_name_no_seed_are_refused(text: str) -> None:
 def test_auto_is_compared_under_the_name_of_what_it_stands_for() -> None:
     with pytest.raises(ConfigError, match="policies heuristic, heuristic: need at least one, each once"):
         compare_policies(small(), ["heuristic", "auto"], (1,))
+
+
+def test_only_the_greedy_policy_pays_for_scores_and_its_hosts_are_the_same() -> None:
+    told: list[str] = []
+    config = replace(small(), greedy=GreedyConfig(params_price=1e6))  # so dear that it never plants
+    comparison = compare_policies(config, ["never", "greedy"], (4,), on_notice=told.append)
+    never, greedy = (policy.episodes[0] for policy in comparison.policies)
+    assert told == [SCORES_NOTICE]
+    assert never.flops_spent == never.never_grow_flops == greedy.never_grow_flops
+    assert greedy.flops_spent > never.flops_spent
+    assert (greedy.added_params, greedy.test_metric) == (0, never.test_metric)
+    assert greedy.objective < never.objective
+
+
+def test_a_greedy_policy_at_its_defaults_plants_on_hosts_that_nobody_had_scored() -> None:
+    config = replace(
+        small(), host=replace(small().host, epochs=14)
+    )  # long enough to plant at the first scores
+    (greedy,) = compare_policies(config, ["greedy"], (4,)).policies
+    assert greedy.episodes[0].ops["GERMINATE"] > 0
+
+
+def test_where_all_hosts_are_scored_already_nothing_is_changed_or_told() -> None:
+    told: list[str] = []
+    config = add_scores(small(), SCORED_POLICY)
+    compare_policies(config, ["greedy"], (4,), on_notice=told.append)
+    assert told == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import EpisodeFinished, Notice, UnknownNameError
+from esper.leyline import ConfigError, EpisodeFinished, Notice, UnknownNameError
 from esper.nissa import read_run
 from esper.runtime.experiment import EnvsConfig, ExperimentConfig
 from esper.runtime.imitating import ImitatedStart, describe_imitation, start_by_imitation
@@ -41,6 +41,13 @@ def test_an_unknown_teacher_is_refused_by_name() -> None:
     config = make_config(ImitationConfig(num_rounds=1, teachers=("never", "heuristc")))
     with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
         start_by_imitation(config, assemble_training(config))
+
+
+def test_a_teacher_that_could_only_wait_is_refused_before_a_directory_is_made(tmp_path: Path) -> None:
+    config = make_config(ImitationConfig(num_rounds=1, teachers=("never", "greedy")))
+    with pytest.raises(ConfigError, match=r"host\.measuring\.score_every=0: policy greedy"):
+        train_policy(config, run_dir=tmp_path / "run", provenance={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_imitation_came_to_is_told_in_one_line() -> None:

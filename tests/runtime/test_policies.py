@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builders import make_observation, make_report
 from esper.leyline import AlphaCurve, BlendForm, ConfigError, LifecycleOp, UnknownNameError
-from esper.runtime.policies import AUTO_POLICY, check_reference, find_policy, read_schedule, resolve_auto
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.policies import (
+    AUTO_POLICY,
+    SCORE_EVERY,
+    add_scores,
+    check_reference,
+    find_policy,
+    read_schedule,
+    refuse_without_scores,
+    resolve_auto,
+)
 from esper.runtime.presets import digits
 from esper.runtime.training import assemble_training
-from esper.tamiyo import FixedSchedulePolicy, HeuristicTamiyo, RecurrentPolicy, save_policy
+from esper.tamiyo import FixedSchedulePolicy, GreedyConfig, HeuristicTamiyo, RecurrentPolicy, save_policy
 from runtime.learning import tiny_training
 from runtime.own_code import POLICIES, POLICY_MODULE
 
@@ -134,3 +146,33 @@ def test_a_reference_that_names_nothing_is_refused(reference: str, message: str)
 def test_a_policy_that_can_only_be_trained_cannot_decide() -> None:
     with pytest.raises(UnknownNameError, match="unknown policy 'ppo'"):
         find_policy("ppo", digits(), seed=0, is_greedy=True)
+
+
+@pytest.mark.parametrize(("price", "is_planted"), [(0.0, True), (1e6, False)])
+def test_the_greedy_policy_weighs_with_the_settings_of_the_experiment(price: float, is_planted: bool) -> None:
+    config = replace(digits(), greedy=GreedyConfig(params_price=price, flops_price=0.0))
+    scored = replace(
+        make_report("block1"), blueprint_gains={"norm": 0.5}, gradient_energy=1.0, scores_age_epochs=0
+    )
+    policy = find_policy("greedy", config, seed=0, is_greedy=True).policy
+    action = policy.decide(make_observation(scored)).action
+    assert (action.op is LifecycleOp.GERMINATE) is is_planted
+
+
+def with_scores_every(intervals: int) -> ExperimentConfig:
+    config = digits()
+    measuring = replace(config.host.measuring, score_every=intervals)
+    return replace(config, host=replace(config.host, measuring=measuring))
+
+
+def test_only_a_policy_that_lacks_scores_is_given_them() -> None:
+    assert add_scores(digits(), "greedy") == with_scores_every(SCORE_EVERY)
+    assert add_scores(with_scores_every(2), "greedy") == with_scores_every(2)
+    assert add_scores(digits(), "heuristic") == digits()
+
+
+def test_a_policy_that_could_only_wait_is_refused_with_the_setting_that_helps() -> None:
+    refuse_without_scores("heuristic", digits())
+    refuse_without_scores("greedy", with_scores_every(1))
+    with pytest.raises(ConfigError, match=r"host\.measuring\.score_every=0: .* set it to >= 1, e\.g\. 5"):
+        refuse_without_scores("greedy", digits())

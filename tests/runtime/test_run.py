@@ -21,6 +21,7 @@ from esper.leyline import (
     ExitCode,
     ForeignCheckpointError,
     InterruptedRunError,
+    Notice,
     RolledBack,
     RunDirectoryError,
     RunFinished,
@@ -30,6 +31,7 @@ from esper.runtime import run as run_module
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import read_config
 from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
+from esper.runtime.policies import SCORE_EVERY, SCORES_NOTICE
 from esper.runtime.presets import digits
 from esper.runtime.run import LateSink, run_experiment, run_unwritten
 from esper.runtime.training import assemble_training
@@ -319,3 +321,24 @@ def test_auto_is_written_as_what_it_stands_for(tmp_path: Path) -> None:
     assert read_config(tmp_path / "run" / "config.toml").policy == "heuristic"
     again = run_experiment(tiny("auto", epochs=1), run_dir=tmp_path / "run", provenance={}, resume=True)
     assert again == result
+
+
+def test_a_greedy_run_is_scored_and_says_so_once(tmp_path: Path) -> None:
+    config, run = tiny("greedy", epochs=6), tmp_path / "run"
+    result = run_experiment(config, run_dir=run, provenance={})
+    assert read_config(run / "config.toml").host.measuring.score_every == SCORE_EVERY
+    assert f"score_every = {SCORE_EVERY}  # policy" in (run / "config.toml").read_text(encoding="utf-8")
+    assert [event.text for event in _events(run) if isinstance(event, Notice)] == [SCORES_NOTICE]
+    assert result.flops["probe"] > 0
+    again = run_experiment(read_config(run / "config.toml"), run_dir=run, provenance={}, resume=True)
+    assert again == result
+    assert [event.text for event in _events(run) if isinstance(event, Notice)] == [SCORES_NOTICE]
+
+
+def test_a_greedy_run_keeps_the_interval_that_was_asked_for_without_a_word(tmp_path: Path) -> None:
+    config, run = tiny("greedy", epochs=2), tmp_path / "run"
+    measuring = replace(config.host.measuring, score_every=1)
+    config = replace(config, host=replace(config.host, measuring=measuring))
+    run_experiment(config, run_dir=run, provenance={})
+    assert read_config(run / "config.toml").host.measuring.score_every == 1
+    assert not [event for event in _events(run) if isinstance(event, Notice)]

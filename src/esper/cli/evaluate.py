@@ -59,7 +59,12 @@ def run(args: Sequence[str]) -> int:
     resolved = resolve_request(request)
     references = [given.against, *(p for p in given.policies if p != given.against)]
     comparison = compare_policies(
-        resolved.config, references, seeds, is_greedy=given.is_greedy, on_episode=_tell
+        resolved.config,
+        references,
+        seeds,
+        is_greedy=given.is_greedy,
+        on_episode=_tell,
+        on_notice=report_note,
     )
     if given.is_json:
         write_json(comparison.to_json())

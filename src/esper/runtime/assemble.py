@@ -11,7 +11,7 @@ from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builti
 from esper.leyline import ConfigError, EventSink, Layout, NullSink, TamiyoPolicy, TaskSpec, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
-from esper.runtime.policies import find_policy
+from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tolaria import HostRun, HostRunParts
 
@@ -86,6 +86,7 @@ def assemble(
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
+    refuse_without_scores(config.policy, config)
     registry = builtin_registry()
     for layout in Layout:
         for name in config.heuristic.rotation_for(layout.value):

@@ -27,8 +27,8 @@ from esper.runtime.run_folder import replace_text
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-ORIGINS = ("default", "preset", "file", "flag")
-"""Where a value may come from, weakest first."""
+ORIGINS = ("default", "preset", "file", "flag", "policy")
+"""Where a value may come from, weakest first; "policy" = what the policy of a run cannot do without."""
 
 MAX_CONFIG_BYTES = 2**20
 """Largest file that is read: a full configuration is about 5 KiB, so more is not one."""

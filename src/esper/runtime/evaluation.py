@@ -11,7 +11,15 @@ from esper.leyline import ConfigError, JsonValue, Observation, derive_seed
 from esper.runtime.devices import set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory
-from esper.runtime.policies import PolicyChoice, find_policy, resolve_auto
+from esper.runtime.policies import (
+    SCORED_POLICY,
+    SCORES_NOTICE,
+    PolicyChoice,
+    add_scores,
+    find_policy,
+    lacks_scores,
+    resolve_auto,
+)
 from esper.simic import EpisodeResult, PairedInterval, estimate_paired_interval, evaluate_policy
 
 _SEEDS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
@@ -84,8 +92,11 @@ def compare_policies(
     *,
     is_greedy: bool = False,
     on_episode: Callable[[str, EpisodeResult], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Let every policy grow one host per seed.
+
+    A policy that needs scores gets hosts that are scored, and pays for them; those of the others are not.
 
     Args:
         config: The hosts (with their family) and the prices of the objective.
@@ -93,6 +104,7 @@ def compare_policies(
         seeds: Of the hosts; results are paired by them.
         is_greedy: Whether trained policies take their likeliest choices instead of drawing.
         on_episode: Called with the policy's name after each host.
+        on_notice: Called before the first host with what a person should be told about the settings.
 
     Raises:
         ConfigError: If there is no policy or no seed, or one is given twice.
@@ -110,10 +122,13 @@ def compare_policies(
         )
         for reference in references
     ]
-    factory = HostFactory(config)
-    _ask_once(choices, factory.build(seeds[0]).observe())
+    if on_notice is not None and any(lacks_scores(reference, config) for reference in references):
+        on_notice(SCORES_NOTICE)
+    plain, scored = HostFactory(config), HostFactory(add_scores(config, SCORED_POLICY))
+    _ask_once(choices, plain.build(seeds[0]).observe())
     results: list[PolicyResult] = []
-    for choice in choices:
+    for choice, reference in zip(choices, references, strict=True):
+        factory = scored if lacks_scores(reference, config) else plain
 
         def tell(episode: EpisodeResult, name: str = choice.name) -> None:
             if on_episode is not None:

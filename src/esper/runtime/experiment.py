@@ -12,7 +12,7 @@ from typing import final
 from esper.leyline import ConfigError, suggest
 from esper.nissa import TelemetryConfig
 from esper.simic import RewardConfig, TrainingConfig
-from esper.tamiyo import HeuristicConfig, NetworkConfig
+from esper.tamiyo import GreedyConfig, HeuristicConfig, NetworkConfig
 from esper.tolaria import HostRunConfig
 
 HOST_KINDS = ("cnn", "mlp")
@@ -202,7 +202,10 @@ class ExperimentConfig:
     host: HostRunConfig = field(default_factory=HostRunConfig)
     """How the host is trained, grown and watched."""
     heuristic: HeuristicConfig = field(default_factory=HeuristicConfig)
-    """Rules of the heuristic policy."""
+    """Rules of the heuristic policy, by which greedy, too, cares for seeds that live."""
+    greedy: GreedyConfig = field(default_factory=GreedyConfig)
+    """What the greedy policy weighs. If `host.measuring.score_every` is 0, its hosts are scored every fifth
+    interval, because without scores it only waits."""
     envs: EnvsConfig = field(default_factory=EnvsConfig)
     """The hosts that a policy is trained on."""
     network: NetworkConfig = field(default_factory=NetworkConfig)

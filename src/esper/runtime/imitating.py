@@ -12,7 +12,7 @@ import torch
 
 from esper.leyline import TamiyoPolicy, derive_seed
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.policies import find_policy
+from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.training import TrainingAssembly
 from esper.simic import Demonstrator, ImitationReport, RolloutBatch, choose_best, demonstrate, imitate
 
@@ -32,12 +32,14 @@ def check_teachers(config: ExperimentConfig) -> None:
 
     Raises:
         UnknownNameError: If there is no such teacher.
+        ConfigError: If it needs scores that the hosts are not given; every host of the training would pay.
         EsperError: If its file is missing, damaged or of another contract.
     """
     settings = config.training.imitation
     if settings.num_rounds > 0:
         for teacher in settings.teachers:
             _build_teacher(config, teacher)
+            refuse_without_scores(teacher, config)
 
 
 def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> ImitatedStart | None:

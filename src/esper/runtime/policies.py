@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal, final
@@ -51,6 +51,15 @@ PRETRAINED_FOLDER = "pretrained_policy"
 """Package data folder of the shipped policy."""
 SCHEDULE_PREFIX = "schedule:"
 MAX_SCHEDULE_BYTES = 2**20
+SCORED_POLICY = "greedy"
+"""The policy that only waits on hosts without scores."""
+SCORE_EVERY = 5
+"""Intervals between the scores of its hosts where the settings ask for none: each costs FLOPs, and in the 40
+intervals of a life on digits they are still taken seven times before the end."""
+SCORES_NOTICE = (
+    f"policy {SCORED_POLICY} plants by scores and host.measuring.score_every is 0: its hosts are "
+    f"scored every {SCORE_EVERY} intervals, FLOPs counted"
+)
 
 
 @final
@@ -69,6 +78,32 @@ def resolve_auto(reference: str) -> str:
     return AUTO_POLICY if reference == AUTO else reference
 
 
+def lacks_scores(reference: str, config: ExperimentConfig) -> bool:
+    """Return whether a policy could only wait on these hosts, because nobody measures what it reads."""
+    return reference == SCORED_POLICY and config.host.measuring.score_every == 0
+
+
+def add_scores(config: ExperimentConfig, reference: str) -> ExperimentConfig:
+    """Return the settings with scores, if the policy lacks them; hosts of other policies pay for none."""
+    if not lacks_scores(reference, config):
+        return config
+    measuring = replace(config.host.measuring, score_every=SCORE_EVERY)
+    return replace(config, host=replace(config.host, measuring=measuring))
+
+
+def refuse_without_scores(reference: str, config: ExperimentConfig) -> None:
+    """Refuse a policy that could only wait on these hosts.
+
+    Raises:
+        ConfigError: Naming the setting that turns scores on.
+    """
+    if lacks_scores(reference, config):
+        raise ConfigError(
+            f"host.measuring.score_every=0: policy {reference} plants by scores and would only wait; set it "
+            f"to >= 1, e.g. {SCORE_EVERY}"
+        )
+
+
 def check_reference(reference: str) -> None:
     """Refuse what `find_policy` could not find and what cannot be trained; reads no file, imports nothing.
 
@@ -85,7 +120,7 @@ def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greed
 
     Args:
         reference: As listed above.
-        config: Rules of the heuristic and the calendar of schedules.
+        config: Rules of the heuristic, prices of the greedy policy, and the calendar of schedules.
         seed: Of the draws of policies that draw.
         is_greedy: Whether a trained policy takes its likeliest choices instead of drawing.
 
@@ -96,7 +131,7 @@ def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greed
     reference = resolve_auto(reference)
     kind = _classify(reference)
     if kind == "name":
-        rules = build_policy(reference, seed=seed, config=config.heuristic)
+        rules = build_policy(reference, seed=seed, config=config.heuristic, greedy=config.greedy)
         return PolicyChoice(name=reference, policy=rules)
     if kind == "pretrained":
         with resources.as_file(resources.files("esper.runtime") / PRETRAINED_FOLDER) as folder:

@@ -38,7 +38,7 @@ from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.policies import find_policy, resolve_auto
+from esper.runtime.policies import SCORES_NOTICE, add_scores, find_policy, lacks_scores, resolve_auto
 from esper.runtime.resuming import refuse_changes, restore_assembly
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
@@ -46,6 +46,7 @@ from esper.runtime.shutdown import StopSignal
 from esper.tolaria import CheckpointStore, SplitResult, StateRecord, checkpoint_name
 
 CHECKPOINT_KIND = "host-run"
+_SCORE_KEY = "host.measuring.score_every"
 
 
 @final
@@ -128,6 +129,10 @@ def run_experiment(
         InterruptedRunError: A signal stopped the run after its checkpoint was saved.
     """
     config = replace(config, policy=resolve_auto(config.policy))  # so that a later version resumes the same
+    notices: tuple[str, ...] = ()
+    if lacks_scores(config.policy, config):
+        config, notices = add_scores(config, config.policy), (SCORES_NOTICE,)
+        provenance = {**provenance, _SCORE_KEY: "policy"}
     if is_dry_run:
         find_policy(config.policy, config, seed=config.seed, is_greedy=False)  # refused before, too
         return _run_unwritten(_shorten(config))
@@ -153,7 +158,7 @@ def run_experiment(
         sink.target = hub
         run = _WrittenRun(config, assembly, folder, hub)
         try:
-            result = run.run(stop, is_resumed=resume)
+            result = run.run(stop, notices, is_resumed=resume)
         finally:
             hub.close()
         _write_results(config, folder)
@@ -181,13 +186,16 @@ class _WrittenRun:
         self._loaded_name: str | None = None
         self._passed_over: tuple[str, ...] = ()
 
-    def run(self, stop: StopSignal, *, is_resumed: bool) -> ExperimentResult:
+    def run(self, stop: StopSignal, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
         host_run = self._assembly.host_run
         self._store.clean()
         rewinds_to = self._load() if is_resumed else None
         self._hub.emit(describe_start(self._config, self._assembly, rewinds_to, is_resumed=is_resumed))
-        for damaged in self._passed_over:
-            text = f"checkpoint {damaged} is damaged; going on from {self._loaded_name} instead"
+        texts = [
+            f"checkpoint {damaged} is damaged; going on from {self._loaded_name} instead"
+            for damaged in self._passed_over
+        ]
+        for text in (*notices, *texts):
             self._hub.emit(Notice(epoch=host_run.epoch, text=text))
         try:
             self._loop(stop)

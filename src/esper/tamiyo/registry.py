@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from esper.leyline import TamiyoPolicy, UnknownNameError
 from esper.tamiyo.baselines import ForcedCyclePolicy, NeverGrow
-from esper.tamiyo.greedy import GreedyScorePolicy
+from esper.tamiyo.greedy import GreedyConfig, GreedyScorePolicy
 from esper.tamiyo.heuristic import HeuristicTamiyo
 from esper.tamiyo.heuristic_config import HeuristicConfig
 from esper.tamiyo.random_policy import RandomPolicy
@@ -14,7 +14,13 @@ POLICY_NAMES = ("cycle", "greedy", "heuristic", "never", "random", "schedule")
 """Every name that `build_policy` knows."""
 
 
-def build_policy(name: str, *, seed: int, config: HeuristicConfig | None = None) -> TamiyoPolicy:
+def build_policy(
+    name: str,
+    *,
+    seed: int,
+    config: HeuristicConfig | None = None,
+    greedy: GreedyConfig | None = None,
+) -> TamiyoPolicy:
     """Build a policy.
 
     Args:
@@ -22,6 +28,7 @@ def build_policy(name: str, *, seed: int, config: HeuristicConfig | None = None)
         seed: Of the policy's own random stream; only "random" draws.
         config: Rules of "heuristic", those of "greedy" for seeds that live, and the calendar of "schedule";
             None = the defaults.
+        greedy: What "greedy" weighs; None = the defaults.
 
     Raises:
         UnknownNameError: If there is no policy of that name.
@@ -30,7 +37,7 @@ def build_policy(name: str, *, seed: int, config: HeuristicConfig | None = None)
     if name == "heuristic":
         return HeuristicTamiyo(rules)
     if name == "greedy":
-        return GreedyScorePolicy(rules=rules)
+        return GreedyScorePolicy(greedy, rules)
     if name == "random":
         return RandomPolicy(seed)
     if name == "schedule":

@@ -46,7 +46,7 @@ class MeasuringConfig:
     """Items per evaluation pass, >= 1; bounds memory."""
     score_every: int = 0
     """Intervals between scores of every slot and blueprint, >= 0; 0 = never, because only a policy that reads
-    scores should pay for them."""
+    scores should pay for them; hosts of the greedy policy are then scored every fifth interval."""
     score_items: int = 512
     """Training items of the probe batch, and validation items for scores of live seeds, >= 4."""
     score_width: int = 128
