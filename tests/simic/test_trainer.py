@@ -35,7 +35,7 @@ def make_toy(num_rows: int = 4, *, seed: int = 0) -> ToyRolloutEnv[object]:
     return env
 
 
-def make_trainer(config: TrainingConfig = CONFIG, *, num_rows: int = 4) -> PolicyTrainer:
+def make_trainer(config: TrainingConfig = CONFIG, *, num_rows: int = 4, num_steps: int = 16) -> PolicyTrainer:
     env = make_toy(num_rows)
     network = build_network(SMALL, env.layout, seed=1)
     learner = PPOLearner(LearnerParts(network=network, config=config, seed=2))
@@ -45,11 +45,21 @@ def make_trainer(config: TrainingConfig = CONFIG, *, num_rows: int = 4) -> Polic
             network=network,
             learner=learner,
             config=config,
-            num_steps=16,
+            num_steps=num_steps,
             device=torch.device("cpu"),
             seed=3,
         )
     )
+
+
+def test_a20_rounds_that_cut_episodes_report_how_stale_their_memories_are() -> None:
+    whole = make_trainer()
+    assert all("rollout/memory_drift" not in whole.run_round().metrics for _ in range(2))  # type: ignore[union-attr]
+    cut = make_trainer(num_steps=5)
+    reports = [cut.run_round() for _ in range(3)]
+    drifts = [report.metrics["rollout/memory_drift"] for report in reports if report is not None]
+    assert len(drifts) == 3
+    assert all(0.0 < drift < 1.0 for drift in drifts)
 
 
 def test_a_round_reports_its_episodes_steps_and_metrics() -> None:

@@ -43,6 +43,9 @@ METRIC_TABLE: Mapping[str, MetricInfo] = MappingProxyType(
         "rollout/time_explained_variance": MetricInfo(
             "", "what a critic that knows the step alone would have explained of the returns"
         ),
+        "rollout/memory_drift": MetricInfo(
+            "", "relative change, by the update, of the memories with which cut rows go on; absent if none is"
+        ),
         "train/approx_kl": MetricInfo(
             "losses/approx_kl",
             "k3, mean over the minibatches looked at; Stable-Baselines3: over those of the last epoch",

@@ -29,6 +29,7 @@ from esper.simic.collector import (
 )
 from esper.simic.config import TrainingConfig
 from esper.simic.interfaces import ActorCritic, RolloutEnv
+from esper.simic.memory_drift import DRIFT_METRIC, measure_drift
 from esper.simic.ppo import PPOLearner
 from esper.simic.rollout_buffer import (
     FinishedEpisode,
@@ -160,6 +161,7 @@ class PolicyTrainer:
         metrics = describe_collection(rollout, SingleProcess()) | self._judge_time(rollout.batch)
         update = self._parts.learner.update(rollout.batch)
         metrics |= update.metrics
+        metrics |= self._judge_memory(rollout.batch)
         self._buffer.clear()
         self.round += 1
         self._num_env_steps += rollout.num_valid
@@ -199,6 +201,13 @@ class PolicyTrainer:
         explained = self._time_critic.explain(returns, batch.steps.valid)
         self._time_critic.learn(returns, batch.steps.valid)
         return {} if explained is None else {TIME_CRITIC_METRIC: explained}
+
+    def _judge_memory(self, batch: RolloutBatch) -> dict[str, float]:
+        """Return how far the update left behind the memories with which rows go on; nothing if none does."""
+        parts, carry = self._parts, self._carry
+        goes_on = ~(carry.has_ended | carry.episode_start)
+        drift = measure_drift(parts.network, batch, carry.memory, goes_on, parts.learner.autocast)
+        return {} if drift is None else {DRIFT_METRIC: drift}
 
     # ------------------------------------------------------------------ state
 
