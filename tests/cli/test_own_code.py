@@ -109,7 +109,6 @@ def test_a_term_of_a_file_trains_a_policy_that_then_runs_by_its_folder(folder: P
         (["train", "own_policis:PlantOnce"], "did you mean 'own_policies'?"),
         (["train", f"{POLICY_MODULE}:Forgets"], "policy Forgets breaks its contract: "),
         (["evaluate", "--policy", f"{POLICY_MODULE}:Crashes"], "raises ZeroDivisionError: division by zero"),
-        (["train", "pretrained"], "this build ships no pretrained policy"),
         (["train", "ppo", "--reward.extra-terms", f"{TERM_MODULE}:Crashes=0.1"], "raises ZeroDivisionError"),
     ],
 )

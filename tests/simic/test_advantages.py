@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -334,9 +335,11 @@ def test_a16_none_one_and_two_advantages_stay_finite(advantages: list[float]) ->
 
 def test_a16_the_mode_says_whose_mean_it_is() -> None:
     sums = {"learn": 2.0, "advantage": 2.0, "advantage_squares": 4.0}
-    assert choose_normalization("rollout", sums) == compute_normalization(sums)
-    assert choose_normalization("minibatch", sums) is None
-    assert choose_normalization("none", sums) == (0.0, 1.0)
+    choose = partial(choose_normalization, totals=sums, return_scale=0.03)
+    assert choose("rollout") == compute_normalization(sums)
+    assert choose("minibatch") is None
+    assert choose("returns") == (0.0, 0.03)
+    assert choose("none") == (0.0, 1.0)
 
 
 class ManyRanks:

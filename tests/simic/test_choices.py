@@ -57,7 +57,7 @@ def test_c06_returns_are_normalised_with_a_rescaled_last_layer() -> None:
 
 def test_c07_advantages_are_normalised_once_per_rollout() -> None:
     assert CONFIG.ppo.advantage_norm == "rollout"
-    for kind in ("minibatch", "none"):
+    for kind in ("minibatch", "returns", "none"):
         assert PPOConfig(advantage_norm=kind).advantage_norm == kind
 
 

@@ -1,4 +1,4 @@
-"""Stale memories: none while the weights stand still, and as stale as a repetition step by step says after."""
+"""Stale memories: none while the weights stand still, else as stale as a repetition step by step says."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_a20_more_minibatches_than_rows_are_refused() -> None:
         bench.learner.update(batch)
 
 
-@pytest.mark.parametrize("mode", ["rollout", "minibatch", "none"])
+@pytest.mark.parametrize("mode", ["rollout", "minibatch", "returns", "none"])
 def test_a16_the_mode_decides_what_is_learned(mode: str) -> None:
     config = TrainingConfig(ppo=replace(FAST, advantage_norm=mode, num_minibatches=3))
     bench = build_bench(config)
@@ -184,7 +184,7 @@ def test_a16_normalised_over_the_rollout_the_scale_of_rewards_does_not_matter() 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["rollout", "minibatch", "none"])
+@pytest.mark.parametrize("mode", ["rollout", "minibatch", "returns", "none"])
 @pytest.mark.parametrize("num_learnable", [0, 1, 2])
 def test_a16_none_one_and_two_learnable_steps_stay_finite(mode: str, num_learnable: int) -> None:
     script = Script(forced=lambda row, t: not (row == 0 and t < num_learnable))
@@ -194,6 +194,25 @@ def test_a16_none_one_and_two_learnable_steps_stay_finite(mode: str, num_learnab
     assert report.num_steps == 8
     assert all(bool(w.isfinite().all()) for w in weights_of(bench.network))
     assert all(math.isfinite(x) for x in report.metrics.values())
+
+
+def test_a16_divided_by_the_deviation_of_returns_a_quiet_round_moves_the_policy_less() -> None:
+    """Rewards a thousandth as large: as loud by the rollout's own deviation, quiet by the kept one."""
+    moved = {}
+    for mode in ("rollout", "returns"):
+        ppo = replace(FAST, advantage_norm=mode, vf_coef=0.0, max_grad_norm=1e9)
+        entropy = EntropyConfig(start=0.0, end=0.0)
+        norms = []
+        bench = build_bench(TrainingConfig(ppo=ppo, entropy=entropy))
+        for scale in (1.0, 1e-3):
+            batch = bench.collect().batch
+            zero = torch.zeros_like(batch.value)
+            ends = type(batch.bootstrap)(zero, zero[:, 0])
+            quiet = spoil(batch, reward=batch.steps.reward * scale, value=zero, bootstrap=ends)
+            norms.append(bench.learner.update(quiet).metrics["train/grad_norm"])
+        moved[mode] = norms[1] / norms[0]
+    assert moved["rollout"] > 0.1
+    assert moved["returns"] < 0.01
 
 
 def test_a06_statistics_of_returns_move_once_per_update() -> None:
@@ -671,7 +690,7 @@ STEADY = TrainingConfig(
 
 
 @pytest.mark.parametrize("splits", [[2, 2], [1, 3], [1, 1, 2]])
-@pytest.mark.parametrize("norm", ["rollout", "minibatch"])
+@pytest.mark.parametrize("norm", ["rollout", "minibatch", "returns"])
 def test_a40_ranks_learn_what_one_process_learns_from_all_rows(splits: list[int], norm: str) -> None:
     config = replace(STEADY, ppo=replace(STEADY.ppo, advantage_norm=norm))
     (alone,), (told,) = run_ranks(config, [4])

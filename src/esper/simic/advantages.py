@@ -129,15 +129,23 @@ def compute_normalization(sums: Mapping[str, float]) -> tuple[float, float]:
     return mean, math.sqrt(variance) + 1e-8
 
 
-def choose_normalization(mode: str, totals: Mapping[str, float]) -> tuple[float, float] | None:
+def choose_normalization(
+    mode: str, totals: Mapping[str, float], *, return_scale: float
+) -> tuple[float, float] | None:
     """Return the normalisation that all minibatches share; None if each has its own.
 
+    "rollout" makes the smallest differences of a quiet round as loud as the largest of another; "returns"
+    keeps their proportion over rounds (DreamerV3 scales by returns for this reason: Hafner et al. 2023).
+
     Args:
-        mode: "rollout", "minibatch" or "none".
+        mode: "rollout", "minibatch", "returns" or "none".
         totals: Sums over the rollout, as `compute_normalization` takes them.
+        return_scale: Deviation of returns over the rollouts so far, > 0.
     """
     if mode == "rollout":
         return compute_normalization(totals)
+    if mode == "returns":
+        return 0.0, return_scale
     return None if mode == "minibatch" else (0.0, 1.0)
 
 

@@ -15,7 +15,7 @@ from esper.simic.ranges import require, require_name
 from esper.tolaria import AMP_MODES, COMPILE_MODES
 
 CLIP_MODES = ("joint", "per_head")
-ADVANTAGE_NORMS = ("rollout", "minibatch", "none")
+ADVANTAGE_NORMS = ("rollout", "minibatch", "returns", "none")
 VALUE_NORMS = ("popart", "welford", "none")
 SCHEDULE_KINDS = ("linear", "cosine", "constant")
 HORIZON_SEMANTICS = ("terminate", "truncate")
@@ -86,8 +86,9 @@ class PPOConfig:
     target_kl: float = 0.015
     """KL divergence (k3) whose 1.5 fold ends an update before the step that would follow, >= 0; 0 = off."""
     advantage_norm: str = "rollout"
-    """Advantages to mean 0 and deviation 1 over the "rollout", each "minibatch", or "none"; rollout, because
-    a small minibatch's own mean would hide which of its rows went well."""
+    """Advantages to mean 0 and deviation 1 over the "rollout" or each "minibatch", divided by the deviation
+    of "returns" that the value normaliser keeps, or "none"; rollout, because a small minibatch's own mean
+    would hide which of its rows went well. "returns" lets a round without stakes teach little."""
 
     def __post_init__(self) -> None:
         """Check names and ranges.

@@ -214,7 +214,9 @@ class PPOLearner:
             anchor_values=values,
             returns=self.value_normalizer.normalize(raw.returns),
         )
-        normalization = choose_normalization(config.ppo.advantage_norm, totals)
+        normalization = choose_normalization(
+            config.ppo.advantage_norm, totals, return_scale=self.value_normalizer.std
+        )
         work = _Work(batch, targets, self._build_coefs(), table, normalization)
         drift = compute_drift(batch.log_probs, log_probs, batch.learn)
         metrics = describe_rollout(totals) | {"train/anchor_drift": self._collective.all_max([drift])[0]}
