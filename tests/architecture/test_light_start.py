@@ -63,7 +63,9 @@ def test_a_light_command_imports_nothing_heavy(args: list[str], tmp_path: Path) 
     assert modules == []
 
 
-@pytest.mark.parametrize("module", ["esper", "esper.leyline", "esper.nissa", "esper.cli"])
+@pytest.mark.parametrize(
+    "module", ["esper", "esper.leyline", "esper.nissa", "esper.cli", "esper.runtime.ranks"]
+)
 def test_a_light_front_door_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     assert heavy_modules_of_import(module, SRC, tmp_path) == []
 

@@ -12,6 +12,8 @@ from esper.leyline import (
     ForeignCheckpointError,
     GovernorGaveUpError,
     InterruptedRunError,
+    RankFailureError,
+    RanksDisagreeError,
     UnknownNameError,
     suggest,
 )
@@ -47,6 +49,8 @@ def test_exit_codes_are_frozen() -> None:
     assert CheckpointError.exit_code is ExitCode.DATA
     assert ForeignCheckpointError.exit_code is ExitCode.USAGE
     assert GovernorGaveUpError.exit_code is ExitCode.GOVERNOR
+    assert RankFailureError.exit_code is ExitCode.RANK_FAILURE
+    assert RanksDisagreeError.exit_code is ExitCode.DIVERGED
 
 
 def test_an_unknown_name_carries_kind_and_suggestion() -> None:
@@ -65,3 +69,8 @@ def test_suggestions_are_sorted_and_honest() -> None:
     assert suggest("zzz", ["b", "a"]) == "known: a, b"
     assert suggest("x", []) == "none are registered"
     assert suggest("conv_ligth", {"conv_light", "norm"}).startswith("did you mean 'conv_light'?")
+
+
+def test_a_rank_failure_remembers_whom_it_blames() -> None:
+    assert RankFailureError("rank 1 stopped answering", rank=1).rank == 1
+    assert RankFailureError("nobody is behind").rank is None

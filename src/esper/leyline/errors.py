@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
     RANK_FAILURE = 4
     """A rank died or a collective timed out."""
     DIVERGED = 5
-    """Ranks disagree about the topology."""
+    """Ranks disagree about the topology, or about what they exchange."""
     GOVERNOR = 6
     """The governor gave up after its bounded number of rollbacks."""
     NO_PROGRESS = 93
@@ -100,6 +100,28 @@ class GovernorGaveUpError(EsperError, RuntimeError):
     """Raised when a host still fails after the allowed number of rollbacks."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.GOVERNOR
+
+
+@final
+class RankFailureError(EsperError, RuntimeError):
+    """Raised when a rank died, hung or left, or a collective failed; the message names the rank to blame."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.RANK_FAILURE
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+        """The rank to blame; None if heartbeats blame nobody."""
+
+
+@final
+class RanksDisagreeError(EsperError, RuntimeError):
+    """Raised when ranks enter different collectives, or one with unequal lengths.
+
+    A restart would only repeat it.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.DIVERGED
 
 
 @final
