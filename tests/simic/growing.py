@@ -78,6 +78,7 @@ def make_env(
     start_epochs: tuple[int, ...] = (0,),
     horizon_semantics: str = "terminate",
     encode: Callable[[Sequence[Observation]], PolicyInputs] = encode_small,
+    first_env: int = 0,
 ) -> tuple[GrowthRolloutEnv, list[MetricReward]]:
     """Return an environment, not yet reset, and the rewards of its rows."""
     rewards: list[MetricReward] = []
@@ -91,7 +92,7 @@ def make_env(
         never_runs=NeverRuns(build_small_run, start_epochs=tuple(e for e in start_epochs if e)),
         plan=InstancePlan(seed=1, instances=instances, start_epochs=start_epochs),
         build_reward=build_reward,
-        env_ids=tuple(range(num_envs)),
+        env_ids=tuple(range(first_env, first_env + num_envs)),
         horizon_semantics=horizon_semantics,
     )
     return GrowthRolloutEnv(parts), rewards
