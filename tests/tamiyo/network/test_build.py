@@ -57,6 +57,30 @@ def test_gains_are_small_before_logits_and_value_and_sqrt_two_elsewhere(
             assert module.bias.eq(0).all() == (is_value or is_policy)
 
 
+def test_a_memory_span_spreads_how_long_cells_hold_on_up_to_that_many_steps() -> None:
+    """Only the two gates' biases differ from a network without it: the other draws come from before."""
+    plain, wide = (
+        build_network(NetworkConfig(core_size=512, memory_span=span), LAYOUT, seed=0) for span in (1, 40)
+    )
+    biases = [p for name, p in wide.named_parameters() if "bias_ih" in name]
+    assert len(biases) == 2  # the actor's and the critic's
+    for bias in biases:
+        opened, kept, *others = bias.detach().chunk(4)
+        held = kept.exp()
+        assert 1.0 <= float(held.min()) < 3.0
+        assert 36.0 < float(held.max()) <= 39.0
+        assert float(held.mean()) == pytest.approx(20.0, abs=2.0)
+        torch.testing.assert_close(opened, -kept)
+        assert not any(other.any() for other in others)
+    matrices = [
+        (a, b)
+        for (name, a), b in zip(plain.named_parameters(), wide.parameters(), strict=True)
+        if "core" in name and a.dim() == 2
+    ]
+    assert matrices
+    assert torch.equal(matrices[0][0], matrices[0][1])
+
+
 def test_forget_gates_start_open_and_gates_orthogonal() -> None:
     network = build_network(replace(SMALL, core_layers=3), LAYOUT, seed=0)
     lstm = next(module for module in network.modules() if isinstance(module, nn.LSTM))

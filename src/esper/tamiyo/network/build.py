@@ -47,7 +47,7 @@ def build_network(config: NetworkConfig, layout: ActionLayout, *, seed: int) -> 
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(derive_seed(seed, "policy-network"))
     with torch.no_grad():
-        _draw_weights(network, generator)
+        _draw_weights(network, generator, memory_span=config.memory_span)
         for place, name in enumerate(layout.op_names):
             if name in _REMOVALS:
                 network.heads.op_layer().bias[place] = config.removal_bias
@@ -103,7 +103,7 @@ def _lay_out_core(config: NetworkConfig) -> RecurrentCore | MemorylessCore:
     )
 
 
-def _draw_weights(network: RecurrentActorCritic, generator: torch.Generator) -> None:
+def _draw_weights(network: RecurrentActorCritic, generator: torch.Generator, *, memory_span: int) -> None:
     gains = {id(layer): POLICY_GAIN for layer in network.heads.policy_layers()}
     gains[id(network.value_layer)] = VALUE_GAIN
     for name, module in network.named_modules():
@@ -111,6 +111,8 @@ def _draw_weights(network: RecurrentActorCritic, generator: torch.Generator) -> 
             _draw_linear(module, gains.get(id(module)), generator)
         elif isinstance(module, nn.LSTM):
             _draw_lstm(module, generator)
+            if memory_span > 1:
+                _spread_spans(module, memory_span, generator)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=1.0 / math.sqrt(module.embedding_dim), generator=generator)
             if module.padding_idx is not None:
@@ -148,6 +150,25 @@ def _draw_lstm(lstm: nn.LSTM, generator: torch.Generator) -> None:
                 _forget_gate(weight).fill_(1.0)
 
 
+def _spread_spans(lstm: nn.LSTM, span: int, generator: torch.Generator) -> None:
+    """Let each cell hold on for a time of its own (Tallec and Ollivier 2018, section 2.2).
+
+    A forget gate at bias b keeps sigmoid(b) per step, so that it forgets over about e^b + 1 steps. Biases are
+    the logarithm of a uniform draw in [1, span - 1], and the input gate opens as little as the cell forgets.
+    """
+    for name, bias in lstm.named_parameters():
+        if name.startswith("bias_ih"):
+            drawn = torch.rand(len(_forget_gate(bias)), generator=generator)
+            spread = (1.0 + drawn * max(0, span - 2)).log()
+            _forget_gate(bias).copy_(spread)
+            _input_gate(bias).copy_(-spread)
+
+
+def _input_gate(bias: Tensor) -> Tensor:
+    """Return the first quarter of a bias: torch orders gates input, forget, cell, output."""
+    return bias.chunk(4)[0]
+
+
 def _forget_gate(bias: Tensor) -> Tensor:
-    """Return the second quarter of a bias: torch orders gates input, forget, cell, output."""
+    """Return the second quarter of a bias; see `_input_gate`."""
     return bias.chunk(4)[1]

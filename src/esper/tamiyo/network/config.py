@@ -42,6 +42,10 @@ class NetworkConfig:
     """Units of the memory, in [1, 4096]; as wide as what it is fed."""
     core_layers: int = 1
     """Layers of the memory, in [1, 3]; one, because an episode is tens of steps long."""
+    memory_span: int = 1
+    """Steps that a new memory holds on for, at most, in [1, 10000]: its cells start with spans spread up to
+    this many (chrono initialisation: Tallec and Ollivier 2018). 1 = every forget gate starts at bias 1, which
+    forgets within ten steps and learns more quickly what needs no longer memory."""
     is_recurrent: bool = True
     """Whether there is a memory; False replaces it by plain layers of the same width, for an ablation."""
     is_critic_separate: bool = True
@@ -88,6 +92,7 @@ class NetworkConfig:
             ("attention_heads", self.attention_heads, 1, MAX_SIZE),
             ("core_size", self.core_size, 1, MAX_SIZE),
             ("core_layers", self.core_layers, 1, 3),
+            ("memory_span", self.memory_span, 1, 10_000),
             ("removal_bias", self.removal_bias, -10.0, 0.0),
             ("full_target_bias", self.full_target_bias, 0.0, 10.0),
             ("flat_features", self.flat_features, 0, MAX_FLAT_OUTPUTS),
@@ -107,6 +112,10 @@ class NetworkConfig:
             raise ConfigError(
                 "network.is_critic_privileged=True: needs a critic of its own, or the actor would see it "
                 "too; set is_critic_separate=True"
+            )
+        if self.memory_span > 1 and not self.is_recurrent:
+            raise ConfigError(
+                f"network.memory_span={self.memory_span}: needs a memory; set is_recurrent=True or it 1"
             )
         if self.checkpoint_core and not self.is_recurrent:
             raise ConfigError(
