@@ -97,14 +97,12 @@ def test_an_unknown_policy_is_answered_with_the_nearest_name() -> None:
         find_policy("heuristc", digits(), seed=0, is_greedy=True)
 
 
-def test_auto_is_the_best_published_rule_and_pretrained_says_that_there_is_none() -> None:
+def test_auto_is_the_rule_that_is_best_at_the_default_prices() -> None:
     assert resolve_auto("auto") == AUTO_POLICY == "heuristic"
     assert resolve_auto("random") == "random"
     choice = find_policy("auto", digits(), seed=0, is_greedy=True)
     assert isinstance(choice.policy, HeuristicTamiyo)
     assert (choice.name, choice.fingerprint) == ("heuristic", None)
-    with pytest.raises(ConfigError, match="this build ships no pretrained policy; give the folder"):
-        find_policy("pretrained", digits(), seed=0, is_greedy=True)
 
 
 def test_a_users_class_is_found_beside_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_its_card_names_task_seed_rounds_and_size_as_the_file_has_them() -> None
 def test_it_keeps_the_contract_of_policies() -> None:
     """Small hosts, large ones, hosts without room, hosts about to end: legal actions everywhere."""
     config = build_preset("digits")
-    findings = check_policy(lambda seed: find_policy(PRETRAINED, config, seed=seed, is_greedy=False).policy)
+    findings = check_policy(find_policy(PRETRAINED, config, seed=0, is_greedy=False).policy)
     assert findings == ()
 
 

@@ -45,7 +45,7 @@ from esper.tamiyo.policy_file import POLICY_FILE
 
 AUTO = "auto"
 AUTO_POLICY = "heuristic"
-"""What `AUTO` stands for: the policy that is best in the published comparison."""
+"""What `AUTO` stands for: the policy that is best in the published comparison at the default prices."""
 PRETRAINED = "pretrained"
 PRETRAINED_FOLDER = "pretrained_policy"
 """Package data folder of the shipped policy."""
