@@ -41,6 +41,7 @@ def test_a_single_process_agrees_with_itself() -> None:
     assert isinstance(collective, Collective)
     assert (collective.rank, collective.world_size) == (0, 1)
     assert collective.all_agree("anything")
+    assert collective.gather_bytes(b"mine") == [b"mine"]
 
 
 @pytest.mark.parametrize("kind", [EventSink, Collective])

@@ -19,7 +19,8 @@ def collect() -> tuple[Bench, RolloutBatch]:
 
 
 def measure(bench: Bench, batch: RolloutBatch, goes_on: Tensor) -> float | None:
-    return measure_drift(bench.network, batch, bench.carry.memory, goes_on, bench.learner.autocast)
+    memory, autocast = bench.carry.memory, bench.learner.autocast
+    return measure_drift(bench.network, batch, memory, goes_on, autocast).relative
 
 
 def shake(bench: Bench) -> None:

@@ -197,6 +197,9 @@ class Doubling:
     def broadcast(self, values: Sequence[float]) -> list[float]:
         return list(values)
 
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        return [data]
+
     def all_agree(self, digest: str) -> bool:
         return True
 

@@ -97,6 +97,9 @@ class Collective(Protocol):
     def all_agree(self, digest: str) -> bool:
         """Whether every rank passed the same text."""
 
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return every rank's data, in the order of the ranks; lengths may differ."""
+
 
 @final
 class SingleProcess:
@@ -127,3 +130,7 @@ class SingleProcess:
     def all_agree(self, digest: str) -> bool:
         """Always True."""
         return True
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return the data alone."""
+        return [data]

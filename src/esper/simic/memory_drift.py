@@ -7,6 +7,8 @@ the next update scores from a memory that its own network would not have had (R2
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,28 @@ from esper.tolaria import Autocast
 DRIFT_METRIC = "rollout/memory_drift"
 
 
+class MemoryDrift(NamedTuple):
+    """Squared norms over some rows; those of several ranks add up.
+
+    Example:
+        MemoryDrift(apart=0.01, whole=1.0).relative == 0.1
+    """
+
+    apart: float
+    whole: float
+
+    @property
+    def relative(self) -> float | None:
+        """|h_stored - h_recomputed| / |h_stored|; 0 = not stale at all, None = no row goes on."""
+        return (self.apart / self.whole) ** 0.5 if self.whole > 0 else None
+
+
 def measure_drift(
     network: ActorCritic, batch: RolloutBatch, stored: Memory, goes_on: Tensor, autocast: Autocast
-) -> float | None:
-    """Return |h_stored - h_recomputed| / |h_stored| over the rows that go on; None if there is none.
+) -> MemoryDrift:
+    """Return the squared norms of h_stored - h_recomputed and of h_stored over the rows that go on.
 
-    Norms are over hidden and cell states of all those rows; 0 = not stale at all.
+    Norms are over hidden and cell states of all those rows.
 
     Args:
         network: After the update.
@@ -34,7 +52,7 @@ def measure_drift(
     """
     rows = goes_on.nonzero().flatten().to(stored.hidden.device)
     if len(rows) == 0:
-        return None
+        return MemoryDrift(0.0, 0.0)
     part = batch.select(rows)
     memory, starts = part.memory, part.steps.episode_start
     with torch.no_grad(), autocast.context():
@@ -44,4 +62,4 @@ def measure_drift(
     old, new = stored.select(rows), memory
     apart = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(old, new, strict=True))
     whole = sum(float(a.double().square().sum()) for a in old)
-    return (apart / whole) ** 0.5 if whole > 0 else 0.0
+    return MemoryDrift(apart, whole)

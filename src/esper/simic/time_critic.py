@@ -11,6 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from esper.leyline import Collective, SingleProcess
+
 MEMORY = 0.8
 """Weight of the past rounds: about the last five count."""
 _LEAST_VARIANCE = 1e-12
@@ -26,17 +28,19 @@ class TimeCritic:
         critic.explain(next_returns, next_valid)
     """
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, collective: Collective | None = None) -> None:
         """Know nothing yet.
 
         Args:
             num_steps: T of the rollouts, >= 1.
+            collective: Ranks whose rows count alike; None = this process alone.
         """
+        self._collective = SingleProcess() if collective is None else collective
         self.means = torch.full((num_steps,), torch.nan, dtype=torch.float64)
         """[T] float64 predicted return; NaN where no step was seen."""
 
     def explain(self, returns: Tensor, valid: Tensor) -> float | None:
-        """Return 1 - Var(return - prediction) / Var(return) over the valid steps.
+        """Return 1 - Var(return - prediction) / Var(return) over the valid steps; every rank must ask.
 
         Args:
             returns: [E, T'] raw scale, T' <= T.
@@ -49,17 +53,29 @@ class TimeCritic:
         predicted = self.means[:count].expand(returns.shape)
         known = valid.cpu() & ~predicted.isnan()
         targets = returns.detach().cpu().double()[known]
-        if targets.numel() < 2 or float(targets.var()) < _LEAST_VARIANCE:
+        misses = targets - predicted[known]
+        number, *sums = self._collective.all_sum(
+            [float(targets.numel()), float(targets.sum()), float(misses.sum())]
+        )
+        if number < 2:
             return None
-        return float(1.0 - (targets - predicted[known]).var() / targets.var())
+        means = [total / number for total in sums]
+        spread, missed = self._collective.all_sum(
+            [float((x - mean).square().sum()) for x, mean in zip((targets, misses), means, strict=True)]
+        )
+        return None if spread / (number - 1) < _LEAST_VARIANCE else 1.0 - missed / spread
 
     def learn(self, returns: Tensor, valid: Tensor) -> None:
-        """Move each step's prediction towards the mean of this round; shapes as in `explain`."""
+        """Move each step's prediction towards the mean of this round; every rank must; see `explain`."""
         weights = valid.cpu().double()
-        counts = weights.sum(dim=0)
         sums = (returns.detach().cpu().double() * weights).sum(dim=0)
+        # Ranks whose rollouts were cut short have fewer columns; what they lack counts nothing.
+        columns = torch.zeros(2, len(self.means), dtype=torch.float64)
+        columns[0, : len(sums)], columns[1, : len(sums)] = weights.sum(dim=0), sums
+        total = torch.tensor(self._collective.all_sum(columns.flatten().tolist()), dtype=torch.float64)
+        counts, sums = total.reshape(columns.shape)
         seen = counts > 0
         fresh = sums / counts.clamp(min=1.0)
-        old = self.means[: len(fresh)]
+        old = self.means
         blended = torch.where(old.isnan(), fresh, MEMORY * old + (1.0 - MEMORY) * fresh)
-        self.means[: len(fresh)] = torch.where(seen, blended, old)
+        self.means = torch.where(seen, blended, old)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, SingleProcess
+from esper.leyline import Collective, ConfigError, ForeignCheckpointError, JsonValue, SingleProcess
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.anomalies import Anomaly, find_anomalies
 from esper.simic.collector import (
@@ -29,7 +29,7 @@ from esper.simic.collector import (
 )
 from esper.simic.config import TrainingConfig
 from esper.simic.interfaces import ActorCritic, RolloutEnv
-from esper.simic.memory_drift import DRIFT_METRIC, measure_drift
+from esper.simic.memory_drift import DRIFT_METRIC, MemoryDrift, measure_drift
 from esper.simic.ppo import PPOLearner
 from esper.simic.rollout_buffer import (
     FinishedEpisode,
@@ -64,6 +64,8 @@ class TrainerParts:
     env_ids: tuple[int, ...] | None = None
     """[E] numbers of the environments over all processes, from which streams of actions derive; None = 0 to
     E - 1."""
+    collective: Collective = field(default_factory=SingleProcess)
+    """Ranks that train the same policy, each on rows of its own; the learner's."""
 
 
 @final
@@ -74,7 +76,7 @@ class RoundReport:
     round: int
     """From 1."""
     num_env_steps: int
-    """Real transitions since training began."""
+    """Real transitions since training began, of all ranks."""
     metrics: Mapping[str, float]
     """By the names of `anomalies.METRIC_TABLE`."""
     episodes: tuple[FinishedEpisode, ...]
@@ -113,7 +115,7 @@ class PolicyTrainer:
         )
         env_ids = range(parts.env.num_envs) if parts.env_ids is None else parts.env_ids
         self._carry = build_carry(parts.network, env_ids, seed=parts.seed)
-        self._time_critic = TimeCritic(parts.num_steps)
+        self._time_critic = TimeCritic(parts.num_steps, parts.collective)
         self._history: deque[Mapping[str, float]] = deque(maxlen=parts.config.anomalies.patience_rounds)
         self._num_env_steps = 0
         self.round = 0
@@ -158,13 +160,13 @@ class PolicyTrainer:
             rollout = self._collect(should_stop)
         except _StoppedError:
             return None
-        metrics = describe_collection(rollout, SingleProcess()) | self._judge_time(rollout.batch)
+        metrics = describe_collection(rollout, self._parts.collective) | self._judge_time(rollout.batch)
         update = self._parts.learner.update(rollout.batch)
         metrics |= update.metrics
         metrics |= self._judge_memory(rollout.batch)
         self._buffer.clear()
         self.round += 1
-        self._num_env_steps += rollout.num_valid
+        self._num_env_steps += int(metrics["rollout/num_steps"])
         self._history.append(metrics)
         return RoundReport(
             round=self.round,
@@ -206,7 +208,8 @@ class PolicyTrainer:
         """Return how far the update left behind the memories with which rows go on; nothing if none does."""
         parts, carry = self._parts, self._carry
         goes_on = ~(carry.has_ended | carry.episode_start)
-        drift = measure_drift(parts.network, batch, carry.memory, goes_on, parts.learner.autocast)
+        mine = measure_drift(parts.network, batch, carry.memory, goes_on, parts.learner.autocast)
+        drift = MemoryDrift(*parts.collective.all_sum(list(mine))).relative
         return {} if drift is None else {DRIFT_METRIC: drift}
 
     # ------------------------------------------------------------------ state

@@ -42,6 +42,16 @@ def test_empty_sequences_are_allowed(tmp_path: Path) -> None:
     assert run_ranks(tmp_path, 2, work) == [[[], [], []]] * 2
 
 
+@pytest.mark.parametrize("texts", [[b"", b"\x00\xff" * 5000, b"a"], [b"", b"", b""], [b"x", b"y", b"z"]])
+def test_bytes_of_any_length_arrive_whole_and_in_the_order_of_the_ranks(
+    texts: list[bytes], tmp_path: Path
+) -> None:
+    def work(channel: Channel) -> list[bytes]:
+        return TorchCollective(channel).gather_bytes(texts[channel.place.rank])
+
+    assert run_ranks(tmp_path, 3, work) == [texts] * 3
+
+
 def test_nan_on_one_rank_is_the_maximum_on_all(tmp_path: Path) -> None:
     def work(channel: Channel) -> list[float]:
         mine = math.nan if channel.place.rank == 1 else 5.0

@@ -42,6 +42,7 @@ class Operation(IntEnum):
     GRADIENTS = 5
     MODULE = 6
     BARRIER = 7
+    GATHER_BYTES = 8
 
     @property
     def label(self) -> str:

@@ -83,3 +83,23 @@ class TorchCollective:
             RankFailureError: If a rank did not come.
         """
         return self._channel.meet(Operation.ALL_AGREE, digest=hashlib.sha256(digest.encode()).digest())
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return every rank's data, in the order of the ranks; lengths may differ.
+
+        Everything travels to everyone, filled up to the longest: for states and reports, not for weights.
+
+        Raises:
+            RanksDisagreeError: If ranks entered another collective.
+            RankFailureError: If a rank did not come.
+        """
+        self._channel.meet(Operation.GATHER_BYTES)
+        lengths = self._channel.gather(Operation.GATHER_BYTES, torch.tensor([len(data)]))
+        sizes = [int(length) for length in lengths]
+        if max(sizes) == 0:
+            return [b""] * len(sizes)
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        if data:
+            padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        rows = self._channel.gather(Operation.GATHER_BYTES, padded)
+        return [row[:size].numpy().tobytes() for row, size in zip(rows, sizes, strict=True)]
