@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cli.calling import Answer, call
@@ -101,6 +101,7 @@ def test_no_flag_breaks_the_command(flags: dict[str, str]) -> None:
 @pytest.mark.fault
 @settings(max_examples=2000)
 @given(content=FILES)
+@example(content=b'policy = "' + b"x" * 5_000 + b'"')
 def test_two_thousand_files_do_not_break_the_command(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

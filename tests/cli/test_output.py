@@ -99,3 +99,16 @@ def test_notes_and_errors_go_to_stderr_and_no_line_of_one_looks_like_another(
 def test_text_ends_with_one_line_end(capsys: pytest.CaptureFixture[str]) -> None:
     write_text("a\n\n")
     assert capsys.readouterr().out == "a\n"
+
+
+def test_an_error_that_repeats_a_page_keeps_its_beginning_and_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report_error("unknown policy '" + "x" * 5_000 + "': known: never")
+    said = capsys.readouterr().err
+    assert len(said) < 2_000
+    assert said.startswith("esper: error: unknown policy 'xxx")
+    assert said.endswith("xxx': known: never\n")
+    assert " characters ...] " in said
+    report_error("y" * 1_500)
+    assert capsys.readouterr().err == "esper: error: " + "y" * 1_500 + "\n"

@@ -16,6 +16,8 @@ from esper.leyline import JsonValue
 from esper.nissa import clean_text
 
 _GAP = "  "
+_MOST_CHARACTERS = 1500
+"""Of one line of an error: about the longest list of names that a message of ours holds."""
 
 
 @final
@@ -72,9 +74,20 @@ def report_note(text: str) -> None:
 
 
 def report_error(text: str) -> None:
-    """Write an error to stderr; lines after its first are indented, so that none looks like another error."""
-    lines = [clean_text(line).rstrip() for line in text.splitlines()] or [""]
+    """Write an error to stderr; lines after its first are indented, so that none looks like another error.
+
+    A line may repeat what a user wrote, of any length: its middle is left out then, and what was wrong, which
+    stands before it, and what would be right, which stands behind it, stay.
+    """
+    lines = [_cut(clean_text(line).rstrip()) for line in text.splitlines()] or [""]
     sys.stderr.write("\n  ".join(("esper: error: " + lines[0], *lines[1:])) + "\n")
+
+
+def _cut(line: str) -> str:
+    if len(line) <= _MOST_CHARACTERS:
+        return line
+    kept = (_MOST_CHARACTERS - 100) // 2
+    return f"{line[:kept]} [... {len(line) - 2 * kept:,} characters ...] {line[-kept:]}"
 
 
 def render_plain(table: Table) -> str:
