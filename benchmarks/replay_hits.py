@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from esper.leyline import LifecycleOp, derive_seed
+from esper.leyline import Action, LifecycleOp, TamiyoPolicy, derive_seed
 from esper.runtime.config_file import load_config
 from esper.runtime.devices import set_threads
 from esper.runtime.families import HostFactory
@@ -25,30 +25,26 @@ from esper.runtime.presets import PRESET_NAMES, build_preset
 FIRST_HOST = 1000
 
 
-def live(factory: HostFactory, host: int, policy: object) -> list[str]:
-    """Return the actions of one life, one text per interval."""
+def live(factory: HostFactory, host: int, policy: TamiyoPolicy) -> list[Action]:
+    """Return the actions of one life as they were carried out, one per interval."""
     run = factory.build(host)
-    policy.reset()  # type: ignore[attr-defined]
+    policy.reset()
     actions = []
     while not run.is_finished:
-        result = run.apply(policy.decide(run.observe()))  # type: ignore[attr-defined]
-        actions.append(repr(result.effective))
+        actions.append(run.apply(policy.decide(run.observe())).effective)
         run.train_epoch()
     return actions
 
 
-def count(lives: list[tuple[int, list[str]]]) -> tuple[int, int, int]:
+def count(lives: list[tuple[int, list[Action]]]) -> tuple[int, int, int]:
     """Return steps, steps that were lived before, and those of the latter before anything was planted."""
-    known: set[tuple[int, tuple[str, ...]]] = set()
+    known: set[tuple[int, tuple[Action, ...]]] = set()
     steps = hits = bare = 0
-    wait = f"op=<LifecycleOp.{LifecycleOp.WAIT.name}"
     for host, actions in lives:
         prefixes = [(host, tuple(actions[: t + 1])) for t in range(len(actions))]
-        steps += len(prefixes)
-        for prefix in prefixes:
-            if prefix in known:
-                hits += 1
-                bare += all(wait in action for action in prefix[1])
+        lived = [prefix for prefix in prefixes if prefix in known]
+        steps, hits = steps + len(prefixes), hits + len(lived)
+        bare += sum(all(action.op is LifecycleOp.WAIT for action in taken) for _, taken in lived)
         known.update(prefixes)
     return steps, hits, bare
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from types import MappingProxyType
 
 from study_rows import Row, estimate_interval, number, show_table
@@ -46,7 +47,8 @@ def policy_table(task: str, rows: Sequence[Row]) -> str:
         f"**{task}**, {hosts} fresh hosts with {', '.join(map(str, widths))} base channels and "
         f"{_show_blocks(rows)} blocks, test split; J on validation{note}"
     )
-    return f"{title}\n\n{show_table(lines)}"
+    between = _compare_trainings({arm: arms[arm] for arm in _ordered(arms) if arm not in RULE_ARMS})
+    return f"{title}\n\n{show_table(lines)}" + (f"\n{show_table(between)}" if between else "")
 
 
 def curve_table(task: str, rows: Sequence[Row]) -> str:
@@ -110,6 +112,24 @@ def _difference(
     if not seeds or values == base:
         return "-"
     return estimate_interval([values[seed][measure] - base[seed][measure] for seed in seeds]).show()
+
+
+def _compare_trainings(trained: Mapping[str, Sequence[Row]]) -> list[dict[str, str]]:
+    """Return the differences of trained arms from each other, over the training seeds that both have."""
+    lines = []
+    for first, second in combinations(trained, 2):
+        common = {row["training_seed"] for row in trained[first]} & {
+            row["training_seed"] for row in trained[second]
+        }
+        one, other = (
+            _mean_over_trainings([row for row in trained[arm] if row["training_seed"] in common])
+            for arm in (first, second)
+        )
+        if common:
+            cells = {title: _difference(other, one, measure) for measure, title in MEASURES.items()}
+            seeds = ", ".join(sorted(map(str, common)))
+            lines.append({"trained policy": second, "less": first, "training seeds": seeds} | cells)
+    return lines
 
 
 def _show_blocks(rows: Sequence[Row]) -> str:

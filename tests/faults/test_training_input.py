@@ -24,7 +24,10 @@ IMITATING = ("--training.imitation.num-rounds", "1")
             ("--envs", "2", *IMITATING, "--training.imitation.teachers", "heuristc"),
             "did you mean 'heuristic'",
         ),
-        (("--envs", "2", *IMITATING, *TEACHERS, "nowhere/policy"), "no such folder|nowhere/policy"),
+        (
+            ("--envs", "2", *IMITATING, *TEACHERS, "nowhere/policy"),
+            "policy 'nowhere/policy': there is no such folder",
+        ),
         (("--envs", "2", "--envs.narrow-rounds", "3"), "envs.narrow_rounds=3: .* draw family.hidden_widths"),
         (("--envs", "2", "--envs.narrow-rounds", "-1"), "envs.narrow_rounds=-1: must be >= 0"),
         (

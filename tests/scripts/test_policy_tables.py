@@ -57,6 +57,19 @@ def test_every_training_has_a_line_of_its_own() -> None:
     assert "(smoke)" in table
 
 
+def test_trained_policies_are_compared_over_the_trainings_that_both_have() -> None:
+    """ppo of training seeds 0 and 7 is .9 and .94 above the hosts' levels, its start of seed 0 alone .87."""
+    start = [make_row("alone", seed, 0.87 + 0.01 * seed, training_seed=0) for seed in range(4)]
+    other = [make_row("elsewhere", seed, 0.5, training_seed=3) for seed in range(4)]
+    table = policy_table("digits", [*ROWS, *start, *other])
+    _, _, between = table.split("\n\n")
+    cells = read_cells(between, "ppo")
+    assert (cells["less"], cells["training seeds"]) == ("alone", "0")
+    assert cells["objective J"] == "+0.0300 [+0.0300, +0.0300]"
+    assert "elsewhere" not in between
+    assert policy_table("digits", ROWS).count("\n\n") == 1
+
+
 def test_a_policy_is_not_compared_with_itself_nor_with_what_is_missing() -> None:
     cells = read_cells(policy_table("digits", ROWS), "random")
     assert cells["test accuracy against random"] == cells["test accuracy against heuristic"] == "-"

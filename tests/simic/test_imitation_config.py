@@ -15,6 +15,11 @@ def test_no_teacher_is_refused_with_an_example() -> None:
         ImitationConfig(teachers=())
 
 
+def test_a_teacher_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"imitation\.teachers=\['never', 'never'\]: each at most once"):
+        ImitationConfig(teachers=("never", "never"))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

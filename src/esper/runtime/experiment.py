@@ -137,7 +137,8 @@ class EnvsConfig:
     because early decisions matter most and late starts help where hosts are large."""
     narrow_rounds: int = 0
     """First episodes of each environment, >= 0, that are given to the narrower half of the training hosts
-    alone; afterwards all are met. By default a round is one episode. 0 = all hosts from the beginning."""
+    alone; afterwards all are met. Imitation counts its own. By default a round is one episode. 0 = all hosts
+    from the beginning."""
 
     def __post_init__(self) -> None:
         """Check ranges.

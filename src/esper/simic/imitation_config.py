@@ -35,10 +35,12 @@ class ImitationConfig:
         """Check ranges.
 
         Raises:
-            ConfigError: If no teacher is named, or a value is outside the range that its field states.
+            ConfigError: If no teacher is named, or one twice, or a value is outside its field's range.
         """
         if not self.teachers:
             raise ConfigError('imitation.teachers=[]: must name at least one policy, e.g. ["heuristic"]')
+        if len(set(self.teachers)) != len(self.teachers):
+            raise ConfigError(f"imitation.teachers={list(self.teachers)}: each at most once")
         require("imitation.num_rounds", self.num_rounds, 0)
         require("imitation.epochs", self.epochs, 1)
         require("imitation.doubt_nats", self.doubt_nats, 0)

@@ -46,6 +46,18 @@ def test_a_growth_network_is_never_factored() -> None:
         NetworkConfig(factorisation="factored")
 
 
+@pytest.mark.parametrize("span", [0, 10_001])
+def test_a_memory_span_out_of_range_is_refused(span: int) -> None:
+    with pytest.raises(ConfigError, match=rf"network\.memory_span={span}: must be in \[1, 10000\]"):
+        NetworkConfig(memory_span=span)
+
+
+def test_a_memory_span_without_a_memory_is_refused() -> None:
+    assert NetworkConfig(memory_span=1, is_recurrent=False).memory_span == 1
+    with pytest.raises(ConfigError, match=r"network\.memory_span=40: needs a memory"):
+        NetworkConfig(memory_span=40, is_recurrent=False)
+
+
 def test_checkpointing_without_a_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs a memory"):
         NetworkConfig(checkpoint_core=True, is_recurrent=False)

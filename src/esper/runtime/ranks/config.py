@@ -18,7 +18,7 @@ _RANGES = (
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistributedConfig:
-    """How ranks of one training wait for each other.
+    """How ranks of one training wait for each other; `esper train` runs in one process and reads none of it.
 
     Example:
         DistributedConfig(control_timeout_s=1800.0, preempt_after_fraction=0.6)
