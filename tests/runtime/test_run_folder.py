@@ -26,6 +26,7 @@ from esper.runtime.run_folder import (
     describe_end,
     package_versions,
     read_git_commit,
+    refuse_occupied,
     replace_text,
 )
 from esper.runtime.run_records import read_meta, read_run_info, read_status
@@ -138,6 +139,14 @@ def test_a_start_that_died_halfway_may_be_repeated(tmp_path: Path) -> None:
         (tmp_path / name).write_text("", encoding="utf-8")
     with _create(tmp_path) as folder:
         assert folder.attempt == 0
+
+
+def test_a_run_may_begin_where_a_launcher_has_made_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "ranks").mkdir()
+    refuse_occupied(tmp_path)
+    _create(tmp_path).close()
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        refuse_occupied(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["file", "a\0b"])

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("esper.cli.demo", "grow a small network on digits, start to end"),
         "train": ("esper.cli.train", "train a host that grows, or (ppo) a policy; resume an interrupted run"),
+        "launch": ("esper.cli.launch", "train a policy in several processes; restart after a failure"),
         "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
         "runs": ("esper.cli.runs", "list runs, show one"),
         "replay": ("esper.cli.replay", "repeat a run from its action log and compare every number"),

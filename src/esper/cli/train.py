@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.cli.arguments import CommandParser, asks_for_help
 from esper.cli.config_flags import (
@@ -46,24 +47,28 @@ from esper.runtime.run_records import (
 _NEWEST = ""
 
 
+@final
+class TrainCommand(NamedTuple):
+    """A command line of `esper train`, understood and found to be sound."""
+
+    given: argparse.Namespace
+    """The command's own arguments."""
+    resolved: ResolvedExperiment
+    run_dir: Path | None
+    """As given; None = a new one below `runs/`. For a resume: the run."""
+    is_resumed: bool
+
+
 def run(args: Sequence[str]) -> int:
     """Run the command.
 
     Raises:
         EsperError: If an argument or value is wrong, or the run fails.
     """
-    policy, rest = _split_policy(args)
-    parser = _build_parser()
-    if asks_for_help(rest):
-        write_text(parser.format_help())
-        known = [token for token in rest if token not in ("-h", "--help")]
-        write_flag_help(parser.prog, parse_request(parser, known)[1])
+    if asks_for_help(args):
+        _write_help(args)
         return int(ExitCode.OK)
-    given, request = parse_request(parser, rest)
-    request = _add_policy(request, policy)
-    is_resumed = given.resume is not None
-    run_dir = _find_resumed(given) if is_resumed else given.run_dir
-    resolved = _resolve_resumed(run_dir, request) if is_resumed else resolve_request(request)
+    given, resolved, run_dir, is_resumed = resolve_command(args)
     if given.is_printed:
         write_text(render_config(resolved.config, resolved.provenance))
         return int(ExitCode.OK)
@@ -87,6 +92,31 @@ def run(args: Sequence[str]) -> int:
         write_tables((render_slots(result), render_numbers(result)))
     _say_what_next(result, is_dry_run=given.is_dry_run)
     return int(ExitCode.OK)
+
+
+def resolve_command(args: Sequence[str]) -> TrainCommand:
+    """Return what a command line asks for; nothing is written and no data is opened.
+
+    Args:
+        args: After `esper train`.
+
+    Raises:
+        EsperError: If an argument or value is wrong, or the run to go on with cannot be read.
+    """
+    policy, rest = _split_policy(args)
+    given, request = parse_request(_build_parser(), rest)
+    request = _add_policy(request, policy)
+    is_resumed = given.resume is not None
+    run_dir = _find_resumed(given) if is_resumed else given.run_dir
+    resolved = _resolve_resumed(run_dir, request) if is_resumed else resolve_request(request)
+    return TrainCommand(given, resolved, run_dir, is_resumed)
+
+
+def _write_help(args: Sequence[str]) -> None:
+    parser = _build_parser()
+    write_text(parser.format_help())
+    known = [token for token in _split_policy(args)[1] if token not in ("-h", "--help")]
+    write_flag_help(parser.prog, parse_request(parser, known)[1])
 
 
 def _say_what_next(result: ExperimentResult, *, is_dry_run: bool) -> None:

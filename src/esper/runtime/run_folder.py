@@ -33,6 +33,7 @@ from esper.runtime.run_records import (
     CONFIG_NAME,
     LOCK_NAME,
     META_NAME,
+    RANKS_NAME,
     RUN_FORMAT_VERSION,
     STATUS_NAME,
     RunState,
@@ -46,8 +47,9 @@ _CRASH_CODE = 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
 _MAX_POLICY_CHARACTERS = 40
 _TEMPORARY_PREFIX = ".tmp-"
-_OWN_NAMES = frozenset({CONFIG_NAME, STATUS_NAME, LOCK_NAME})
-"""What a start that died before `meta.json` leaves behind; such a directory may be started again."""
+_OWN_NAMES = frozenset({CONFIG_NAME, STATUS_NAME, LOCK_NAME, RANKS_NAME})
+"""What a start that died before `meta.json` leaves behind, and what a launcher puts there before its ranks
+start; such a directory may be started again."""
 
 
 @final
@@ -98,13 +100,13 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_occupied(path)
+            refuse_occupied(path)
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"run directory {path} cannot be made: {_reason(error)}") from error
         lock = RunLock(path / LOCK_NAME)
         folder = cls(path, lock, run_id=uuid.uuid4().hex, attempt=0)
         try:
-            _refuse_occupied(path)  # again, now that nobody else can start here
+            refuse_occupied(path)  # again, now that nobody else can start here
             replace_text(path / CONFIG_NAME, config_text)
             folder.set_status("running")
             replace_text(path / META_NAME, _to_text(_describe_start(folder.run_id, origin)))
@@ -244,6 +246,24 @@ def read_git_commit(folder: Path) -> str | None:
     return commit + ("+dirty" if _ask_git(folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 
+def refuse_occupied(path: Path) -> None:
+    """Refuse an existing directory in which no run can begin.
+
+    Raises:
+        RunDirectoryError: If it holds a run, or files that no start of a run leaves.
+        OSError: If it cannot be listed.
+    """
+    names = {item.name for item in path.iterdir() if not item.name.startswith(_TEMPORARY_PREFIX)}
+    if META_NAME in names:
+        raise RunDirectoryError(
+            f"{path} holds a run already; continue it with --resume, or give another --run-dir"
+        )
+    if not names <= _OWN_NAMES:
+        raise RunDirectoryError(
+            f"{path} holds other files ({sorted(names - _OWN_NAMES)[0]!r}, ...); give a new --run-dir"
+        )
+
+
 def replace_text(path: Path, text: str) -> None:
     """Put a durable UTF-8 file in the place of `path`: a reader sees the old or the new one.
 
@@ -274,18 +294,6 @@ def _describe_start(run_id: str, origin: RunOrigin) -> dict[str, JsonValue]:
         "git_commit": read_git_commit(Path.cwd()),
         "versions": versions,
     }
-
-
-def _refuse_occupied(path: Path) -> None:
-    names = {item.name for item in path.iterdir() if not item.name.startswith(_TEMPORARY_PREFIX)}
-    if META_NAME in names:
-        raise RunDirectoryError(
-            f"{path} holds a run already; continue it with --resume, or give another --run-dir"
-        )
-    if not names <= _OWN_NAMES:
-        raise RunDirectoryError(
-            f"{path} holds other files ({sorted(names - _OWN_NAMES)[0]!r}, ...); give a new --run-dir"
-        )
 
 
 def _to_text(record: Mapping[str, JsonValue]) -> str:

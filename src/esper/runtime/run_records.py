@@ -26,6 +26,8 @@ RESUMABLE_STATES = frozenset({"interrupted", "killed"})
 
 CONFIG_NAME, META_NAME, STATUS_NAME, LOCK_NAME = "config.toml", "meta.json", "status.json", "lock"
 CHECKPOINTS_NAME = "checkpoints"
+RANKS_NAME = "ranks"
+"""Folder of what the ranks of one training tell each other and their launcher."""
 POLICY_FOLDER_NAME = "policy"
 """Folder of the policy that a training leaves at its end."""
 RUNS_ROOT = Path("runs")

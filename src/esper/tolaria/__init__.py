@@ -9,6 +9,7 @@ from esper.tolaria.checkpoint import (
     SavedCheckpoint,
     StateRecord,
     checkpoint_name,
+    checkpoint_place,
 )
 from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
 from esper.tolaria.epoch import EpochProgress, StopCheck
@@ -63,6 +64,7 @@ __all__ = [
     "Workbench",
     "build_objective",
     "checkpoint_name",
+    "checkpoint_place",
     "estimate_mean",
     "train_flops",
 ]

@@ -16,7 +16,7 @@ from esper.leyline import (
     JsonValue,
     UnknownNameError,
 )
-from esper.tolaria.checkpoint import CheckpointStore, StateRecord, checkpoint_name
+from esper.tolaria.checkpoint import CheckpointStore, StateRecord, checkpoint_name, checkpoint_place
 from tolaria.checkpoint.faults import (
     TOPOLOGY,
     FailAt,
@@ -85,6 +85,13 @@ def test_names_are_ordered_by_epoch_and_batch_not_by_text() -> None:
     for numbers in ((-1, 0), (0, -1), (10**9, 0), (0, 10**9), (0, 0, -1), (0, 0, 10**9)):
         with pytest.raises(ValueError, match=r"must be in"):
             checkpoint_name(*numbers)
+
+
+def test_the_place_in_a_name_is_larger_for_what_is_newer() -> None:
+    numbers = [(0, 0, 0), (0, 7, 0), (12, 34, 0), (9_999, 0, 0), (12_345, 678_901, 0), (1, 2, 1), (0, 0, 2)]
+    places = [checkpoint_place(checkpoint_name(*each)) for each in numbers]
+    assert places == sorted((rollbacks, epoch, batch) for epoch, batch, rollbacks in numbers)
+    assert [checkpoint_place(name) for name in ("LATEST", "e00012-b00001", ".tmp-e0001-b00000")] == [None] * 3
 
 
 def test_other_entries_are_not_checkpoints(tmp_path: Path) -> None:

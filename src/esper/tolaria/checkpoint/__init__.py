@@ -13,7 +13,7 @@ from esper.tolaria.checkpoint.record import (
     match_tensors,
 )
 from esper.tolaria.checkpoint.rng import capture_rng, restore_rng
-from esper.tolaria.checkpoint.store import CheckpointStore, checkpoint_name
+from esper.tolaria.checkpoint.store import CheckpointStore, checkpoint_name, checkpoint_place
 
 __all__ = [
     "FORMAT_VERSION",
@@ -27,6 +27,7 @@ __all__ = [
     "StateRecord",
     "capture_rng",
     "checkpoint_name",
+    "checkpoint_place",
     "match_tensors",
     "restore_rng",
 ]

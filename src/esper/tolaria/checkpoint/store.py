@@ -78,6 +78,15 @@ def checkpoint_name(epoch: int, batch: int, num_rollbacks: int = 0) -> str:
     return f"e{epoch:04d}-b{batch:05d}" + (f"-r{num_rollbacks}" if num_rollbacks else "")
 
 
+def checkpoint_place(name: str) -> tuple[int, int, int] | None:
+    """Return (rollbacks, epoch, batch), larger for newer ones, of a name as `checkpoint_name` writes it."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    epoch, batch, num_rollbacks = int(match[1]), int(match[2]), int(match[3] or 0)
+    return (num_rollbacks, epoch, batch) if name == checkpoint_name(epoch, batch, num_rollbacks) else None
+
+
 @final
 class CheckpointStore:
     """The checkpoints of one run.
@@ -148,7 +157,9 @@ class CheckpointStore:
             CheckpointError: If the directory cannot be listed.
         """
         places = [
-            (place, entry.name) for entry in self._entries() if (place := _place(entry.name)) is not None
+            (place, entry.name)
+            for entry in self._entries()
+            if (place := checkpoint_place(entry.name)) is not None
         ]
         return tuple(name for _, name in sorted(places, reverse=True))
 
@@ -167,7 +178,7 @@ class CheckpointStore:
             CheckpointError: If the record cannot be written as it is, the name is taken, or the disk fails;
                 the checkpoints that were there are as they were.
         """
-        if _place(name) is None:
+        if checkpoint_place(name) is None:
             raise CheckpointError(f"cannot save checkpoint {name!r}: expected a name like 'e0012-b00034'")
         files = self._encode(name, record, topology_hash)
         num_bytes = sum(len(data) for data in files.values())
@@ -357,15 +368,6 @@ class CheckpointStore:
         return CheckpointError(
             f"no checkpoint in {self._root}: expected directories with names like 'e0012-b00034'"
         )
-
-
-def _place(name: str) -> tuple[int, int, int] | None:
-    """Return (rollbacks, epoch, batch) of a name as `checkpoint_name` writes it, else None."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    epoch, batch, num_rollbacks = int(match[1]), int(match[2]), int(match[3] or 0)
-    return (num_rollbacks, epoch, batch) if name == checkpoint_name(epoch, batch, num_rollbacks) else None
 
 
 def _offer_older(names: tuple[str, ...], refused: str) -> str:
