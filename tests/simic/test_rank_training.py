@@ -25,9 +25,10 @@ SMALL = NetworkConfig(hidden_size=16, token_size=8, family_size=3, attention_hea
 CONFIG = TrainingConfig(
     num_updates=3,
     is_sum_ordered=True,
-    ppo=PPOConfig(num_minibatches=1, learning_rate=1e-3, target_kl=0.0),
+    ppo=PPOConfig(learning_rate=1e-3, target_kl=0.0),
     entropy=EntropyConfig(start=0.01, end=0.01),
 )
+"""Minibatches of one row each, so that ranks have none in many of them."""
 
 
 _ONE_AT_A_TIME = threading.Lock()

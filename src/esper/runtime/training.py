@@ -56,7 +56,7 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
     """
     set_threads(config.num_threads)
     # Asked here as well as before every update: a number that does not fit must not cost a rollout first.
-    count_minibatches(config.training.ppo, config.envs.num_envs, SingleProcess())
+    count_minibatches(config.training.ppo, config.envs.num_envs)
     builder = EnvBuilder(config)
     env, horizon = builder.build(range(config.envs.num_envs)), builder.horizon_epochs
     network_config = _fill_sizes(config.network, builder.sizes)

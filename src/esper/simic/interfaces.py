@@ -132,3 +132,25 @@ class Bootstrap(NamedTuple):
     """[E, T]: V of the observation that followed step t, where step t was truncated; 0 elsewhere."""
     last_value: Tensor
     """[E]: V of the pending observation of a row that goes on; 0 where the row ended."""
+
+
+class RolloutPace(Protocol):
+    """When rollouts of one rank end early for the sake of the others, and who hears that one is complete."""
+
+    def should_cut(self, num_steps: int, update: int) -> bool:
+        """Whether to end the rollout of this update after `num_steps` steps; rows that run go on in the next."""
+
+    def finish(self, update: int) -> None:
+        """Hear that this rank's rollout of this update is complete, cut or not."""
+
+
+@final
+class FreePace:
+    """The pace of one process: every rollout is collected whole."""
+
+    def should_cut(self, num_steps: int, update: int) -> bool:
+        """Return False."""
+        return False
+
+    def finish(self, update: int) -> None:
+        """Do nothing."""

@@ -33,7 +33,7 @@ from esper.simic.anomalies import (
 )
 from esper.simic.config import TrainingConfig
 from esper.simic.interfaces import ActorCritic
-from esper.simic.minibatches import count_minibatches, draw_groups
+from esper.simic.minibatches import plan_minibatches
 from esper.simic.normalizers import InputNormalizer, ValueNormalizer, scalar_moments
 from esper.simic.ppo_loss import (
     SQUARED_COLUMNS,
@@ -170,16 +170,16 @@ class PPOLearner:
             RuntimeError: If masks changed between sampling and update.
         """
         ppo = self._config.ppo
-        count = count_minibatches(ppo, batch.num_rows, self._collective)
+        plan = plan_minibatches(ppo, batch.num_rows, self._collective)
         rate = self.learning_rate
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        groups = draw_groups(batch.num_rows, count, self._generator)
+        groups = plan.draw(self._generator)
         work, metrics = self._prepare(batch, groups)
         outcomes: list[MinibatchOutcome] = []
         for epoch in range(ppo.epochs):
             if epoch > 0:
-                groups = draw_groups(batch.num_rows, count, self._generator)
+                groups = plan.draw(self._generator)
             outcomes += self._run_epoch(work, groups)
             if outcomes[-1].is_over:
                 break
@@ -237,7 +237,7 @@ class PPOLearner:
     def _compute_anchor(self, batch: RolloutBatch, groups: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Score the rollout at the present weights, in the very minibatches of the first epoch."""
         log_probs, values = torch.zeros_like(batch.log_probs), torch.zeros_like(batch.value)
-        for group in groups:
+        for group in filter(None, groups):
             rows = torch.tensor(group, device=self._device)
             with torch.no_grad():
                 scored = self._score(batch.select(rows))
@@ -255,14 +255,18 @@ class PPOLearner:
     def _run_epoch(self, work: _Work, groups: list[list[int]]) -> list[MinibatchOutcome]:
         outcomes = []
         for group, counts in zip(groups, work.table.group_totals(groups), strict=True):
-            outcomes.append(self._run_minibatch(work, torch.tensor(group, device=self._device), counts))
+            outcomes.append(self._run_minibatch(work, group, counts))
             if outcomes[-1].is_over:
                 break
         return outcomes
 
-    def _run_minibatch(self, work: _Work, rows: Tensor, counts: Mapping[str, float]) -> MinibatchOutcome:
+    def _run_minibatch(
+        self, work: _Work, group: list[int], counts: Mapping[str, float]
+    ) -> MinibatchOutcome:
         mean, divisor = work.normalization or compute_normalization(counts)
-        targets = work.targets.select(rows)
+        # A rank without a row in this minibatch takes part with one that counts for nothing.
+        rows = torch.tensor(group or [0], device=self._device)
+        targets = work.targets.select(rows) if group else work.targets.select(rows).muted()
         targets = targets._replace(advantage=(targets.advantage - mean) / divisor)
         loss = compute_loss(self._score(work.batch.select(rows)), targets, counts, work.coefs)
         self._optimizer.zero_grad(set_to_none=True)

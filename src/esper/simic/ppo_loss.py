@@ -299,6 +299,11 @@ class LossTargets(NamedTuple):
         """Return copies of some rows."""
         return LossTargets(*(tensor[rows] for tensor in self))
 
+    def muted(self) -> LossTargets:
+        """Return the same rows with weight 0: nothing of them is learned or counted."""
+        zeros = {name: torch.zeros_like(getattr(self, name)) for name in ("weights", "learn", "available")}
+        return self._replace(**zeros)
+
 
 class LossCoefs(NamedTuple):
     """Settings of one update."""

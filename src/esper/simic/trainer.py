@@ -28,7 +28,7 @@ from esper.simic.collector import (
     describe_collection,
 )
 from esper.simic.config import TrainingConfig
-from esper.simic.interfaces import ActorCritic, RolloutEnv
+from esper.simic.interfaces import ActorCritic, FreePace, RolloutEnv, RolloutPace
 from esper.simic.memory_drift import DRIFT_METRIC, MemoryDrift, measure_drift
 from esper.simic.ppo import PPOLearner
 from esper.simic.rollout_buffer import (
@@ -66,6 +66,8 @@ class TrainerParts:
     E - 1."""
     collective: Collective = field(default_factory=SingleProcess)
     """Ranks that train the same policy, each on rows of its own; the learner's."""
+    pace: RolloutPace = field(default_factory=FreePace)
+    """When a rollout is cut short for the other ranks."""
 
 
 @final
@@ -189,9 +191,12 @@ class PolicyTrainer:
             autocast=learner.autocast,
             values=learner.value_normalizer,
             inputs=learner.input_normalizer,
+            should_cut=lambda num_steps: parts.pace.should_cut(num_steps, self.round),
             after_step=after_step,
         )
-        return collect_rollout(parts.env, parts.network, self._buffer, self._carry, collector)
+        rollout = collect_rollout(parts.env, parts.network, self._buffer, self._carry, collector)
+        parts.pace.finish(self.round)
+        return rollout
 
     def _judge_time(self, batch: RolloutBatch) -> dict[str, float]:
         """Return how well a critic that knows nothing but the time would have done, then let it learn."""
