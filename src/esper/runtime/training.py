@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from esper.leyline import SingleProcess, derive_seed
+from esper.leyline import derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow

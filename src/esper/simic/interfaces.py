@@ -138,7 +138,7 @@ class RolloutPace(Protocol):
     """When rollouts of one rank end early for the sake of the others, and who hears that one is complete."""
 
     def should_cut(self, num_steps: int, update: int) -> bool:
-        """Whether to end the rollout of this update after `num_steps` steps; rows that run go on in the next."""
+        """Whether the rollout of this update ends after `num_steps` steps; running rows go on in the next."""
 
     def finish(self, update: int) -> None:
         """Hear that this rank's rollout of this update is complete, cut or not."""

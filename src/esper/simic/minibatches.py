@@ -1,8 +1,8 @@
 """How rows of a rollout are dealt into minibatches: whole rows, each once per epoch.
 
-Minibatches are drawn over the rows of all ranks, and each rank takes part in each of them with those of its own
-rows that are in it. So a training does not depend on how many ranks share its rows; the price is that a rank
-may have more rows in a minibatch than another, or none.
+Minibatches are drawn over the rows of all ranks, and each rank takes part in each of them with those of its
+own rows that are in it. So a training does not depend on how many ranks share its rows; the price is that a
+rank may have more rows in a minibatch than another, or none.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def count_minibatches(ppo: PPOConfig, num_rows: int) -> int:
     count = min(MOST_BY_ITSELF, num_rows) if ppo.num_minibatches is None else ppo.num_minibatches
     if count > num_rows:
         raise ConfigError(
-            f"ppo.num_minibatches={count}: a minibatch holds whole rows, and there are {num_rows}; use at most "
-            f"{num_rows}, or more environments"
+            f"ppo.num_minibatches={count}: a minibatch holds whole rows, and there are {num_rows}; use at "
+            f"most {num_rows}, or more environments"
         )
     if count * ppo.epochs == 1 and ppo.target_kl > 0:
         raise ConfigError(

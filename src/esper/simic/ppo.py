@@ -260,9 +260,7 @@ class PPOLearner:
                 break
         return outcomes
 
-    def _run_minibatch(
-        self, work: _Work, group: list[int], counts: Mapping[str, float]
-    ) -> MinibatchOutcome:
+    def _run_minibatch(self, work: _Work, group: list[int], counts: Mapping[str, float]) -> MinibatchOutcome:
         mean, divisor = work.normalization or compute_normalization(counts)
         # A rank without a row in this minibatch takes part with one that counts for nothing.
         rows = torch.tensor(group or [0], device=self._device)

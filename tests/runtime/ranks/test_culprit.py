@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from esper.runtime.ranks import Pulse, RankFinding, find_culprit
+from esper.runtime.ranks.culprit import find_dead
 from esper.runtime.ranks.heartbeat import path_of
 from esper.runtime.ranks.record_file import write_record
 
@@ -99,3 +100,27 @@ def test_different_collectives_are_named_with_their_ranks(tmp_path: Path) -> Non
     finding = find(tmp_path, replace(OWN, rank=1, operation="barrier"), WAITING, moving=(1, 2))
     assert finding.rank is None
     assert "all_sum by [0, 2], barrier by [1]" in finding.describe()
+
+
+def find_gone(folder: Path, peer: Pulse, *, is_moving: bool) -> RankFinding | None:
+    publish(folder, peer)
+
+    def pause() -> None:
+        publish(folder, replace(peer, beat=peer.beat + is_moving))
+
+    return find_dead(folder, OWN, world_size=2, pause=pause)
+
+
+def test_outside_of_collectives_a_slow_rank_is_alive_and_a_silent_one_is_not(tmp_path: Path) -> None:
+    slow = replace(OWN, rank=1, counter=3, phase="rollout")
+    assert find_gone(tmp_path, slow, is_moving=True) is None
+    silent = find_gone(tmp_path, slow, is_moving=False)
+    assert silent is not None
+    assert silent.rank == 1
+
+
+def test_a_witness_tells_that_somebody_is_gone(tmp_path: Path) -> None:
+    witness = replace(OWN, rank=1, state="failed")
+    finding = find_gone(tmp_path, witness, is_moving=True)
+    assert finding is not None
+    assert finding.rank is None

@@ -37,7 +37,7 @@ def test_a_group_of_one_rank_is_opened_used_and_closed(tmp_path: Path) -> None:
         assert collective.all_sum([2.0]) == [2.0]
         group.barrier()
         assert group.heartbeat.pulse.counter == 2
-        assert not group.straggler.cut_now(1, 1, 0)
+        assert not group.pace(1).should_cut(1, 0)
         with pytest.raises(RuntimeError, match="has process groups already"):
             build_group(tmp_path).__enter__()
     assert not dist.is_initialized()

@@ -35,9 +35,10 @@ def exchange_everything(group: RankGroup, folder: Path) -> None:
     """Use every exchange once; write what came out."""
     rank, collective = group.collective.rank, group.collective
     group.enter("rollout", STEP)
-    group.straggler.finish(STEP)
+    pace = group.pace(10)
+    pace.finish(STEP)
     group.barrier()
-    is_cut = group.straggler.cut_now(3, 10, STEP)
+    is_cut = pace.should_cut(3, STEP)
     group.enter("update", STEP)
     module = nn.Linear(2, 1)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple, final
@@ -96,6 +96,27 @@ def find_culprit(folder: Path, own: Pulse, *, world_size: int, pause: Callable[[
         evidence, _, rank = min(suspicions)
         return _describe(rank, evidence, everybody)
     return _ask_witnesses(everybody)
+
+
+def find_dead(folder: Path, own: Pulse, *, world_size: int, pause: Callable[[], None]) -> RankFinding | None:
+    """Look at all heartbeats twice and name a rank that is gone or stopped; None if all live.
+
+    Outside of collectives a rank that is merely slow is no suspect; one whose own collective failed is a sign
+    that somebody else is gone.
+
+    Args:
+        folder: Where all ranks publish.
+        own: What this rank says about itself now.
+        world_size: Number of ranks.
+        pause: Called between the two looks; it waits until any living rank has published again.
+    """
+    finding = find_culprit(folder, replace(own, counter=0), world_size=world_size, pause=pause)
+    is_failing = any(
+        isinstance(pulse := read_pulse(folder, rank, own.session), Pulse) and pulse.state == FAILED
+        for rank in range(world_size)
+        if rank != own.rank
+    )
+    return finding if finding.rank is not None or is_failing else None
 
 
 def _suspect(rank: int, before: Pulse | str, now: Pulse | str, own: Pulse) -> _Suspicion | None:

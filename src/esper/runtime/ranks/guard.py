@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from esper.leyline import RankFailureError
-from esper.runtime.ranks.culprit import find_culprit
+from esper.runtime.ranks.culprit import find_culprit, find_dead
 from esper.runtime.ranks.heartbeat import Heartbeat
 
 
@@ -34,6 +34,11 @@ class Guard:
         self._heartbeat, self._folder = heartbeat, folder
         self._world_size, self._silence_s = world_size, silence_s
 
+    @property
+    def silence_s(self) -> float:
+        """Seconds that one look at the heartbeats takes."""
+        return self._silence_s
+
     @contextmanager
     def __call__(self, operation: str) -> Iterator[None]:
         """Watch over one exchange.
@@ -50,6 +55,22 @@ class Guard:
             RuntimeError
         ) as error:  # gloo raises it bare; all other errors of torch.distributed are kinds of it
             raise self._blame(operation) from error
+
+    def refuse_dead(self, operation: str) -> None:
+        """Look whether a rank is gone or stopped, while this one waits outside of any collective.
+
+        Args:
+            operation: What it waits for, for the message.
+
+        Raises:
+            RankFailureError: If one is.
+        """
+        finding = find_dead(
+            self._folder, self._heartbeat.pulse, world_size=self._world_size, pause=self._pause
+        )
+        if finding is not None:
+            self._heartbeat.admit_failure(finding.rank)
+            raise RankFailureError(f"{finding.describe()}, noticed in {operation}", finding.rank)
 
     def _blame(self, operation: str) -> RankFailureError:
         # Witness first: a peer that looks meanwhile, or after this rank left, must not take it for dead.

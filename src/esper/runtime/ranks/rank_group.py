@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from esper.leyline import ConfigError
@@ -33,7 +33,10 @@ from esper.runtime.ranks.gradients import MeanGradients, copy_weights
 from esper.runtime.ranks.guard import Guard
 from esper.runtime.ranks.heartbeat import Heartbeat
 from esper.runtime.ranks.leaving import describe_error
+from esper.runtime.ranks.notes import RankNotes
+from esper.runtime.ranks.pace import RankPace
 from esper.runtime.ranks.rank_env import RankEnvironment
+from esper.runtime.ranks.stop_agreement import StopAgreement
 from esper.runtime.ranks.straggler import Straggler
 from esper.runtime.ranks.torch_collective import TorchCollective
 
@@ -91,10 +94,23 @@ class RankGroup:
         """Agreement over plain numbers."""
         return self._parts.collective
 
-    @property
-    def straggler(self) -> Straggler:
-        """When this rank's rollout is cut."""
-        return self._parts.straggler
+    def pace(self, num_steps: int) -> RankPace:
+        """Return when rollouts are cut, and where all ranks stop.
+
+        Args:
+            num_steps: Steps of a whole rollout.
+        """
+        parts, place = self._parts, self._environment
+        stops = StopAgreement(
+            parts.notes,
+            parts.guard,
+            rank=place.rank,
+            world_size=place.world_size,
+            num_steps=num_steps,
+            timeout_s=self._config.control_timeout_s,
+        )
+        straggler = Straggler(parts.notes, self._config, rank=place.rank, world_size=place.world_size)
+        return RankPace(straggler, stops, num_steps=num_steps)
 
     def enter(self, phase: str, step: int) -> None:
         """Say what this rank begins; its peers read it when it stops answering.
@@ -193,22 +209,17 @@ class RankGroup:
             control=_open_group("gloo", config.control_timeout_s),
             gradients=_open_group(backend, config.gradient_timeout_s),
         )
-        return _Opened(channel, PrefixStore("straggler", store), config, is_ordered=self._is_ordered)
+        return _Opened(channel, guard, RankNotes(PrefixStore("notes", store)), is_ordered=self._is_ordered)
 
 
 @final
 class _Opened:
     """What exists only while the groups are open."""
 
-    def __init__(
-        self, channel: Channel, store: Store, config: DistributedConfig, *, is_ordered: bool
-    ) -> None:
-        self.channel = channel
+    def __init__(self, channel: Channel, guard: Guard, notes: RankNotes, *, is_ordered: bool) -> None:
+        self.channel, self.guard, self.notes = channel, guard, notes
         self.collective = TorchCollective(channel)
         self.mean_gradients = MeanGradients(channel, is_ordered=is_ordered)
-        self.straggler = Straggler(
-            store, config, rank=channel.place.rank, world_size=channel.place.world_size
-        )
 
 
 def _open_group(backend: str, timeout_s: float) -> ProcessGroup:
