@@ -12,8 +12,8 @@ import pytest
 from cli.calling import call
 from esper.cli import train_policy
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.policy_run import TrainingResult
 from esper.runtime.presets import build_preset
+from esper.runtime.training_record import TrainingResult
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from esper.leyline import RankFailureError
-from esper.runtime.ranks import DistributedConfig, Pulse, leave, read_rank_environment
+from esper.runtime.ranks import DistributedConfig, Heartbeat, Pulse, leave, read_rank_environment
 from esper.runtime.ranks.heartbeat import read_pulse
 from esper.runtime.ranks.rank_group import RankGroup
 
@@ -26,7 +26,8 @@ def main() -> None:
         next(arg.partition("=")[2] for arg in sys.argv[2:] if arg.startswith(("--run", "--resume")))
     )
     folder, config = run_dir / "ranks", DistributedConfig(heartbeat_every_s=0.05)
-    group = RankGroup(environment, config, folder=folder, device=torch.device("cpu"))
+    heartbeat = Heartbeat(folder, rank=environment.rank, session=environment.session, every_s=0.05)
+    group = RankGroup(environment, config, heartbeat=heartbeat, folder=folder, device=torch.device("cpu"))
     try:
         with group:
             assert group.collective.all_sum([1.0]) == [float(environment.world_size)]
@@ -35,7 +36,6 @@ def main() -> None:
                     die(run_dir, group, environment.session)
                 group.barrier()
     except RankFailureError as error:
-        heartbeat = group.heartbeat
         leave(error, folder=folder, environment=environment, heartbeat=heartbeat, log=lambda _: None)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import ConfigError, EpisodeFinished, Notice, UnknownNameError
+from esper.leyline import ConfigError, EpisodeFinished, Notice, SingleProcess, UnknownNameError
 from esper.nissa import read_run
 from esper.runtime.experiment import EnvsConfig, ExperimentConfig
 from esper.runtime.imitating import ImitatedStart, describe_imitation, start_by_imitation
 from esper.runtime.policy_run import train_policy
 from esper.runtime.presets import build_preset
+from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.training import assemble_training
 from esper.simic import ImitationReport
 from esper.simic.imitation_config import ImitationConfig
@@ -34,13 +35,13 @@ def make_config(imitation: ImitationConfig) -> ExperimentConfig:
 
 def test_without_rounds_nothing_is_imitated() -> None:
     config = make_config(ImitationConfig())
-    assert start_by_imitation(config, assemble_training(config)) is None
+    assert start_by_imitation(config, assemble_training(config, LoneRank()), SingleProcess()) is None
 
 
 def test_an_unknown_teacher_is_refused_by_name() -> None:
     config = make_config(ImitationConfig(num_rounds=1, teachers=("never", "heuristc")))
     with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
-        start_by_imitation(config, assemble_training(config))
+        start_by_imitation(config, assemble_training(config, LoneRank()), SingleProcess())
 
 
 def test_a_teacher_that_could_only_wait_is_refused_before_a_directory_is_made(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_every_host_is_imitated_in_the_life_that_came_to_most() -> None:
         host=replace(config.host, epochs=24),
         reward=replace(config.reward, lambda_p=100.0, lambda_f=100.0),
     )
-    start = start_by_imitation(dear, assemble_training(dear))
+    start = start_by_imitation(dear, assemble_training(dear, LoneRank()), SingleProcess())
     assert start is not None
     assert start.num_hosts == (("heuristic", 0), ("never", 2))
 

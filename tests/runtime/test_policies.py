@@ -23,6 +23,7 @@ from esper.runtime.policies import (
     resolve_auto,
 )
 from esper.runtime.presets import digits
+from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.training import assemble_training
 from esper.tamiyo import FixedSchedulePolicy, GreedyConfig, HeuristicTamiyo, RecurrentPolicy, save_policy
 from runtime.learning import tiny_training
@@ -30,7 +31,7 @@ from runtime.own_code import POLICIES, POLICY_MODULE
 
 
 def test_names_give_rules_and_folders_give_trained_policies(tmp_path: Path) -> None:
-    assembly = assemble_training(tiny_training())
+    assembly = assemble_training(tiny_training(), LoneRank())
     folder = tmp_path / "run" / "policy"
     save_policy(folder, assembly.network, assembly.network_config, metadata={})
     config = digits()

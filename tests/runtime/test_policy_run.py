@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,15 @@ from esper.leyline import (
     EpisodeFinished,
     ForeignCheckpointError,
     InterruptedRunError,
-    JsonValue,
     Notice,
     PolicyTrainingStarted,
     PolicyUpdated,
 )
 from esper.nissa import effective_log, read_run
-from esper.runtime import policy_run
-from esper.runtime.policy_run import average_rounds, describe_growth, train_policy
+from esper.runtime.policy_run import train_policy
 from esper.runtime.shutdown import StopSignal
-from esper.simic import Anomaly, FinishedEpisode, QuarantinedRow, RoundReport
+from esper.runtime.training_record import WrittenRecord
+from esper.simic import Anomaly, QuarantinedRow, RoundReport
 from esper.tamiyo import load_policy
 from esper.tolaria import CheckpointStore
 from runtime.learning import tiny_training
@@ -44,16 +44,14 @@ def test_a_training_leaves_a_policy_its_metrics_and_events(tmp_path: Path) -> No
 
 
 class _StopAfterSteps:
-    """Says stop once it was asked often enough; stands in for a signal."""
-
-    exit_code = 130
+    """Tells of SIGINT once it was asked often enough; stands in for a signal."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def __call__(self) -> bool:
+    def __call__(self) -> int:
         self.count -= 1
-        return self.count < 0
+        return int(signal.SIGINT) if self.count < 0 else 0
 
 
 def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
@@ -61,9 +59,8 @@ def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
 ) -> None:
     config = tiny_training()
     whole = train_policy(config, run_dir=tmp_path / "whole", provenance={})
-    stop = _StopAfterSteps(12)  # asked before and after each round and after each step: in round two
-    monkeypatch.setattr(StopSignal, "__call__", lambda _: stop())
-    monkeypatch.setattr(StopSignal, "exit_code", 130)
+    stop = _StopAfterSteps(11)  # asked before each round and after each step: in round two
+    monkeypatch.setattr(StopSignal, "requested", property(lambda _: stop()))
     with pytest.raises(InterruptedRunError, match="go on: esper train --resume"):
         train_policy(config, run_dir=tmp_path / "cut", provenance={})
     monkeypatch.undo()
@@ -108,42 +105,15 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, monkeypatch: 
 
 def test_findings_and_quarantined_rows_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Anomaly("blind_critic", 0.0, 0.05, "check gamma")
-    original = policy_run._WrittenTraining._tell
+    original = WrittenRecord.tell
 
-    def tell(self: policy_run._WrittenTraining, report: RoundReport) -> None:
+    def tell(self: WrittenRecord, report: RoundReport) -> None:
         rows = (QuarantinedRow("environment 1", 1, 3, "reward is not finite"),)
         original(self, replace(report, findings=(found,), quarantined=rows))
 
-    monkeypatch.setattr(policy_run._WrittenTraining, "_tell", tell)
+    monkeypatch.setattr(WrittenRecord, "tell", tell)
     train_policy(tiny_training(num_rounds=1), run_dir=tmp_path / "run", provenance={})
     events = [record.event for record in read_run(tmp_path / "run").records]
     assert [event.name for event in events if isinstance(event, AnomalyFound)] == ["blind_critic"]
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert "environment 1 left out from step 3 on: reward is not finite" in notices
-
-
-def test_growth_of_a_round_is_described_by_hand_computed_means() -> None:
-    facts: dict[str, JsonValue] = {
-        "metric": 0.9,
-        "never_metric": 0.8,
-        "num_fossils": 1,
-        "flops_spent": 300,
-        "never_grow_flops": 100,
-        "added_params": 50,
-        "host_params": 100,
-        "reason": "horizon",
-    }
-    other = facts | {"metric": 0.7, "num_fossils": 0, "reason": "diverged", "added_params": 0}
-    episodes = [FinishedEpisode("a", 0.1, 7, facts), FinishedEpisode("b", 0.1, 7, other)]
-    described = describe_growth(episodes)
-    assert described["rollout/gain_mean"] == pytest.approx(0.0)
-    assert described["rollout/fossils_mean"] == 0.5
-    assert described["rollout/fossilize_rate"] == 0.5
-    assert described["rollout/flops_ratio_mean"] == 3.0
-    assert described["rollout/growth_mean"] == 0.25
-    assert described["rollout/failure_rate"] == 0.5
-    assert describe_growth([FinishedEpisode("a", 0.1, 7, {})]) == {}
-
-
-def test_a_metric_that_was_unknown_in_a_round_is_averaged_over_the_others() -> None:
-    assert average_rounds([{"a": 1.0, "b": 4.0}, {"a": 3.0}]) == {"a": 2.0, "b": 4.0}

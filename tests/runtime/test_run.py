@@ -33,6 +33,7 @@ from esper.runtime.config_file import read_config
 from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
 from esper.runtime.policies import SCORE_EVERY, SCORES_NOTICE
 from esper.runtime.presets import digits
+from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.run import LateSink, run_experiment, run_unwritten
 from esper.runtime.training import assemble_training
 from esper.tamiyo import save_policy
@@ -287,7 +288,7 @@ def test_a_dry_run_tries_the_policy_that_was_asked_for(beside: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a policy with the weights that it was born with."""
     folder = tmp_path_factory.mktemp("trained") / "policy"
-    assembly = assemble_training(tiny_training())
+    assembly = assemble_training(tiny_training(), LoneRank())
     save_policy(folder, assembly.network, assembly.network_config, metadata={})
     return folder
 
@@ -309,7 +310,7 @@ def test_a_run_goes_on_only_with_the_trained_policy_that_it_began_with(trained: 
     shutil.copytree(trained, folder)
     config = tiny(str(folder), epochs=2)
     run_experiment(config, run_dir=tmp_path / "run", provenance={})
-    assembly = assemble_training(replace(tiny_training(), seed=4))
+    assembly = assemble_training(replace(tiny_training(), seed=4), LoneRank())
     save_policy(folder, assembly.network, assembly.network_config, metadata={})
     with pytest.raises(ForeignCheckpointError, match="trained policy are not those that the run was started"):
         run_experiment(config, run_dir=tmp_path / "run", provenance={}, resume=True)

@@ -11,6 +11,7 @@ import torch
 from esper.leyline import ConfigError
 from esper.runtime.experiment import EnvsConfig, FamilyConfig
 from esper.runtime.families import find_narrow
+from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.training import EnvBuilder, assemble_training, count_parameters
 from esper.tamiyo import NetworkConfig
 from runtime.learning import SMALL, tiny_training
@@ -18,7 +19,8 @@ from runtime.learning import SMALL, tiny_training
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
     first, same, other = (
-        assemble_training(replace(tiny_training(), seed=seed)).network.state_dict() for seed in (3, 3, 4)
+        assemble_training(replace(tiny_training(), seed=seed), LoneRank()).network.state_dict()
+        for seed in (3, 3, 4)
     )
     assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
     assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
@@ -30,7 +32,7 @@ def test_a_flat_network_gets_outputs_for_the_largest_host_of_the_family() -> Non
         network=replace(SMALL, kind="flat", factorisation="factored"),
         family=FamilyConfig(num_blocks=(2, 3)),
     )
-    assembly = assemble_training(config)
+    assembly = assemble_training(config, LoneRank())
     assert assembly.network_config.flat_slots == 3
     assert assembly.network_config.flat_blueprints > 1
     assert assembly.env.observe()["slots"].shape[1] == 3

@@ -1,14 +1,21 @@
-"""The half of `esper train` that trains a policy: `esper train ppo`. Shows what a training came to."""
+"""The half of `esper train` that trains a policy: `esper train ppo`, alone or as one of several processes.
+
+Shows what a training came to.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.output import Table, report_note, write_json, write_tables
 from esper.leyline import ExitCode
 from esper.runtime.config_file import ResolvedExperiment
-from esper.runtime.policy_run import TrainingResult, train_policy
+from esper.runtime.policy_run import TrainingRequest, train_policy
+from esper.runtime.rank_training import name_folder, train_as_rank
+from esper.runtime.ranks import read_rank_environment
+from esper.runtime.training_record import TrainingResult
 
 _SHOWN = (
     ("return per episode", "rollout/ep_rew_mean"),
@@ -45,13 +52,27 @@ def run_training(
     Raises:
         EsperError: If the configuration is refused, or training fails.
     """
-    result = train_policy(
-        resolved.config,
-        run_dir=run_dir,
-        provenance=resolved.provenance,
-        resume=is_resumed,
-        argv=("train", *args),
-    )
+    environment = read_rank_environment(os.environ)
+    if environment is None:
+        result = train_policy(
+            resolved.config,
+            run_dir=run_dir,
+            provenance=resolved.provenance,
+            resume=is_resumed,
+            argv=("train", *args),
+        )
+    else:
+        request = TrainingRequest(
+            config=resolved.config,
+            run_dir=name_folder(run_dir),
+            provenance=resolved.provenance,
+            is_resumed=is_resumed,
+            argv=("train", *args),
+        )
+        shared = train_as_rank(request, environment, log=report_note)
+        if shared is None:  # rank 0 shows what came of it
+            return int(ExitCode.OK)
+        result = shared
     if is_json:
         write_json(result.to_json())
     else:

@@ -11,6 +11,7 @@ from typing import final
 
 from esper.leyline import ConfigError, suggest
 from esper.nissa import TelemetryConfig
+from esper.runtime.ranks import DistributedConfig
 from esper.simic import RewardConfig, TrainingConfig
 from esper.tamiyo import GreedyConfig, HeuristicConfig, NetworkConfig
 from esper.tolaria import HostRunConfig
@@ -215,6 +216,8 @@ class ExperimentConfig:
     """What a policy in training is paid for, and the prices by which policies are compared."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How a policy is trained."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """How processes that train a policy together wait for each other; one process reads none of it."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When the run is saved."""
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

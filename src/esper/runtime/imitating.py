@@ -8,13 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
+import safetensors.torch
 import torch
 
-from esper.leyline import TamiyoPolicy, derive_seed
+from esper.leyline import Collective, TamiyoPolicy, derive_seed
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.training import TrainingAssembly
-from esper.simic import Demonstrator, ImitationReport, RolloutBatch, choose_best, demonstrate, imitate
+from esper.simic import (
+    Demonstrator,
+    ImitationReport,
+    RolloutBatch,
+    choose_best,
+    demonstrate,
+    imitate,
+    join_batches,
+    pack_batch,
+    unpack_batch,
+)
 
 
 @final
@@ -42,11 +53,19 @@ def check_teachers(config: ExperimentConfig) -> None:
             refuse_without_scores(teacher, config)
 
 
-def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> ImitatedStart | None:
+def start_by_imitation(
+    config: ExperimentConfig, assembly: TrainingAssembly, collective: Collective
+) -> ImitatedStart | None:
     """Let the network of a fresh training learn from rules first, if the settings ask for it.
 
     Every rule grows the same hosts, and each host's best life is learned from; training then begins with the
-    same hosts as without it.
+    same hosts as without it. Each rank plays on its own hosts and learns from the lives of all, so that all
+    end with the same weights.
+
+    Args:
+        config: The experiment.
+        assembly: Of this rank.
+        collective: Of all ranks.
 
     Returns:
         What imitation came to; None if none is asked for.
@@ -63,8 +82,9 @@ def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> 
     batches, wins = [], Counter(dict.fromkeys(settings.teachers, 0))
     for alternatives in zip(*lives, strict=True):
         best, chosen = choose_best(alternatives)
-        batches.append(best)
+        batches.append(_share(best, collective, assembly.trainer.device))
         wins.update(settings.teachers[which] for which in chosen)
+    counts = collective.all_sum([float(wins[teacher]) for teacher in settings.teachers])
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "imitation"))
     report = imitate(
         assembly.network,
@@ -74,7 +94,17 @@ def start_by_imitation(config: ExperimentConfig, assembly: TrainingAssembly) -> 
         gamma=config.training.gamma,
         generator=generator,
     )
-    return ImitatedStart(report=report, num_hosts=tuple(wins.items()))
+    num_hosts = zip(settings.teachers, map(int, counts), strict=True)
+    return ImitatedStart(report=report, num_hosts=tuple(num_hosts))
+
+
+def _share(batch: RolloutBatch, collective: Collective, device: torch.device) -> RolloutBatch:
+    """Return the rows of all ranks."""
+    mine = safetensors.torch.save({name: x.contiguous() for name, x in pack_batch(batch).items()})
+    rows = [safetensors.torch.load(data) for data in collective.gather_bytes(mine)]
+    return join_batches(
+        [unpack_batch({name: tensor.to(device) for name, tensor in row.items()}) for row in rows]
+    )
 
 
 def describe_imitation(start: ImitatedStart) -> str:
@@ -96,7 +126,7 @@ def _name_teachers(num_hosts: Sequence[tuple[str, int]]) -> str:
 
 def _play(config: ExperimentConfig, assembly: TrainingAssembly, teacher: str) -> list[RolloutBatch]:
     """Return one teacher's rounds, on the hosts that every teacher meets."""
-    env = assembly.envs.build(range(config.envs.num_envs))
+    env = assembly.envs.build(assembly.env_ids)
     try:
         return demonstrate(
             Demonstrator(env, assembly.network, partial(_build_teacher, config, teacher)),

@@ -2,86 +2,73 @@
 
 ```
 build data, hosts, network   everything that can be refused is refused before anything is written
-run directory                config.toml, meta.json before step 0; lock held
-loop                         rounds; a checkpoint when due, or at the very step at which a signal asks
+run directory                config.toml, meta.json before step 0; lock held; by rank 0 alone
+loop                         rounds; a checkpoint when due, or at the step at which a rank is asked to stop
 finish                       last checkpoint, policy/ (weights and contract), training.json
 ```
+Every process of a training walks through the same loop; one process is a training with one rank.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
 from esper.leyline import (
-    AnomalyFound,
-    CheckpointError,
-    CheckpointFailed,
-    CheckpointSaved,
     ConfigError,
-    EpisodeFinished,
-    Event,
     ForeignCheckpointError,
     InterruptedRunError,
-    JsonValue,
-    Notice,
-    PolicyTrainingStarted,
-    PolicyUpdated,
-    RunFinished,
+    RanksDisagreeError,
     canonical_hash,
 )
-from esper.nissa import EventHub, build_hub
-from esper.runtime.config_file import render_config
+from esper.nissa import build_hub
+from esper.runtime.config_file import leaf_values, render_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.imitating import check_teachers, describe_imitation, start_by_imitation
+from esper.runtime.rank_records import join_reports, pack_record, pack_report, unpack_record
+from esper.runtime.ranks.lone import LoneRank, Ranks
 from esper.runtime.resuming import refuse_changes
-from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path, replace_text
-from esper.runtime.run_records import POLICY_FOLDER_NAME, RUNS_ROOT
-from esper.runtime.shutdown import StopSignal
-from esper.runtime.training import TrainingAssembly, assemble_training, count_parameters
-from esper.simic import FinishedEpisode, RoundReport
-from esper.tamiyo import save_policy
-from esper.tolaria import CheckpointStore, StateRecord, checkpoint_name
+from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
+from esper.runtime.run_records import RUNS_ROOT
+from esper.runtime.shutdown import StopSignal, exit_code_of
+from esper.runtime.training import TrainingAssembly, assemble_training
+from esper.runtime.training_record import NoRecord, TrainingRecord, TrainingResult, WrittenRecord
+from esper.simic import RoundReport, count_rows, pick_rows
+from esper.tolaria import StateRecord
 
-CHECKPOINT_KIND = "policy-training"
-RESULT_NAME = "training.json"
-_LAST_ROUNDS = 5
+_OF_ONE_RANK = ("host.device", "telemetry.", "task.data_dir")
+"""Settings in which ranks may differ: they stand on machines of their own."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingResult:
-    """What a finished training comes to; means over its last rounds."""
+class TrainingRequest:
+    """What is to be trained, and where it is written.
 
+    Example:
+        TrainingRequest(config=config, run_dir=Path("runs/a"), provenance={}, is_resumed=False)
+    """
+
+    config: ExperimentConfig
     run_dir: Path
-    policy_dir: Path
-    task: str
-    seed: int
-    num_rounds: int
-    num_env_steps: int
-    num_parameters: int
-    metrics: Mapping[str, float]
-    """Metric -> mean over the last five rounds in which it was known."""
+    """A new directory; for a resume the run."""
+    provenance: Mapping[str, str]
+    """Dotted key -> where its value came from; written beside the configuration."""
+    is_resumed: bool = False
+    argv: tuple[str, ...] = ()
+    """Command line, for the record."""
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return plain data with stable keys."""
-        return {
-            "run_dir": str(self.run_dir),
-            "policy_dir": str(self.policy_dir),
-            "task": self.task,
-            "seed": self.seed,
-            "num_rounds": self.num_rounds,
-            "num_env_steps": self.num_env_steps,
-            "num_parameters": self.num_parameters,
-            "metrics": dict(self.metrics),
-        }
+    @property
+    def origin(self) -> RunOrigin:
+        """What the run is started with."""
+        config = self.config
+        return RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=self.argv)
 
 
 def train_policy(
@@ -92,7 +79,7 @@ def train_policy(
     resume: bool = False,
     argv: Sequence[str] = (),
 ) -> TrainingResult:
-    """Train one policy to its last round.
+    """Train one policy to its last round, in this process.
 
     Args:
         config: The whole experiment.
@@ -105,18 +92,59 @@ def train_policy(
         EsperError: Refused input, an unusable data set or checkpoint, no usable environment.
         InterruptedRunError: A signal stopped the run after its checkpoint was saved.
     """
-    assembly = assemble_training(config)
-    check_teachers(config)
-    origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
-    if resume:
-        if run_dir is None:
+    if run_dir is None:
+        if resume:
             raise ConfigError("resume needs the directory of the run")
-        refuse_changes(run_dir, config)
-        folder = RunFolder.open(run_dir)
+        origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed)
+        run_dir = default_run_path(RUNS_ROOT, origin, datetime.now())
+    request = TrainingRequest(
+        config=config, run_dir=run_dir, provenance=provenance, is_resumed=resume, argv=tuple(argv)
+    )
+    result = train_among_ranks(request, LoneRank())
+    assert result is not None, "rank 0 writes the results"
+    return result
+
+
+def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult | None:
+    """Train one policy to its last round, as one of its ranks; all ranks call it.
+
+    Returns:
+        The result on rank 0, None on the others.
+
+    Raises:
+        EsperError: Refused input, an unusable data set or checkpoint, no usable environment, a failed rank.
+        InterruptedRunError: A signal to any rank stopped the run after its checkpoint was saved.
+    """
+    config = request.config
+    _refuse_other_settings(config, ranks)
+    assembly = assemble_training(config, ranks)
+    check_teachers(config)
+    with StopSignal() as stop, _open_record(request, assembly, ranks) as record:
+        return _Training(request, assembly, ranks, record, stop).run()
+
+
+def _refuse_other_settings(config: ExperimentConfig, ranks: Ranks) -> None:
+    shared = {key: str(x) for key, x in leaf_values(config) if not key.startswith(_OF_ONE_RANK)}
+    if not ranks.collective.all_agree(canonical_hash(dict(shared))):
+        raise RanksDisagreeError("ranks were started with different settings; give all the same command line")
+
+
+@contextmanager
+def _open_record(
+    request: TrainingRequest, assembly: TrainingAssembly, ranks: Ranks
+) -> Iterator[TrainingRecord]:
+    """Hold the run directory while training; only rank 0 has it."""
+    if ranks.collective.rank > 0:
+        yield NoRecord()
+        return
+    config = request.config
+    if request.is_resumed:
+        refuse_changes(request.run_dir, config)
+        folder = RunFolder.open(request.run_dir)
     else:
-        path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
-        folder = RunFolder.create(path, config_text=render_config(config, provenance), origin=origin)
-    with folder, StopSignal() as stop:
+        text = render_config(config, request.provenance)
+        folder = RunFolder.create(request.run_dir, config_text=text, origin=request.origin)
+    with folder:
         hub = build_hub(
             config.telemetry,
             run_id=folder.run_id,
@@ -125,252 +153,117 @@ def train_policy(
             directory=folder.path,
         )
         try:
-            return _WrittenTraining(config, assembly, folder, hub).run(stop, is_resumed=resume)
+            yield WrittenRecord(config, assembly, folder, hub, world_size=ranks.collective.world_size)
         finally:
             hub.close()
 
 
 @final
-class _WrittenTraining:
-    """One attempt at a training that has a directory."""
+class _Training:
+    """One attempt at a training, as one rank walks through it."""
 
     def __init__(
-        self, config: ExperimentConfig, assembly: TrainingAssembly, folder: RunFolder, hub: EventHub
+        self,
+        request: TrainingRequest,
+        assembly: TrainingAssembly,
+        ranks: Ranks,
+        record: TrainingRecord,
+        stop: StopSignal,
     ) -> None:
-        self._config = config
-        self._assembly = assembly
-        self._trainer = assembly.trainer
-        self._folder = folder
-        self._hub = hub
-        self._store = CheckpointStore(
-            folder.checkpoints_path,
-            kind=CHECKPOINT_KIND,
-            esper_version=version("esper-lite"),
-            keep=config.checkpoint.keep,
-        )
-        self._topology_hash = canonical_hash(
-            {name: list(x.shape) for name, x in assembly.network.state_dict().items()}
-        )
-        self._rounds: list[dict[str, float]] = []
-        self._num_env_steps = 0
-        self._num_failures = 0
-        self._loaded_name: str | None = None
-        self._passed_over: tuple[str, ...] = ()
+        self._request, self._config = request, request.config
+        self._assembly, self._trainer = assembly, assembly.trainer
+        self._ranks, self._collective = ranks, ranks.collective
+        self._record, self._stop = record, stop
 
-    def run(self, stop: StopSignal, *, is_resumed: bool) -> TrainingResult:
-        self._store.clean()
-        rewinds_to = self._load() if is_resumed else None
-        self._hub.emit(self._describe_start(rewinds_to, is_resumed=is_resumed))
-        texts = list(self._config.training.notices)
-        texts += [
-            f"checkpoint {name} is damaged; going on from {self._loaded_name}" for name in self._passed_over
-        ]
-        for text in texts:
-            self._hub.emit(Notice(epoch=self._trainer.round, text=text))
-        if not is_resumed:
+    def run(self) -> TrainingResult | None:
+        request = self._request
+        if request.is_resumed:
+            self._load()
+        self._record.start(is_resumed=request.is_resumed)
+        if not request.is_resumed:
             self._imitate()
-        self._loop(stop)
+        self._loop()
         self._save()
-        result = self._write_results()
-        self._hub.emit(RunFinished(epoch=self._trainer.round, reason="horizon"))
+        result = self._record.finish()
+        self._ranks.barrier()
         return result
 
     def _imitate(self) -> None:
         """Start by imitation, if asked for; what a checkpoint holds has it behind it."""
-        start = start_by_imitation(self._config, self._assembly)
+        self._ranks.enter("imitation", 0)
+        start = start_by_imitation(self._config, self._assembly, self._collective)
         if start is not None:
-            self._hub.emit(Notice(epoch=0, text=describe_imitation(start)))
+            self._record.say(describe_imitation(start))
+        # Ranks compute alike, but not on machines of different kinds.
+        self._ranks.broadcast_module(self._assembly.network)
 
-    def _loop(self, stop: StopSignal) -> None:
-        every = self._config.checkpoint.every_epochs
-        while not self._trainer.is_finished:
-            report = None
-            if not stop():
-                self._loaded_name = None
-                report = self._trainer.run_round(stop)
-            if report is not None:
-                self._tell(report)
-            if stop() and not self._trainer.is_finished:
-                saved = self._save()
-                self._hub.emit(RunFinished(epoch=self._trainer.round, reason="interrupted"))
-                what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
-                raise InterruptedRunError(
-                    f"stopped by a signal; {what}; go on: esper train --resume {self._folder.path}",
-                    stop.exit_code,
-                )
-            if every and self._trainer.round % every == 0 and not self._trainer.is_finished:
+    def _loop(self) -> None:
+        trainer, every = self._trainer, self._config.checkpoint.every_epochs
+        while not trainer.is_finished:
+            requested = int(self._collective.all_max([float(self._stop.requested)])[0])
+            if requested:
+                self._leave(requested)
+            self._ranks.enter("rollout", trainer.round)
+            report = trainer.run_round(self._should_stop)
+            if report is None:  # all ranks stand at the same step, and agree above on why
+                continue
+            self._tell(report)
+            if every and trainer.round % every == 0 and not trainer.is_finished:
                 self._save()
 
-    # ------------------------------------------------------------------ telling
+    def _should_stop(self) -> bool:
+        trainer, is_wanted = self._trainer, self._stop.requested != 0
+        return self._assembly.pace.should_stop(is_wanted, trainer.num_collected, trainer.round)
 
-    def _describe_start(self, rewinds_to: int | None, *, is_resumed: bool) -> PolicyTrainingStarted:
-        return PolicyTrainingStarted(
-            epoch=self._trainer.round,
-            task=self._config.task.name,
-            seed=self._config.seed,
-            num_envs=self._config.envs.num_envs,
-            num_rounds=self._config.training.num_updates,
-            horizon_epochs=self._assembly.horizon_epochs,
-            num_parameters=count_parameters(self._assembly.network),
-            is_resumed=is_resumed,
-            rewinds_to_seq=rewinds_to,
+    def _leave(self, signal_number: int) -> None:
+        """Save this place and end.
+
+        Raises:
+            InterruptedRunError: Always.
+        """
+        saved = self._save()
+        self._record.stop()
+        self._ranks.barrier()  # a launcher ends the other ranks when the first has left
+        what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
+        size, run_dir = self._collective.world_size, self._request.run_dir
+        start = "esper" if size == 1 else f"esper launch --nproc-per-node {size} --"
+        raise InterruptedRunError(
+            f"stopped by a signal; {what}; go on: {start} train --resume {run_dir}",
+            exit_code_of(signal_number),
         )
 
     def _tell(self, report: RoundReport) -> None:
-        metrics = dict(report.metrics) | describe_growth(report.episodes)
-        self._rounds.append(metrics)
-        self._num_env_steps = report.num_env_steps
-        events: list[Event] = [describe_episode(episode, report.round) for episode in report.episodes]
-        events += [
-            Notice(epoch=report.round, text=f"{row.name} left out from step {row.step} on: {row.reason}")
-            for row in report.quarantined
-        ]
-        events.append(PolicyUpdated(epoch=report.round, num_env_steps=report.num_env_steps, metrics=metrics))
-        events += [
-            AnomalyFound(
-                epoch=report.round,
-                name=finding.name,
-                value=finding.value,
-                threshold=finding.threshold,
-                advice=finding.advice,
-            )
-            for finding in report.findings
-        ]
-        for event in events:
-            self._hub.emit(event)
+        mine = pack_report(report, self._assembly.env_ids.start)
+        self._record.tell(join_reports(report, self._collective.gather_bytes(mine)))
 
-    # ------------------------------------------------------------------ saving
+    # ------------------------------------------------------------------ saved states
 
     def _save(self) -> str | None:
-        """Save under the name of this place and return it, or None if that failed, which is reported."""
-        trainer = self._trainer
-        name = checkpoint_name(trainer.round, trainer.num_collected)
-        if name == self._loaded_name:  # nothing was trained since: it is there already
-            return name
-        self._hub.flush(durable=True)
-        record = trainer.state()
-        state: dict[str, JsonValue] = {
-            "training": record.state,
-            "rounds": [dict(metrics) for metrics in self._rounds],
-            "num_env_steps": self._num_env_steps,
-            "last_seq": self._hub.next_seq - 1,
-        }
-        try:
-            saved = self._store.save(
-                name,
-                StateRecord(tensors=record.tensors, state=state),
-                topology_hash=self._topology_hash,
+        """Save the state of all ranks; the name on rank 0, None elsewhere or if it failed."""
+        self._ranks.enter("save", self._trainer.round)
+        states = self._collective.gather_bytes(pack_record(self._trainer.state()))
+        return self._record.save([unpack_record(state) for state in states])
+
+    def _load(self) -> None:
+        self._ranks.enter("load", 0)
+        loaded = unpack_record(self._collective.gather_bytes(pack_record(self._record.load()))[0])
+        training, world_size = loaded.state.get("training"), loaded.state.get("world_size")
+        if not isinstance(training, dict) or not isinstance(world_size, int):
+            raise ForeignCheckpointError(f"the checkpoint of {self._request.run_dir} holds no training")
+        saved = StateRecord(tensors=loaded.tensors, state=training)
+        num_rows, num_envs = count_rows(saved), self._config.envs.num_envs
+        if num_rows != num_envs:
+            raise ForeignCheckpointError(
+                f"the checkpoint of {self._request.run_dir} holds {num_rows} environments, not {num_envs}"
             )
-        except CheckpointError as error:
-            self._num_failures += 1
-            self._hub.emit(
-                CheckpointFailed(
-                    epoch=trainer.round, name=name, error=str(error), num_failures=self._num_failures
-                )
+        self._refuse_other_size(world_size)
+        is_first = self._collective.rank == 0
+        self._trainer.restore(pick_rows(saved, self._assembly.env_ids, is_first=is_first))
+
+    def _refuse_other_size(self, saved: int) -> None:
+        size = self._collective.world_size
+        if saved != size and not self._config.distributed.is_elastic:
+            raise ConfigError(
+                f"{self._request.run_dir} was saved by {saved} processes, and here are {size}: go on with as "
+                "many, or let its environments be dealt anew with --distributed.is-elastic true"
             )
-            return None
-        self._hub.emit(CheckpointSaved(epoch=trainer.round, name=saved.name, num_bytes=saved.num_bytes))
-        return name
-
-    def _load(self) -> int:
-        loaded = self._store.load()
-        self._loaded_name, self._passed_over = loaded.name, tuple(map(str, loaded.rejected))
-        match loaded.record.state:
-            case {
-                "training": dict(training),
-                "rounds": list(rounds),
-                "num_env_steps": int(num_env_steps),
-                "last_seq": int(last_seq),
-            } if loaded.topology_hash == self._topology_hash:
-                self._trainer.restore(StateRecord(tensors=loaded.record.tensors, state=training))
-                self._rounds = [
-                    {str(name): float(str(value)) for name, value in row.items()}
-                    for row in rounds
-                    if isinstance(row, dict)
-                ]
-                self._num_env_steps = num_env_steps
-                return last_seq
-        raise ForeignCheckpointError(
-            f"checkpoint {loaded.name} of {self._folder.path} holds no training of this policy"
-        )
-
-    def _write_results(self) -> TrainingResult:
-        policy_dir = self._folder.path / POLICY_FOLDER_NAME
-        result = TrainingResult(
-            run_dir=self._folder.path,
-            policy_dir=policy_dir,
-            task=self._config.task.name,
-            seed=self._config.seed,
-            num_rounds=self._trainer.round,
-            num_env_steps=self._num_env_steps,
-            num_parameters=count_parameters(self._assembly.network),
-            metrics=average_rounds(self._rounds[-_LAST_ROUNDS:]),
-        )
-        facts = result.to_json()
-        del facts["run_dir"], facts["policy_dir"]
-        save_policy(
-            policy_dir, self._assembly.network, self._assembly.network_config, metadata={"training": facts}
-        )
-        text = json.dumps(facts | {"rounds": [dict(row) for row in self._rounds]}, indent=1, sort_keys=True)
-        replace_text(self._folder.path / RESULT_NAME, text + "\n")
-        return result
-
-
-# ---------------------------------------------------------------------- what episodes come to
-
-
-def describe_growth(episodes: Sequence[FinishedEpisode]) -> dict[str, float]:
-    """Return means over the hosts of a round: what growth brought, what it kept, what it spent."""
-    facts = [episode.facts for episode in episodes if episode.facts]
-    if not facts:
-        return {}
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
-    def number(name: str) -> list[float]:
-        return [float(str(fact[name])) for fact in facts]
-
-    fossils = number("num_fossils")
-    pairs = zip(number("metric"), number("never_metric"), strict=True)
-    spent = zip(number("flops_spent"), number("never_grow_flops"), strict=True)
-    sizes = zip(number("added_params"), number("host_params"), strict=True)
-    return {
-        "rollout/gain_mean": mean([metric - never for metric, never in pairs]),
-        "rollout/fossils_mean": mean(fossils),
-        "rollout/fossilize_rate": mean([float(count > 0) for count in fossils]),
-        "rollout/flops_ratio_mean": mean([flops / never for flops, never in spent]),
-        "rollout/growth_mean": mean([added / host for added, host in sizes]),
-        "rollout/failure_rate": mean([float(fact["reason"] != "horizon") for fact in facts]),
-    }
-
-
-def describe_episode(episode: FinishedEpisode, round_number: int) -> EpisodeFinished:
-    """Return the event of one host that was grown."""
-    facts = episode.facts
-    ops = facts["ops"]
-    assert isinstance(ops, Mapping)
-    return EpisodeFinished(
-        epoch=round_number,
-        instance=int(str(facts["instance"])),
-        env_id=int(str(facts["env_id"])),
-        reason=str(facts["reason"]),
-        total_reward=episode.total_reward,
-        num_steps=episode.num_steps,
-        metric=float(str(facts["metric"])),
-        never_metric=float(str(facts["never_metric"])),
-        added_params=int(str(facts["added_params"])),
-        host_params=int(str(facts["host_params"])),
-        flops_spent=int(str(facts["flops_spent"])),
-        never_grow_flops=int(str(facts["never_grow_flops"])),
-        num_fossils=int(str(facts["num_fossils"])),
-        num_refused=int(str(facts["num_refused"])),
-        ops={str(op): int(str(count)) for op, count in ops.items()},
-    )
-
-
-def average_rounds(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return each metric's mean over the rounds in which it was known."""
-    names = sorted({name for row in rounds for name in row})
-    known = {name: [row[name] for row in rounds if name in row] for name in names}
-    return {name: sum(values) / len(values) for name, values in known.items()}

@@ -11,7 +11,7 @@ from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 from esper.tolaria import HostRun, StateRecord
 
-_NOT_COMPARED = ("telemetry.", "checkpoint.", "num_threads")
+_NOT_COMPARED = ("telemetry.", "checkpoint.", "distributed.", "num_threads")
 
 
 def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str) -> int:

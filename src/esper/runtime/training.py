@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
-from esper.leyline import derive_seed
+from esper.leyline import Collective, ConfigError, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow
+from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
     GrowthEnvParts,
@@ -46,36 +47,55 @@ class TrainingAssembly:
     network_config: NetworkConfig
     """What the network was built from, sizes filled in."""
     horizon_epochs: int
+    pace: Pace
+    """Of its rollouts."""
+    env_ids: range
+    """Numbers of this rank's environments."""
 
 
-def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
-    """Build everything that the training of one policy needs.
+def assemble_training(config: ExperimentConfig, ranks: Ranks) -> TrainingAssembly:
+    """Build everything that one rank needs to train a policy together with the others.
+
+    Args:
+        config: The same on all ranks, but for the device.
+        ranks: Of this training.
 
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
     set_threads(config.num_threads)
+    env_ids = deal_rows(config.envs.num_envs, ranks.collective)
     # Asked here as well as before every update: a number that does not fit must not cost a rollout first.
     count_minibatches(config.training.ppo, config.envs.num_envs)
     builder = EnvBuilder(config)
-    env, horizon = builder.build(range(config.envs.num_envs)), builder.horizon_epochs
+    env, horizon = builder.build(env_ids), builder.horizon_epochs
     network_config = _fill_sizes(config.network, builder.sizes)
     network = build_network(network_config, env.layout, seed=config.seed)
     device = resolve_device(config.host.device)
     network.to(device)
     learner = PPOLearner(
-        LearnerParts(network=network, config=config.training, seed=derive_seed(config.seed, "learner"))
+        LearnerParts(
+            network=network,
+            config=config.training,
+            seed=derive_seed(config.seed, "learner"),
+            collective=ranks.collective,
+            reduce_gradients=ranks.reduce_gradients,
+        )
     )
-    num_steps = config.training.rollout.num_steps
+    num_steps = horizon if config.training.rollout.num_steps is None else config.training.rollout.num_steps
+    pace = ranks.pace(num_steps)
     trainer = PolicyTrainer(
         TrainerParts(
             env=env,
             network=network,
             learner=learner,
             config=config.training,
-            num_steps=horizon if num_steps is None else num_steps,
+            num_steps=num_steps,
             device=device,
             seed=derive_seed(config.seed, "policy-actions"),
+            env_ids=tuple(env_ids),
+            collective=ranks.collective,
+            pace=pace,
         )
     )
     return TrainingAssembly(
@@ -86,7 +106,28 @@ def assemble_training(config: ExperimentConfig) -> TrainingAssembly:
         network=network,
         network_config=network_config,
         horizon_epochs=horizon,
+        pace=pace,
+        env_ids=env_ids,
     )
+
+
+def deal_rows(num_rows: int, collective: Collective) -> range:
+    """Return this rank's environments: neighbours, and on no rank more than one more than on another.
+
+    Args:
+        num_rows: Environments of all ranks together.
+        collective: Says who this rank is.
+
+    Raises:
+        ConfigError: If there are fewer environments than ranks.
+    """
+    rank, size = collective.rank, collective.world_size
+    if num_rows < size:
+        raise ConfigError(
+            f"envs.num_envs={num_rows}: {size} processes train together and each needs an environment; use "
+            f"--envs {size} or more, or fewer processes"
+        )
+    return range(num_rows * rank // size, num_rows * (rank + 1) // size)
 
 
 @final

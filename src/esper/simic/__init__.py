@@ -1,6 +1,7 @@
 """The gym: environments, rewards, and the learner that trains the gardener on them."""
 
 from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
+from esper.simic.batch_rows import join_batches, pack_batch, unpack_batch
 from esper.simic.best_teacher import choose_best
 from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
@@ -27,6 +28,7 @@ from esper.simic.rewards.rubric import (
     WeightedTerm,
 )
 from esper.simic.rollout_buffer import FinishedEpisode, QuarantinedRow, RolloutBatch, TamiyoRolloutBuffer
+from esper.simic.row_states import count_rows, join_rows, pick_rows
 from esper.simic.trainer import PolicyTrainer, RoundReport, TrainerParts
 
 __all__ = [
@@ -75,12 +77,18 @@ __all__ = [
     "choose_best",
     "compute_objective",
     "count_minibatches",
+    "count_rows",
     "demonstrate",
     "estimate_paired_interval",
     "evaluate_policy",
     "find_anomalies",
     "imitate",
+    "join_batches",
+    "join_rows",
+    "pack_batch",
     "parse_extra_term",
+    "pick_rows",
     "require_reward_term",
     "run_episode",
+    "unpack_batch",
 ]

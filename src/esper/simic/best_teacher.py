@@ -15,10 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from esper.simic.advantages import RowSteps
-from esper.simic.interfaces import Bootstrap
+from esper.simic.batch_rows import join_batches
 from esper.simic.rollout_buffer import RolloutBatch
-from esper.tamiyo import Memory
 
 
 def choose_best(alternatives: Sequence[RolloutBatch]) -> tuple[RolloutBatch, tuple[int, ...]]:
@@ -44,7 +42,7 @@ def choose_best(alternatives: Sequence[RolloutBatch]) -> tuple[RolloutBatch, tup
         alternatives[which].select(torch.tensor([row], device=totals.device))
         for row, which in enumerate(chosen)
     ]
-    return _join(rows), chosen
+    return join_batches(rows), chosen
 
 
 def _sum_rewards(batch: RolloutBatch) -> Tensor:
@@ -53,23 +51,3 @@ def _sum_rewards(batch: RolloutBatch) -> Tensor:
     has_ended = (steps.valid & (steps.terminated | steps.truncated)).any(dim=1)
     totals = (steps.reward.double() * steps.valid).sum(dim=1)
     return torch.where(has_ended, totals, torch.full_like(totals, -torch.inf))
-
-
-def _join(rows: Sequence[RolloutBatch]) -> RolloutBatch:
-    """Return rows below each other."""
-
-    def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-        return torch.cat(list(tensors), dim=dim)
-
-    first = rows[0]
-    return RolloutBatch(
-        inputs={name: stack([row.inputs[name] for row in rows]) for name in first.inputs},
-        actions=stack([row.actions for row in rows]),
-        log_probs=stack([row.log_probs for row in rows]),
-        value=stack([row.value for row in rows]),
-        num_valid=stack([row.num_valid for row in rows]),
-        steps=RowSteps(*(stack(column) for column in zip(*(row.steps for row in rows), strict=True))),
-        mask_hash=stack([row.mask_hash for row in rows]),
-        memory=Memory(*(stack(part, 1) for part in zip(*(row.memory for row in rows), strict=True))),
-        bootstrap=Bootstrap(*(stack(part) for part in zip(*(row.bootstrap for row in rows), strict=True))),
-    )

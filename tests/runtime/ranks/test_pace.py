@@ -14,12 +14,13 @@ CUT = DistributedConfig(preempt_after_fraction=0.5, preempt_least_fraction=0.5)
 
 
 def test_a_finished_rollout_cuts_the_others_and_is_never_stopped_any_more(tmp_path: Path) -> None:
-    store = HashStore()
+    store, phases = HashStore(), list[tuple[str, int]]()
     mine, other = (
         RankPace(
             Straggler(RankNotes(store), CUT, rank=rank, world_size=2),
             build_stops(tmp_path, store, rank, 2),
             num_steps=NUM_STEPS,
+            enter=lambda phase, step: phases.append((phase, step)),
         )
         for rank in (0, 1)
     )
@@ -30,3 +31,4 @@ def test_a_finished_rollout_cuts_the_others_and_is_never_stopped_any_more(tmp_pa
     assert not mine.should_stop(True, 1, 0), "the other rank is done, so this one finishes, too"
     mine.finish(0)
     assert not other.should_stop(False, 1, 1)
+    assert phases == [("update", 0)] * 2

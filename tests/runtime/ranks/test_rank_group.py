@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from esper.leyline import Collective, ExitCode
-from esper.runtime.ranks import DistributedConfig, RankEnvironment, read_verdicts
+from esper.runtime.ranks import DistributedConfig, Heartbeat, RankEnvironment, read_verdicts
 from esper.runtime.ranks.rank_group import RankGroup
 from runtime.ranks.rank_processes import PATIENCE_S, RankProcesses
 from runtime.ranks.worker import CONFIG, STEP
@@ -25,6 +25,7 @@ def build_group(folder: Path) -> RankGroup:
     return RankGroup(
         ALONE,
         DistributedConfig(),
+        heartbeat=Heartbeat(folder / "ranks", rank=0, session=ALONE.session, every_s=0.5),
         folder=folder / "ranks",
         device=torch.device("cpu"),
         init_method=f"file://{folder / 'store'}",

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from esper.runtime.ranks import DistributedConfig, leave, read_rank_environment
+from esper.runtime.ranks import DistributedConfig, Heartbeat, leave, read_rank_environment
 from esper.runtime.ranks.rank_group import RankGroup
 
 CONFIG = DistributedConfig(
@@ -111,7 +111,8 @@ def main() -> None:
     environment = read_rank_environment(os.environ)
     assert environment is not None
     torch.set_num_threads(1)
-    ranks = RankGroup(environment, CONFIG, folder=folder, device=torch.device("cpu"))
+    heartbeat = Heartbeat(folder, rank=environment.rank, session=environment.session, every_s=0.1)
+    ranks = RankGroup(environment, CONFIG, heartbeat=heartbeat, folder=folder, device=torch.device("cpu"))
     try:
         with ranks as group:
             scenario(group, folder)
@@ -120,7 +121,7 @@ def main() -> None:
             error,
             folder=folder,
             environment=environment,
-            heartbeat=ranks.heartbeat,
+            heartbeat=heartbeat,
             log=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - a program of its own
         )
 

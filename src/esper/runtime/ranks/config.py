@@ -18,7 +18,7 @@ _RANGES = (
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistributedConfig:
-    """How ranks of one training wait for each other; `esper train` runs in one process and reads none of it.
+    """How ranks of one training wait for each other.
 
     Example:
         DistributedConfig(control_timeout_s=1800.0, preempt_after_fraction=0.6)
@@ -42,6 +42,11 @@ class DistributedConfig:
     preempt_least_fraction: float = 0.25
     """Share of its own steps, in [0, 1], that a rank collects before it may be cut; less would say little
     about its hosts."""
+
+    is_elastic: bool = False
+    """Whether a saved training may go on with another number of ranks; no, because a changed number is more
+    often a mistake. The environments are dealt anew, and the numbers stay those of one process but for the
+    last bits."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 from esper.runtime.ranks.stop_agreement import StopAgreement
 from esper.runtime.ranks.straggler import Straggler
+
+UPDATE = "update"
+"""The phase that follows a rollout."""
 
 
 @final
@@ -16,15 +20,24 @@ class RankPace:
         TrainerParts(..., pace=group.pace(num_steps))
     """
 
-    def __init__(self, straggler: Straggler, stops: StopAgreement, *, num_steps: int) -> None:
+    def __init__(
+        self,
+        straggler: Straggler,
+        stops: StopAgreement,
+        *,
+        num_steps: int,
+        enter: Callable[[str, int], None],
+    ) -> None:
         """Take both.
 
         Args:
             straggler: When a rollout is cut.
             stops: Where all ranks stop.
             num_steps: Steps of a whole rollout.
+            enter: Hears what the rank begins.
         """
-        self._straggler, self._stops, self._num_steps = straggler, stops, num_steps
+        self._straggler, self._stops = straggler, stops
+        self._num_steps, self._enter = num_steps, enter
 
     def should_cut(self, num_steps: int, update: int) -> bool:
         """Whether the rollout ends after so many steps, because most ranks are done."""
@@ -42,3 +55,4 @@ class RankPace:
         """Say that this rank's rollout is complete."""
         self._straggler.finish(update)
         self._stops.finish(update)
+        self._enter(UPDATE, update)

@@ -49,7 +49,7 @@ class RankGroup:
     """This rank's connection to all others; entered once per process.
 
     Example:
-        with RankGroup(environment, config.distributed, folder=run_dir / "ranks", device=device) as group:
+        with RankGroup(environment, config, heartbeat=heartbeat, folder=folder, device=device) as group:
             parts = LearnerParts(..., collective=group.collective, reduce_gradients=group.reduce_gradients)
     """
 
@@ -58,6 +58,7 @@ class RankGroup:
         environment: RankEnvironment,
         config: DistributedConfig,
         *,
+        heartbeat: Heartbeat,
         folder: Path,
         device: torch.device,
         is_ordered: bool = False,
@@ -68,6 +69,7 @@ class RankGroup:
         Args:
             environment: This rank.
             config: Timeouts.
+            heartbeat: This rank's, not started yet; it outlives the group, to tell why the rank left.
             folder: Where heartbeats lie, seen by all ranks; made if missing.
             device: Where gradients lie.
             is_ordered: Add gradients in the order of ranks, so that sums do not depend on a tree.
@@ -81,12 +83,7 @@ class RankGroup:
         self._environment, self._config = environment, config
         self._folder, self._device = folder, device
         self._is_ordered, self._init_method = is_ordered, init_method
-        self.heartbeat = Heartbeat(
-            folder,
-            rank=environment.rank,
-            session=environment.session,
-            every_s=config.heartbeat_every_s,
-        )
+        self.heartbeat = heartbeat
         self._opened: _Opened | None = None
 
     @property
@@ -110,7 +107,7 @@ class RankGroup:
             timeout_s=self._config.control_timeout_s,
         )
         straggler = Straggler(parts.notes, self._config, rank=place.rank, world_size=place.world_size)
-        return RankPace(straggler, stops, num_steps=num_steps)
+        return RankPace(straggler, stops, num_steps=num_steps, enter=self.enter)
 
     def enter(self, phase: str, step: int) -> None:
         """Say what this rank begins; its peers read it when it stops answering.
