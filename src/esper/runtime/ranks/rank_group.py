@@ -27,6 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from esper.leyline import ConfigError
+from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.ranks.channel import Channel, Operation, Place
 from esper.runtime.ranks.config import DistributedConfig
 from esper.runtime.ranks.gradients import MeanGradients, copy_weights
@@ -62,6 +63,7 @@ class RankGroup:
         device: torch.device,
         is_ordered: bool = False,
         init_method: str = "env://",
+        faults: FaultPlan | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
 
@@ -72,6 +74,7 @@ class RankGroup:
             device: Where gradients lie.
             is_ordered: Add gradients in the order of ranks, so that sums do not depend on a tree.
             init_method: Where ranks meet, as torch writes it.
+            faults: What a drill lets go wrong on this rank; None = nothing.
 
         Raises:
             ConfigError: If the device needs a way of exchange that this torch lacks.
@@ -86,6 +89,7 @@ class RankGroup:
             rank=environment.rank,
             session=environment.session,
             every_s=config.heartbeat_every_s,
+            faults=faults,
         )
         self._opened: _Opened | None = None
 
