@@ -7,19 +7,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
-FAST := not slow and not full_data and not gpu and not dist
+FAST := not slow and not full_data and not gpu and not dist and not soak
 # Two test workers with one thread each: torch's own threads would fight over the same cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 COVERED := src/esper/leyline/*,src/esper/kasmina/*,src/esper/tolaria/*,src/esper/tamiyo/*,src/esper/simic/*
 
 ifdef ESPER_DATA
-EVERYTHING := not gpu
+EVERYTHING := not gpu and not soak
 else
-EVERYTHING := not gpu and not full_data
+EVERYTHING := not gpu and not soak and not full_data
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check style test test-all coverage docs generate mutation benchmarks clean
+.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,16 @@ test: $(DEV_STAMP) ## the fast tests
 
 test-all: $(DEV_STAMP) coverage docs ## every test but gpu (full data sets only with ESPER_DATA), coverage floor, docs
 
+battery: $(DEV_STAMP) ## every fault that the battery names, short forms, and the table of what held
+	@mkdir -p build && rm -f build/battery.jsonl
+	ESPER_BATTERY_ROWS=build/battery.jsonl $(TEST) -m 'battery and $(EVERYTHING)' --no-cov; code=$$?; \
+	$(BIN)/python scripts/battery_table.py build/battery.jsonl $(KEEP) && exit $$code
+
+soak: $(DEV_STAMP) ## the long forms (hours): more kills, longer fuzzing (ESPER_SOAK_MINUTES), thousands of seeds
+	@mkdir -p build && rm -f build/soak.jsonl
+	ESPER_SOAK=1 ESPER_BATTERY_ROWS=build/soak.jsonl $(TEST) -m 'soak and not gpu' --no-cov; code=$$?; \
+	$(BIN)/python scripts/battery_table.py build/soak.jsonl $(KEEP) && exit $$code
+
 coverage: $(DEV_STAMP)
 	@test -n "$(ESPER_DATA)" || echo "ESPER_DATA is not set: tests marked full_data are left out"
 	$(TEST) -m '$(EVERYTHING)' --cov --cov-report=
@@ -76,6 +86,7 @@ generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, conf
 	$(BIN)/python scripts/lifecycle_page.py
 	$(BIN)/python scripts/rewards_page.py
 	$(BIN)/python scripts/cli_flags.py --update
+	$(BIN)/python scripts/battery_table.py
 
 # mutmut works on a copy in mutants/; src stays as it is. Started anew, because it keeps earlier answers.
 mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count those that the tests catch (minutes)

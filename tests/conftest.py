@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ("battery_rows",)
+
 settings.register_profile(
     "esper",
     derandomize=True,
@@ -86,6 +88,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason shown, what this machine cannot run."""
     missing = {
         "gpu": None if torch.cuda.is_available() else "needs a GPU",
+        "soak": None if os.environ.get("ESPER_SOAK") else "takes minutes to hours: make soak",
         "full_data": None if os.environ.get("ESPER_DATA") else "needs ESPER_DATA with the full data sets",
     }
     for item in items:

@@ -19,6 +19,7 @@ import torch
 
 from esper.leyline import ConfigError
 from esper.runtime.devices import resolve_device
+from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.launching import find_newest_place, set_aside
 from esper.runtime.policy_run import TrainingRequest, train_among_ranks
 from esper.runtime.ranks import (
@@ -63,6 +64,7 @@ def train_as_rank(
         rank=environment.rank,
         session=environment.session,
         every_s=request.config.distributed.heartbeat_every_s,
+        faults=FaultPlan.from_environ(os.environ, rank=environment.rank),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.runtime.fault_plan import FaultPlan, InjectedFaultError, parse_faults
 from esper.runtime.ranks.heartbeat import FAILED, LEFT, Heartbeat, Pulse, path_of, read_pulse
 
 
@@ -121,3 +122,22 @@ def test_a_heartbeat_of_another_attempt_says_nothing(tmp_path: Path) -> None:
     heartbeat.start()
     heartbeat.close()
     assert read_pulse(tmp_path, 1, "run/1") == "its heartbeat is of another attempt"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("order", ["exception@phase=update,step=7", "exception@operation=all_sum,step=7"])
+def test_a_drill_strikes_where_a_rank_says_that_it_is_and_before_it_counts_as_entered(
+    tmp_path: Path, order: str
+) -> None:
+    plan = FaultPlan(parse_faults(order))
+    heartbeat = Heartbeat(tmp_path, rank=1, session="run/0", every_s=60.0, faults=plan)
+    heartbeat.enter("update", 6)
+    heartbeat.enter_collective("all_sum")
+
+    def go_on() -> None:
+        heartbeat.enter("update", 7)
+        heartbeat.enter_collective("all_sum")
+
+    with pytest.raises(InjectedFaultError):
+        go_on()
+    assert (heartbeat.pulse.phase, heartbeat.pulse.step, heartbeat.pulse.counter) == ("update", 7, 1)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
+from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.ranks.record_file import (
     MAX_TEXT,
     DamagedRecordError,
@@ -80,7 +81,9 @@ class Heartbeat:
         heartbeat.enter("rollout", step=7)
     """
 
-    def __init__(self, folder: Path, *, rank: int, session: str, every_s: float) -> None:
+    def __init__(
+        self, folder: Path, *, rank: int, session: str, every_s: float, faults: FaultPlan | None = None
+    ) -> None:
         """Prepare; nothing is written yet.
 
         Args:
@@ -88,7 +91,9 @@ class Heartbeat:
             rank: This process.
             session: Name of this attempt.
             every_s: Seconds between publications.
+            faults: What a drill lets go wrong in this process; None = nothing.
         """
+        self._faults = FaultPlan() if faults is None else faults
         self._path = path_of(folder, rank)
         self._every_s = every_s
         self._pulse = Pulse(rank=rank, session=session)
@@ -127,6 +132,7 @@ class Heartbeat:
         """
         self._pulse = replace(self._pulse, phase=phase, step=step)
         self._wake.set()
+        self._faults.reach("phase", phase=phase, step=step)
 
     def enter_collective(self, operation: str) -> int:
         """Raise the counter; called before the exchange, so that whoever is missing in it has a lower one.
@@ -135,6 +141,8 @@ class Heartbeat:
             The number of this collective, from 1.
         """
         pulse = self._pulse
+        # Before the counter: whoever goes no further has not entered, and the others wait for it.
+        self._faults.reach("collective", operation=operation, phase=pulse.phase, step=pulse.step)
         self._pulse = replace(pulse, counter=pulse.counter + 1, operation=operation)
         return self._pulse.counter
 
