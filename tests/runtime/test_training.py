@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from esper.leyline import ConfigError
 from esper.runtime.experiment import EnvsConfig, FamilyConfig
 from esper.runtime.families import find_narrow
 from esper.runtime.ranks.lone import LoneRank
-from esper.runtime.training import EnvBuilder, assemble_training, count_parameters
+from esper.runtime.training import EnvBuilder, assemble_training, count_parameters, deal_rows
 from esper.tamiyo import NetworkConfig
 from runtime.learning import SMALL, tiny_training
+from simic.test_minibatches import KnownRanks
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
@@ -103,3 +106,14 @@ def test_settings_of_the_hosts_out_of_range_are_refused_by_name(fields: dict[str
 def test_a_network_that_does_not_fit_its_settings_is_refused() -> None:
     with pytest.raises(ConfigError, match="attention_heads"):
         NetworkConfig(token_size=10, attention_heads=4)
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_environments_are_dealt_to_ranks_in_order_and_evenly(num_envs: int, size: int) -> None:
+    if num_envs < size:
+        with pytest.raises(ConfigError, match=f"--envs {size} or more"):
+            deal_rows(num_envs, KnownRanks(0, [1] * size))
+        return
+    shares = [deal_rows(num_envs, KnownRanks(rank, [1] * size)) for rank in range(size)]
+    assert [env for share in shares for env in share] == list(range(num_envs))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
