@@ -213,6 +213,7 @@ class _Training:
 
     def _should_stop(self) -> bool:
         trainer, is_wanted = self._trainer, self._stop.requested != 0
+        self._ranks.enter("rollout", trainer.round)
         return self._assembly.pace.should_stop(is_wanted, trainer.num_collected, trainer.round)
 
     def _leave(self, signal_number: int) -> None:
