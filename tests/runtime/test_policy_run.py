@@ -18,6 +18,8 @@ from esper.leyline import (
     Notice,
     PolicyTrainingStarted,
     PolicyUpdated,
+    RanksDisagreeError,
+    SingleProcess,
 )
 from esper.nissa import effective_log, read_run
 from esper.runtime.policy_run import train_policy
@@ -117,3 +119,10 @@ def test_findings_and_quarantined_rows_reach_the_log(tmp_path: Path, monkeypatch
     assert [event.name for event in events if isinstance(event, AnomalyFound)] == ["blind_critic"]
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert "environment 1 left out from step 3 on: reward is not finite" in notices
+
+
+def test_ranks_with_other_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SingleProcess, "all_agree", lambda _, digest: False)
+    with pytest.raises(RanksDisagreeError, match="the same command line"):
+        train_policy(tiny_training(), run_dir=tmp_path / "run", provenance={})
+    assert not (tmp_path / "run").exists()

@@ -140,3 +140,25 @@ def test_a_rank_that_left_with_an_error_of_its_own_is_named_with_it(tmp_path: Pa
         code, text = ranks.ends(within_s=LATEST_S, without_victim=False)[1]
     assert code == 1
     assert "Traceback" in text
+
+
+@pytest.mark.gpu
+@pytest.mark.battery("T28")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: NCCL is not in a CPU build")
+def test_nccl_carries_the_gradients_of_one_gpu(tmp_path: Path) -> None:
+    module = torch.nn.Linear(3, 2).cuda()
+    group = RankGroup(
+        ALONE,
+        DistributedConfig(),
+        heartbeat=Heartbeat(tmp_path / "ranks", rank=0, session=ALONE.session, every_s=0.5),
+        folder=tmp_path / "ranks",
+        device=torch.device("cuda:0"),
+        init_method=f"file://{tmp_path / 'store'}",
+    )
+    with group:
+        group.broadcast_module(module)
+        module.weight.grad = torch.full((2, 3), 2.0, device="cuda:0")
+        group.reduce_gradients(list(module.parameters()))
+        assert torch.equal(module.weight.grad, torch.full((2, 3), 2.0, device="cuda:0"))
+        assert module.bias.grad is not None
+        assert float(module.bias.grad.abs().sum()) == 0.0
