@@ -5,8 +5,8 @@
 Trains a policy under `esper launch` with each number of processes in turn, `--repeats` times, and reads when
 each round was finished from the run's events. Every training has as many hosts as a process has environments,
 and as many first rounds are left out: after them each process has met all of them, and trained the
-never-grown life of each once. Each process has one thread. A ratio pairs trainings beside each other. Needs as many
-idle cores as processes; the figure means nothing otherwise.
+never-grown life of each once. Each process has one thread. A ratio pairs trainings beside each other. Needs
+as many idle cores as processes; the figure means nothing otherwise.
 """
 
 from __future__ import annotations

@@ -649,6 +649,7 @@ def test_a40_ranks_learn_what_one_process_learns_from_all_rows(splits: list[int]
     assert all(are_equal(weights[0], other) for other in weights[1:])
 
 
+@pytest.mark.battery("T26")
 def test_a40_a_rank_without_any_learnable_step_takes_the_same_steps() -> None:
     script = Script(forced=lambda row, t: row == 0)
     (alone,), _ = run_ranks(STEADY, [4], script=script)
@@ -659,6 +660,7 @@ def test_a40_a_rank_without_any_learnable_step_takes_the_same_steps() -> None:
     assert metrics[0] == metrics[1]
 
 
+@pytest.mark.battery("T25")
 def test_a40_all_ranks_stop_at_the_same_minibatch() -> None:
     config = replace(STEADY, ppo=PPOConfig(learning_rate=0.1, epochs=6, num_minibatches=1, target_kl=0.01))
     (alone,), (told,) = run_ranks(config, [4], rounds=1)
@@ -669,6 +671,7 @@ def test_a40_all_ranks_stop_at_the_same_minibatch() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
+@pytest.mark.battery("T25")
 def test_a40_a_fault_on_one_rank_skips_the_step_on_all() -> None:
     def spoil_second(rank: int, batch: RolloutBatch) -> RolloutBatch:
         return spoil(batch, reward=batch.steps.reward * math.nan) if rank == 1 else batch

@@ -110,6 +110,7 @@ def train_on_ranks(splits: Sequence[int]) -> list[Trained]:
     return [results[rank] for rank in range(len(splits))]
 
 
+@pytest.mark.battery("T26")
 @pytest.mark.slow
 @pytest.mark.parametrize("splits", [[2, 2], [1, 3]])
 def test_a41_ranks_meet_the_same_hosts_and_learn_the_same_policy_as_one_process(splits: list[int]) -> None:

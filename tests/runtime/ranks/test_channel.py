@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from esper.leyline import RankFailureError, RanksDisagreeError
@@ -18,6 +19,7 @@ def test_tensors_are_gathered_in_the_order_of_ranks(tmp_path: Path) -> None:
     assert run_ranks(tmp_path, 3, work) == [[0.0, 1.0, 2.0]] * 3
 
 
+@pytest.mark.battery("T21")
 def test_unequal_lengths_are_named_with_operation_and_ranks(tmp_path: Path) -> None:
     errors = run_ranks(
         tmp_path, 3, lambda channel: channel.meet(Operation.ALL_SUM, length=2 + (channel.place.rank == 1))
@@ -28,6 +30,7 @@ def test_unequal_lengths_are_named_with_operation_and_ranks(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.battery("T21")
 def test_different_operations_are_named_with_their_ranks_and_do_not_hang(tmp_path: Path) -> None:
     errors = run_ranks(
         tmp_path,

@@ -86,6 +86,7 @@ def test_exchanges_between_processes_give_every_rank_the_same(world_size: int, t
     }
 
 
+@pytest.mark.battery("T16")
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.fault
@@ -97,6 +98,7 @@ def test_t16_a_killed_rank_is_named_by_all_others(victim: int, tmp_path: Path) -
         assert_victim_is_named(ranks, "update", "its heartbeat stopped, too", within_s=5.0)
 
 
+@pytest.mark.battery("T18")
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.fault
@@ -108,6 +110,7 @@ def test_t18_a_stopped_rank_is_named_by_all_others(victim: int, world_size: int,
         assert_victim_is_named(ranks, "update", "its heartbeat stopped, too")
 
 
+@pytest.mark.battery("T18")
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.fault
@@ -119,6 +122,7 @@ def test_t18_a_rank_that_sleeps_forever_is_named_and_not_one_that_waits(victim: 
         assert_victim_is_named(ranks, "rollout", "its heartbeat goes on")
 
 
+@pytest.mark.battery("T18")
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.fault

@@ -74,6 +74,7 @@ WALKS = st.builds(
 )
 
 
+@pytest.mark.battery("T25")
 @settings(max_examples=40, deadline=None)
 @given(walks=st.lists(WALKS, min_size=1, max_size=3))
 def test_all_ranks_stop_at_the_same_step_or_none_does(folder: Path, walks: list[Walk]) -> None:
