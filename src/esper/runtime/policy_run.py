@@ -31,6 +31,7 @@ from esper.nissa import build_hub
 from esper.runtime.config_file import leaf_values, render_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.imitating import check_teachers, describe_imitation, start_by_imitation
+from esper.runtime.life_sharing import share_lives
 from esper.runtime.rank_records import join_reports, pack_record, pack_report, unpack_record
 from esper.runtime.ranks.lone import LoneRank, Ranks
 from esper.runtime.resuming import refuse_changes
@@ -203,6 +204,7 @@ class _Training:
             requested = int(self._collective.all_max([float(self._stop.requested)])[0])
             if requested:
                 self._leave(requested)
+            self._meet_hosts()
             self._ranks.enter("rollout", trainer.round)
             report = trainer.run_round(self._should_stop)
             if report is None:  # all ranks stand at the same step, and agree above on why
@@ -210,6 +212,13 @@ class _Training:
             self._tell(report)
             if every and trainer.round % every == 0 and not trainer.is_finished:
                 self._save()
+
+    def _meet_hosts(self) -> None:
+        """Train the never-grown lives of the hosts that the next rollouts begin with, shared among ranks."""
+        if self._trainer.num_collected == 0:
+            self._ranks.enter("lives", self._trainer.round)
+            assembly = self._assembly
+            share_lives(assembly.envs.never_runs, assembly.env.find_next_instances(), self._collective)
 
     def _should_stop(self) -> bool:
         trainer, is_wanted = self._trainer, self._stop.requested != 0

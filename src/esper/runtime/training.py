@@ -160,7 +160,7 @@ class EnvBuilder:
             first_instances=narrow,
             num_first_episodes=envs.narrow_rounds,
         )
-        self._never_runs = NeverRuns(
+        self.never_runs = NeverRuns(
             self._factory.build,
             start_epochs=tuple(epoch for epoch in starts if epoch),
             max_runs=envs.num_hosts,
@@ -184,7 +184,7 @@ class EnvBuilder:
         return GrowthRolloutEnv(
             GrowthEnvParts(
                 fleet=SerialFleet(self._factory.build, places, encode=encode),
-                never_runs=self._never_runs,
+                never_runs=self.never_runs,
                 plan=self._plan,
                 build_reward=lambda: RewardState(self._rubric),
                 env_ids=tuple(env_ids),

@@ -147,6 +147,12 @@ class GrowthRolloutEnv:
 
     # ------------------------------------------------------------------ episodes
 
+    def find_next_instances(self) -> tuple[int, ...]:
+        """Return which hosts the rows that have ended meet in their next episodes."""
+        rows = zip(self._parts.env_ids, self._episodes, self._has_ended, strict=True)
+        plan = self._parts.plan
+        return tuple(plan.start(env, e.number + 1).instance for env, e, has_ended in rows if has_ended)
+
     def reset(self, mask: Tensor) -> None:
         """See `RolloutEnv.reset`; the plan says which host a row gets and where it begins."""
         rows = [bool(flag) for flag in mask]

@@ -7,7 +7,7 @@ whatever the policy, so its curve is a constant that can be taken from a return 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
@@ -73,10 +73,20 @@ class NeverRuns:
         if instance in self._runs:
             self._runs.move_to_end(instance)
             return self._runs[instance]
-        self._runs[instance] = self._train(instance)
+        run = self._train(instance)
+        self.keep(instance, run)
+        return run
+
+    def find_missing(self, instances: Sequence[int]) -> list[int]:
+        """Return those of the instances whose lives are not kept; nothing is trained."""
+        return [instance for instance in instances if instance not in self._runs]
+
+    def keep(self, instance: int, run: NeverRun) -> None:
+        """Keep a life that was trained elsewhere; the least recently used one goes if there are too many."""
+        self._runs[instance] = run
+        self._runs.move_to_end(instance)
         if len(self._runs) > self._max_runs:
             self._runs.popitem(last=False)
-        return self._runs[instance]
 
     def _train(self, instance: int) -> NeverRun:
         run = self._build_run(instance)
