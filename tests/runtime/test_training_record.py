@@ -56,7 +56,7 @@ def test_a_training_saved_by_other_numbers_of_processes_or_environments_is_refus
         return replace(loaded, record=record)
 
     monkeypatch.setattr(CheckpointStore, "load", load_of_three)
-    with pytest.raises(ConfigError, match=r"saved by 3 processes, and here are 1: .*is-elastic true"):
+    with pytest.raises(ConfigError, match=r"saved by 3 processes, and here are 1: .*is-elastic"):
         train_policy(config, run_dir=tmp_path / "run", provenance={}, resume=True)
     elastic = replace(config, distributed=replace(config.distributed, is_elastic=True))
     assert train_policy(elastic, run_dir=tmp_path / "run", provenance={}, resume=True).num_rounds == 1

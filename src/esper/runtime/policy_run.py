@@ -275,5 +275,5 @@ class _Training:
         if saved != size and not self._config.distributed.is_elastic:
             raise ConfigError(
                 f"{self._request.run_dir} was saved by {saved} processes, and here are {size}: go on with as "
-                "many, or let its environments be dealt anew with --distributed.is-elastic true"
+                "many, or let its environments be dealt anew with --distributed.is-elastic"
             )

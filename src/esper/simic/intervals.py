@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from scipy import stats
 
 from esper.leyline import JsonValue
 
@@ -62,6 +61,8 @@ def estimate_paired_interval(differences: Sequence[float], confidence: float = 0
     count = len(differences)
     if count == 0:
         raise ValueError("no pairs: an interval needs at least one difference")
+    from scipy import stats  # noqa: PLC0415 - a third of the start of every command that trains
+
     mean = statistics.fmean(differences)
     if count == 1:
         return PairedInterval(mean=mean, low=None, high=None, num_pairs=1, method="none")
