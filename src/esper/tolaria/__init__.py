@@ -4,12 +4,16 @@ They are handed decisions and never ask who made them.
 """
 
 from esper.tolaria.checkpoint import (
+    BackgroundWriter,
     CheckpointStore,
     LoadedCheckpoint,
     SavedCheckpoint,
+    SaveOutcome,
+    SaveRequest,
     StateRecord,
     checkpoint_name,
     checkpoint_place,
+    detach_record,
 )
 from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
 from esper.tolaria.epoch import EpochProgress, StopCheck
@@ -33,6 +37,7 @@ __all__ = [
     "OPTIMIZER_NAMES",
     "ROLLBACK_MODES",
     "Autocast",
+    "BackgroundWriter",
     "CheckpointStore",
     "EpochProgress",
     "Evaluator",
@@ -51,6 +56,8 @@ __all__ = [
     "Objective",
     "OptimizerConfig",
     "PlanEntry",
+    "SaveOutcome",
+    "SaveRequest",
     "SavedCheckpoint",
     "SerialFleet",
     "SignalTracker",
@@ -65,6 +72,7 @@ __all__ = [
     "build_objective",
     "checkpoint_name",
     "checkpoint_place",
+    "detach_record",
     "estimate_mean",
     "train_flops",
 ]

@@ -3,6 +3,13 @@
 Nothing here knows a model, an optimiser or an event: a `StateRecord` goes in and the same record comes out.
 """
 
+from esper.tolaria.checkpoint.background import (
+    BackgroundWriter,
+    SaveOutcome,
+    SaveRequest,
+    attempt_save,
+    detach_record,
+)
 from esper.tolaria.checkpoint.file_ops import FileOps
 from esper.tolaria.checkpoint.manifest import FORMAT_VERSION, FileEntry, Manifest
 from esper.tolaria.checkpoint.record import (
@@ -17,17 +24,22 @@ from esper.tolaria.checkpoint.store import CheckpointStore, checkpoint_name, che
 
 __all__ = [
     "FORMAT_VERSION",
+    "BackgroundWriter",
     "CheckpointStore",
     "FileEntry",
     "FileOps",
     "LoadedCheckpoint",
     "Manifest",
     "Rejection",
+    "SaveOutcome",
+    "SaveRequest",
     "SavedCheckpoint",
     "StateRecord",
+    "attempt_save",
     "capture_rng",
     "checkpoint_name",
     "checkpoint_place",
+    "detach_record",
     "match_tensors",
     "restore_rng",
 ]

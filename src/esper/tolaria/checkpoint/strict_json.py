@@ -33,7 +33,7 @@ def encode_json(value: object, *, where: str) -> bytes:
         ValueError: If a part is non-finite, of another type, nested too deep, or all of it too large;
             the message gives the path to the part.
     """
-    data = json.dumps(_to_plain(value, where, 0), separators=(",", ":"), allow_nan=False).encode("ascii")
+    data = json.dumps(copy_plain(value, where), separators=(",", ":"), allow_nan=False).encode("ascii")
     _check_size(data, MAX_JSON_BYTES, MAX_JSON_CONTAINERS)
     return data
 
@@ -70,7 +70,17 @@ def _check_size(data: bytes, max_bytes: int, max_containers: int) -> None:
         raise ValueError(f"{num_containers} objects and arrays, at most {max_containers} are read")
 
 
-def _to_plain(value: object, where: str, depth: int) -> JsonValue:
+def copy_plain(value: object, where: str, depth: int = 0) -> JsonValue:
+    """Return a copy of plain data that shares nothing which could change.
+
+    Args:
+        value: None, bool, int, float, str, and sequences and string-keyed mappings of them.
+        where: Name of the value, for messages.
+        depth: Levels above it, in [0, 64].
+
+    Raises:
+        ValueError: If a part is non-finite, of another type or nested too deep; names the path to it.
+    """
     if depth > MAX_JSON_DEPTH:
         raise ValueError(f"{where} is nested deeper than {MAX_JSON_DEPTH} levels")
     if value is None or isinstance(value, bool | str):
@@ -85,11 +95,11 @@ def _to_plain(value: object, where: str, depth: int) -> JsonValue:
         return value
     if isinstance(value, Mapping):
         return {
-            _check_key(key, where): _to_plain(item, f"{where}.{key}", depth + 1)
+            _check_key(key, where): copy_plain(item, f"{where}.{key}", depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [_to_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [copy_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
     raise ValueError(
         f"{where} is a {type(value).__name__}; expected None, bool, int, float, str, a list or a mapping"
     )
