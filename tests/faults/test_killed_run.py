@@ -15,6 +15,8 @@ from cli.calling import call
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 FLAGS = ("--task", "synthetic", "--epochs", "16", "--seed", "4", "--heuristic.first-germination-epoch", "1")
+WAITED = ("--checkpoint.no-is-asynchronous",)
+"""So that a checkpoint is on the disk before the line of the next epoch is printed."""
 
 
 RESULTS = ("test_metrics", "last_validation_loss", "last_train_loss", "total_params", "flops", "fossils")
@@ -42,7 +44,7 @@ def kill_after_line(run_dir: Path, arguments: tuple[str, ...], beginning: str) -
 def test_a_run_killed_without_warning_resumes_to_the_same_result(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert call(["train", "heuristic", *FLAGS, "--run-dir", str(whole)]).code == 0
-    assert kill_after_line(killed, ("heuristic", *FLAGS), "epoch 9/") == -signal.SIGKILL
+    assert kill_after_line(killed, ("heuristic", *FLAGS, *WAITED), "epoch 9/") == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     answer = call(["train", "heuristic", "--resume", str(killed)])
     assert answer.code == 0, answer.err

@@ -41,6 +41,8 @@ from esper.tolaria.checkpoint import CheckpointStore, SavedCheckpoint, StateReco
 from runtime.learning import tiny_training
 from runtime.own_code import POLICIES, POLICY_MODULE
 
+SAVED_EVERY_EPOCH = CheckpointConfig(every_epochs=1, keep=20, is_asynchronous=False)
+
 
 def tiny(policy: str = "cycle", epochs: int = 8) -> ExperimentConfig:
     """Digits with lenient gates, so that one seed is kept and one culled within eight epochs."""
@@ -192,7 +194,7 @@ def test_after_a_rollback_every_checkpoint_is_saved_under_a_name_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison_after(4, monkeypatch)
-    target, config = tmp_path / "run", replace(tiny(), checkpoint=CheckpointConfig(every_epochs=1, keep=20))
+    target, config = tmp_path / "run", replace(tiny(), checkpoint=SAVED_EVERY_EPOCH)
     run_experiment(config, run_dir=target, provenance={})
     events = _events(target)
     assert [event.restored_epoch for event in events if isinstance(event, RolledBack)] == [3]

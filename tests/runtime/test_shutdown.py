@@ -44,7 +44,7 @@ def _start(program: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGUSR2, 143)],
 )
 def test_a_stop_signal_sets_the_flag_and_nothing_else(number: signal.Signals, code: int) -> None:
     previous = signal.signal(number, signal.SIG_DFL)
@@ -77,7 +77,7 @@ def test_the_first_signal_is_kept_and_reported_once() -> None:
 
 
 def test_everything_is_put_back() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     wakeup_before = signal.set_wakeup_fd(write_end)
@@ -113,6 +113,17 @@ def test_other_signals_are_not_taken_for_a_stop() -> None:
             assert not stop()
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+def test_sigusr1_asks_for_a_checkpoint_and_for_no_end() -> None:
+    with StopSignal() as stop:
+        assert not stop.has_save_request
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        assert (stop.has_save_request, stop(), stop.requested) == (True, False, 0)
+        assert (stop.take_save_request(), stop.take_save_request()) == (True, False)
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.take_save_request(), "a request that comes while the first is met asks for another one"
 
 
 def test_a_handler_set_outside_python_becomes_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
         "--compile": "--host.compile",
         "--envs": "--envs.num-envs",
         "--rounds": "--training.num-updates",
+        "--max-hours": "--checkpoint.max-hours",
     }
 )
 """Short flag -> dotted flag; `--seed` and `--policy` are dotted flags already."""

@@ -3,7 +3,8 @@
 The policy decides what grows where; everything is written into a run directory. It may also be auto,
 pretrained, the folder of a trained policy, schedule:FILE or your own package.module:Class. With `ppo` a
 policy is trained instead, on many hosts, in --rounds R of --envs E hosts each. --resume goes on where a run
-stopped, with the configuration in its directory.
+stopped, with the configuration in its directory. A stop signal or --max-hours H saves and leaves, SIGUSR1
+saves and goes on.
 
 Example: esper train heuristic --task digits --epochs 20 --seed 0
 Example: esper train ppo --task digits --envs 8 --rounds 20
@@ -75,6 +76,8 @@ def run(args: Sequence[str]) -> int:
     if resolved.config.policy in TRAINABLE_NAMES:
         if given.is_dry_run:
             raise ConfigError("--dry-run tries the paths of one host; for a policy use --rounds 1 --epochs 8")
+        if resolved.config.checkpoint.max_hours is not None:
+            raise ConfigError("--max-hours is for hosts; the training of a policy stops by a signal only")
         return run_training(resolved, args, run_dir=run_dir, is_resumed=is_resumed, is_json=given.is_json)
     if is_resumed and run_dir is not None and read_run_info(run_dir).state == "finished":
         report_note(f"{run_dir} has finished already; nothing is left to train")

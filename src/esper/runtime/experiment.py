@@ -159,19 +159,28 @@ class EnvsConfig:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """When a run is saved."""
+    """When a run is saved, and when it saves and leaves."""
 
     every_epochs: int = 5
-    """Intervals between checkpoints, >= 0; 0 = only when a signal stops the run. Five lose little."""
+    """Intervals between checkpoints, >= 0; 0 = only when the run ends, is stopped, or SIGUSR1 asks. Five lose
+    little."""
     keep: int = 2
     """Checkpoints kept, >= 2: one to fall back on when the newest is damaged."""
+    is_asynchronous: bool = True
+    """Write the checkpoints that are due beside training instead of waiting for the disk; the last one before
+    the end is waited for always. On, because training then only stands still while its state is copied."""
+    max_hours: float | None = None
+    """Hours after which an attempt saves and leaves with code 143, to be resumed, > 0; leave room for one
+    interval's measuring and one checkpoint. None = no limit, because only a queue has one."""
 
     def __post_init__(self) -> None:
         """Check ranges.
 
         Raises:
-            ConfigError: If a count is too small.
+            ConfigError: If a count is too small, or the time is not a positive number.
         """
+        if self.max_hours is not None and not 0.0 < self.max_hours < math.inf:
+            raise ConfigError(f"checkpoint.max_hours={self.max_hours}: must be finite and > 0")
         if self.every_epochs < 0:
             raise ConfigError(f"checkpoint.every_epochs={self.every_epochs}: must be >= 0")
         if self.keep < 2:
@@ -219,7 +228,7 @@ class ExperimentConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """How processes that train a policy together wait for each other; one process reads none of it."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When the run is saved."""
+    """When the run is saved, and when it saves and leaves."""
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     """What is shown and written."""
 

@@ -3,7 +3,8 @@
 ```
 build data, host, policy     everything that can be refused is refused before anything is written
 run directory                config.toml, meta.json before step 0; lock held
-loop                         decide, apply, train_epoch; a checkpoint when due or when a signal asks
+loop                         decide, apply, train_epoch; a checkpoint when due or asked for by SIGUSR1;
+                             on a stop signal, or when its time is over: save, leave, resumable
 finish                       horizon culls, test split read once, last checkpoint, summary, report
 ```
 """
@@ -15,19 +16,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import final
+from typing import NoReturn, final
 
 from esper.leyline import (
-    CheckpointError,
-    CheckpointFailed,
-    CheckpointSaved,
     ConfigError,
     Event,
     EventSink,
     GovernorGaveUpError,
-    InterruptedRunError,
     JsonValue,
     Notice,
     RunFinished,
@@ -42,8 +38,10 @@ from esper.runtime.policies import SCORES_NOTICE, add_scores, find_policy, lacks
 from esper.runtime.resuming import refuse_changes, restore_assembly
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
+from esper.runtime.run_saver import Place, RunSaver, Snapshot
+from esper.runtime.run_stop import RunStop, TimeLimit
 from esper.runtime.shutdown import StopSignal
-from esper.tolaria import CheckpointStore, SplitResult, StateRecord, checkpoint_name
+from esper.tolaria import SplitResult, StateRecord
 
 CHECKPOINT_KIND = "host-run"
 _SCORE_KEY = "host.measuring.score_every"
@@ -126,8 +124,9 @@ def run_experiment(
 
     Raises:
         EsperError: Refused input, an unusable data set or checkpoint, a host that stays sick.
-        InterruptedRunError: A signal stopped the run after its checkpoint was saved.
+        InterruptedRunError: A signal, or the end of its time, stopped the run after its checkpoint was saved.
     """
+    limit = TimeLimit(config.checkpoint.max_hours)
     config = replace(config, policy=resolve_auto(config.policy))  # so that a later version resumes the same
     notices: tuple[str, ...] = ()
     if lacks_scores(config.policy, config):
@@ -147,7 +146,7 @@ def run_experiment(
     else:
         path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
         folder = RunFolder.create(path, config_text=render_config(config, provenance), origin=origin)
-    with folder, StopSignal() as stop:
+    with folder, StopSignal() as signals:
         hub = build_hub(
             config.telemetry,
             run_id=folder.run_id,
@@ -158,7 +157,7 @@ def run_experiment(
         sink.target = hub
         run = _WrittenRun(config, assembly, folder, hub)
         try:
-            result = run.run(stop, notices, is_resumed=resume)
+            result = run.run(RunStop(signals, limit), notices, is_resumed=resume)
         finally:
             hub.close()
         _write_results(config, folder)
@@ -176,34 +175,26 @@ class _WrittenRun:
         self._assembly = assembly
         self._folder = folder
         self._hub = hub
-        self._store = CheckpointStore(
-            folder.checkpoints_path,
-            kind=CHECKPOINT_KIND,
-            esper_version=version("esper-lite"),
-            keep=config.checkpoint.keep,
-        )
-        self._num_failures = 0
-        self._loaded_name: str | None = None
-        self._passed_over: tuple[str, ...] = ()
+        self._loaded_name = ""
+        self._saver = RunSaver(folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND)
 
-    def run(self, stop: StopSignal, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
+    def run(self, stop: RunStop, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
         host_run = self._assembly.host_run
-        self._store.clean()
+        self._saver.clean()
         rewinds_to = self._load() if is_resumed else None
         self._hub.emit(describe_start(self._config, self._assembly, rewinds_to, is_resumed=is_resumed))
-        texts = [
-            f"checkpoint {damaged} is damaged; going on from {self._loaded_name} instead"
-            for damaged in self._passed_over
-        ]
-        for text in (*notices, *texts):
+        for text in (*notices, *self._describe_fallback()):
             self._hub.emit(Notice(epoch=host_run.epoch, text=text))
         try:
             self._loop(stop)
+            test = host_run.finish()
+            self._saver.save_now(self._place, self._capture)
         except GovernorGaveUpError:
+            self._saver.close(host_run.epoch)  # before the last event
             self._hub.emit(self._describe_end("governor"))
             raise
-        test = host_run.finish()
-        self._save()
+        finally:
+            self._saver.close(host_run.epoch)
         result = summarise(self._config, self._assembly, test, self._folder.path)
         self._hub.emit(
             replace(
@@ -223,7 +214,7 @@ class _WrittenRun:
             flops=host_run.bench.ledger.totals(),
         )
 
-    def _loop(self, stop: StopSignal) -> None:
+    def _loop(self, stop: RunStop) -> None:
         host_run, policy = self._assembly.host_run, self._assembly.policy
         every = self._config.checkpoint.every_epochs
         while not host_run.is_finished:
@@ -232,56 +223,52 @@ class _WrittenRun:
             if not stop():
                 if host_run.progress.batch == 0:
                     host_run.apply(policy.decide(host_run.observe()))
-                self._loaded_name = None
-                outcome = host_run.train_epoch(stop)
+                outcome = host_run.train_epoch(stop.pauses)
             if stop() and not host_run.is_finished:
-                saved = self._save()
-                self._hub.emit(self._describe_end("interrupted"))
-                what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
-                raise InterruptedRunError(
-                    f"stopped by a signal; {what}; go on: esper train --resume {self._folder.path}",
-                    stop.exit_code,
-                )
-            if outcome is not None and every and host_run.epoch % every == 0 and not host_run.is_finished:
-                self._save()
+                self._leave(stop)
+            is_due = outcome is not None and every > 0 and host_run.epoch % every == 0
+            if (stop.take_save_request() or is_due) and not host_run.is_finished:
+                self._saver.save_later(self._place, self._capture)
+            self._saver.tell(host_run.epoch)
 
-    def _save(self) -> str | None:
-        """Save under the name of this place and return it, or None if that failed, which is reported."""
+    def _leave(self, stop: RunStop) -> NoReturn:
+        """Save this place and end the attempt."""
+        saved = self._saver.save_now(self._place, self._capture)
+        if stop.is_time_over:
+            self._hub.emit(Notice(epoch=self._assembly.host_run.epoch, text=f"stopped {stop.reason}"))
+        self._hub.emit(self._describe_end("interrupted"))
+        raise stop.describe(saved, self._folder.path)
+
+    # ------------------------------------------------------------------ saving
+
+    @property
+    def _place(self) -> Place:
         host_run = self._assembly.host_run
-        rollbacks = host_run.bench.governor.rollback_count
-        name = checkpoint_name(host_run.epoch, host_run.progress.batch, rollbacks)
-        if name == self._loaded_name:  # nothing was trained since: it is there already
-            return name
-        self._hub.flush(durable=True)
+        return Place(host_run.epoch, host_run.progress.batch, host_run.bench.governor.rollback_count)
+
+    def _capture(self) -> Snapshot:
+        host_run = self._assembly.host_run
         record = host_run.state()
         state: dict[str, JsonValue] = {
             "run": record.state,
             "policy": dict(self._assembly.policy.state()),  # type: ignore[arg-type]
-            "last_seq": self._hub.next_seq - 1,
         }
         if self._assembly.policy_fingerprint is not None:
             state["policy_fingerprint"] = self._assembly.policy_fingerprint
-        try:
-            saved = self._store.save(
-                name,
-                StateRecord(tensors=record.tensors, state=state),
-                topology_hash=host_run.bench.model.topology_hash(),
-            )
-        except CheckpointError as error:
-            self._num_failures += 1
-            self._hub.emit(
-                CheckpointFailed(
-                    epoch=host_run.epoch, name=name, error=str(error), num_failures=self._num_failures
-                )
-            )
-            return None
-        self._hub.emit(CheckpointSaved(epoch=host_run.epoch, name=saved.name, num_bytes=saved.num_bytes))
-        return name
+        return Snapshot(
+            StateRecord(tensors=record.tensors, state=state), host_run.bench.model.topology_hash()
+        )
 
     def _load(self) -> int:
-        loaded = self._store.load()
-        self._loaded_name, self._passed_over = loaded.name, tuple(map(str, loaded.rejected))
+        loaded = self._saver.load()
+        self._loaded_name = loaded.name
         return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
+
+    def _describe_fallback(self) -> list[str]:
+        return [
+            f"checkpoint {damaged} is damaged; going on from {self._loaded_name} instead"
+            for damaged in self._saver.passed_over
+        ]
 
 
 def describe_start(

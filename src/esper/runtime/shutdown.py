@@ -1,8 +1,10 @@
 """Signals as a flag: the loop asks at its own boundaries, saves, and leaves with the right exit code.
 
 ```
-SIGINT, SIGTERM, SIGHUP -> handler: set the flag, nothing else -> the loop sees `requested` after its batch
-                        -> pipe -> watcher thread: report once; a second SIGINT ends the process at once
+SIGINT, SIGTERM, SIGHUP, SIGUSR2 -> handler: set the flag, nothing else -> the loop sees `requested` after
+                                    its batch, saves and leaves
+                                 -> pipe -> watcher thread: report once; a second SIGINT ends the process
+SIGUSR1                          -> handler: set the other flag -> the loop saves after its batch and goes on
 ```
 The watcher reads the pipe that the interpreter's own C handler writes, so it works while the main thread is
 blocked outside Python. Knows nothing of runs and checkpoints.
@@ -24,9 +26,13 @@ _EXIT_CODES: Mapping[int, ExitCode] = MappingProxyType(
         signal.SIGINT: ExitCode.SIGINT,
         signal.SIGTERM: ExitCode.SIGTERM,
         signal.SIGHUP: ExitCode.SIGTERM,
+        signal.SIGUSR2: ExitCode.SIGTERM,
     }
 )
-"""A lost terminal asks for the same as a termination: save and leave, resumable."""
+"""A lost terminal, and what a scheduler may send before its end, ask for the same as a termination: save and
+leave, resumable."""
+
+_SAVE_SIGNAL = signal.SIGUSR1
 
 _END = b"\0"
 """No signal has number 0, so this byte ends the watcher."""
@@ -49,8 +55,9 @@ def _stay_silent(_signal_number: int) -> None:
 class StopSignal:
     """While entered, stop signals set a flag; the handlers found before are put back afterwards.
 
-    A signal that was ignored before (SIGHUP under nohup) stays ignored. Main thread only. A child made by a
-    bare fork meanwhile shares the pipe and must call `signal.set_wakeup_fd(-1)` first; spawned ones need not.
+    SIGUSR1 sets another one, which asks for a checkpoint and for no end. A signal that was ignored before
+    (SIGHUP under nohup) stays ignored. Main thread only. A child made by a bare fork meanwhile shares the
+    pipe and must call `signal.set_wakeup_fd(-1)` first; spawned ones need not.
 
     Example:
         with StopSignal() as stop:
@@ -67,6 +74,7 @@ class StopSignal:
         """
         self._on_first = on_first
         self._requested = 0
+        self._has_save_request = False
         self._previous: dict[int, object] = {}
         self._previous_wakeup = -1
         self._pipe = (-1, -1)
@@ -81,6 +89,17 @@ class StopSignal:
     def exit_code(self) -> ExitCode:
         """What the process returns after this signal; OK while none was received."""
         return exit_code_of(self._requested)
+
+    @property
+    def has_save_request(self) -> bool:
+        """Whether a checkpoint was asked for that nobody took up yet."""
+        return self._has_save_request
+
+    def take_save_request(self) -> bool:
+        """Return whether a checkpoint was asked for since the last call; many requests are one."""
+        # Cleared before the caller saves: a request that comes meanwhile asks for another checkpoint.
+        has_request, self._has_save_request = self._has_save_request, False
+        return has_request
 
     def __call__(self) -> bool:
         """Whether a stop was asked for; fits where a loop wants a stop check."""
@@ -100,7 +119,7 @@ class StopSignal:
         os.set_blocking(self._pipe[1], False)
         self._watcher.start()
         self._previous_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        for number in _EXIT_CODES:
+        for number in (*_EXIT_CODES, _SAVE_SIGNAL):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._set_flag)
         return self
@@ -119,7 +138,9 @@ class StopSignal:
             os.close(descriptor)
 
     def _set_flag(self, number: int, _frame: FrameType | None) -> None:
-        if not self._requested:
+        if number == _SAVE_SIGNAL:
+            self._has_save_request = True
+        elif not self._requested:
             self._requested = number
 
     def _watch(self) -> None:
