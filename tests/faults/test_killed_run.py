@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow]
 FLAGS = ("--task", "synthetic", "--epochs", "16", "--seed", "4", "--heuristic.first-germination-epoch", "1")
 WAITED = ("--checkpoint.no-is-asynchronous",)
 """So that a checkpoint is on the disk before the line of the next epoch is printed."""
+SAVED_EVERY_ROUND = ("--checkpoint.every-epochs", "1")
 
 
 RESULTS = ("test_metrics", "last_validation_loss", "last_train_loss", "total_params", "flops", "fossils")
@@ -42,18 +43,19 @@ def kill_after_line(run_dir: Path, arguments: tuple[str, ...], beginning: str) -
 
 
 def test_a_run_killed_without_warning_resumes_to_the_same_result(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
     assert call(["train", "heuristic", *FLAGS, "--run-dir", str(whole)]).code == 0
-    assert kill_after_line(killed, ("heuristic", *FLAGS, *WAITED), "epoch 9/") == -signal.SIGKILL
-    assert not (killed / "summary.json").exists()
-    answer = call(["train", "heuristic", "--resume", str(killed)])
-    assert answer.code == 0, answer.err
-    assert read_results(whole) == read_results(killed)
+    for name, saving in (("waited", WAITED), ("beside", SAVED_EVERY_ROUND)):
+        killed = tmp_path / name
+        assert kill_after_line(killed, ("heuristic", *FLAGS, *saving), "epoch 9/") == -signal.SIGKILL
+        assert not (killed / "summary.json").exists()
+        answer = call(["train", "heuristic", "--resume", str(killed)])
+        assert answer.code == 0, answer.err
+        assert read_results(whole) == read_results(killed)
 
 
 POLICY_FLAGS = ("--task", "synthetic", "--epochs", "12", "--envs", "2", "--rounds", "3", "--seed", "4")
 SMALL_POLICY = ("--network.hidden-size", "16", "--network.token-size", "8", "--network.core-size", "16")
-SAVED_EVERY_ROUND = ("--checkpoint.every-epochs", "1")
 
 
 def test_a_policy_training_killed_without_warning_ends_in_the_same_weights_and_metrics(

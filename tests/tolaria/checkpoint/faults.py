@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,14 @@ from pathlib import Path
 import torch
 
 from esper.leyline import CheckpointError
-from esper.tolaria.checkpoint import CheckpointStore, FileOps, StateRecord, checkpoint_name
+from esper.tolaria.checkpoint import (
+    BackgroundWriter,
+    CheckpointStore,
+    FileOps,
+    SaveRequest,
+    StateRecord,
+    checkpoint_name,
+)
 
 TOPOLOGY = "0" * 64
 
@@ -112,6 +120,32 @@ def save_forever(root: str) -> None:
         store.save(checkpoint_name(epoch, 0), build_record(epoch), topology_hash=TOPOLOGY)
         sys.stdout.write(f"{epoch}\n")
         sys.stdout.flush()
+        epoch += 1
+
+
+def save_forever_in_background(root: str) -> None:
+    """Do the same beside the disk, with one more always waiting; what the writer says is acknowledged."""
+    nearly_saved = threading.Semaphore(0)
+
+    def before(operation: str, path: Path) -> None:
+        if operation == "replace":
+            nearly_saved.release()
+
+    store = build_store(Path(root), before=before)
+    store.clean()
+    epoch = 1 + int(str(store.load().record.state["epoch"])) if store.names() else 0
+    writer = BackgroundWriter(store)
+    while True:
+        request = SaveRequest(
+            name=checkpoint_name(epoch, 0), record=build_record(epoch), topology_hash=TOPOLOGY
+        )
+        writer.submit(request)
+        if epoch % 2:
+            nearly_saved.acquire()
+        for outcome in writer.collect():
+            if outcome.saved is not None:
+                sys.stdout.write(f"{int(outcome.name[1:5])}\n")
+                sys.stdout.flush()
         epoch += 1
 
 

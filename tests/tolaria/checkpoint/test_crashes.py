@@ -94,11 +94,14 @@ def test_a_process_that_dies_at_any_operation_leaves_a_valid_checkpoint(tmp_path
 
 
 @pytest.mark.slow
-def test_ten_kills_in_a_save_loop_lose_no_acknowledged_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "num_kills"), [("save_forever", 10), ("save_forever_in_background", 5)])
+def test_ten_kills_in_a_save_loop_lose_no_acknowledged_checkpoint(
+    tmp_path: Path, program: str, num_kills: int
+) -> None:
     generator = random.Random(5)
     acknowledged = -1
-    for _ in range(10):
-        process = run_program("save_forever", tmp_path)
+    for _ in range(num_kills):
+        process = run_program(program, tmp_path)
         assert process.stdout is not None
         for _ in range(generator.randrange(1, 6)):
             acknowledged = int(process.stdout.readline())
