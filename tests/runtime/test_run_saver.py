@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from esper.nissa import EventHub
 from esper.nissa.backends.memory import MemoryBackend
 from esper.runtime.experiment import CheckpointConfig
 from esper.runtime.run_saver import NullSaver, Place, RunSaver, Saver, Snapshot
+from esper.runtime.training import assemble_training
 from esper.tolaria import CheckpointStore, SavedCheckpoint, StateRecord
+from runtime.learning import tiny_training
 
 KIND = "host-run"
 
@@ -224,6 +228,18 @@ def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
         (bench.root / ".tmp-e0001-b00000-0").mkdir()
         bench.saver.clean()
         assert sorted(path.name for path in bench.root.iterdir()) == ["LATEST", "e0000-b00000"]
+
+
+@pytest.mark.slow
+def test_the_saved_state_of_a_training_does_not_change_when_training_goes_on() -> None:
+    trainer, steps = assemble_training(tiny_training()).trainer, count(1)
+    trainer.run_round(lambda: next(steps) == 5)
+    record = trainer.state()
+    tensors, state = {name: x.clone() for name, x in record.tensors.items()}, json.dumps(record.state)
+    trainer.run_round()
+    trainer.run_round()
+    assert json.dumps(record.state) == state
+    assert all(torch.equal(x.nan_to_num(), record.tensors[name].nan_to_num()) for name, x in tensors.items())
 
 
 def test_a_rank_that_leaves_saving_to_another_copies_and_writes_nothing() -> None:

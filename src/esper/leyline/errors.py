@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     SIGINT = 130
     """Interrupted after a saved checkpoint; resumable."""
     SIGTERM = 143
-    """Terminated after a saved checkpoint; resumable."""
+    """Terminated, or at the end of its time, after a saved checkpoint; resumable."""
 
 
 class EsperError(Exception):
@@ -126,7 +126,7 @@ class RanksDisagreeError(EsperError, RuntimeError):
 
 @final
 class InterruptedRunError(EsperError):
-    """Raised when a signal stopped a run after its checkpoint was saved."""
+    """Raised when a signal, or the end of its time, stopped a run after its checkpoint was saved."""
 
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)

@@ -95,7 +95,7 @@ def test_a_process_that_dies_at_any_operation_leaves_a_valid_checkpoint(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("program", "num_kills"), [("save_forever", 10), ("save_forever_in_background", 5)])
-def test_ten_kills_in_a_save_loop_lose_no_acknowledged_checkpoint(
+def test_kills_in_a_save_loop_lose_no_acknowledged_checkpoint(
     tmp_path: Path, program: str, num_kills: int
 ) -> None:
     generator = random.Random(5)
