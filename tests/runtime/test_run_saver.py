@@ -16,7 +16,8 @@ from esper.leyline import CheckpointError, CheckpointFailed, CheckpointSaved, Ev
 from esper.nissa import EventHub
 from esper.nissa.backends.memory import MemoryBackend
 from esper.runtime.experiment import CheckpointConfig
-from esper.runtime.run_saver import NullSaver, Place, RunSaver, Saver, Snapshot
+from esper.runtime.ranks.lone import LoneRank
+from esper.runtime.run_saver import Place, RunSaver, Snapshot
 from esper.runtime.training import assemble_training
 from esper.tolaria import CheckpointStore, SavedCheckpoint, StateRecord
 from runtime.learning import tiny_training
@@ -232,7 +233,7 @@ def test_what_an_interrupted_attempt_left_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_saved_state_of_a_training_does_not_change_when_training_goes_on() -> None:
-    trainer, steps = assemble_training(tiny_training()).trainer, count(1)
+    trainer, steps = assemble_training(tiny_training(), LoneRank()).trainer, count(1)
     trainer.run_round(lambda: next(steps) == 5)
     record = trainer.state()
     tensors, state = {name: x.clone() for name, x in record.tensors.items()}, json.dumps(record.state)
@@ -240,13 +241,3 @@ def test_the_saved_state_of_a_training_does_not_change_when_training_goes_on() -
     trainer.run_round()
     assert json.dumps(record.state) == state
     assert all(torch.equal(x.nan_to_num(), record.tensors[name].nan_to_num()) for name, x in tensors.items())
-
-
-def test_a_rank_that_leaves_saving_to_another_copies_and_writes_nothing() -> None:
-    run, saver = Run(), NullSaver()
-    typed: Saver = saver
-    typed.save_later(Place(1), run.capture)
-    assert typed.save_now(Place(1), run.capture) == "e0001-b00000"
-    typed.tell(1)
-    typed.close(1)
-    assert run.num_captures == 0

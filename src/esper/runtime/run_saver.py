@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, final
 
 from esper.leyline import CheckpointError, CheckpointFailed, CheckpointSaved
 from esper.nissa import EventHub
@@ -61,46 +61,9 @@ Capture = Callable[[], Snapshot]
 """Copies the state of a run as it is now; called at most once, and not at all if it is saved already."""
 
 
-class Saver(Protocol):
-    """What a run needs of whoever saves it."""
-
-    def save_later(self, place: Place, capture: Capture) -> None:
-        """Save this place beside training, if it is not saved already."""
-
-    def save_now(self, place: Place, capture: Capture) -> str | None:
-        """Save this place, wait, and return its name; None if that failed, which is told."""
-
-    def tell(self, epoch: int) -> None:
-        """Emit what became of saves since the last call."""
-
-    def close(self, epoch: int) -> None:
-        """Wait for what is being saved, and tell."""
-
-
-@final
-class NullSaver:
-    """For a rank that leaves saving to another one: copies nothing, writes nothing, tells nothing.
-
-    A state that is gathered from every rank must be gathered before it is saved.
-    """
-
-    def save_later(self, place: Place, capture: Capture) -> None:
-        """Do nothing."""
-
-    def save_now(self, place: Place, capture: Capture) -> str | None:
-        """Return the name, as if it were saved; whether it is only the rank that saves knows."""
-        return place.name
-
-    def tell(self, epoch: int) -> None:
-        """Do nothing."""
-
-    def close(self, epoch: int) -> None:
-        """Do nothing."""
-
-
 @final
 class RunSaver:
-    """Saves one attempt at a run. Implements `Saver`.
+    """Saves one attempt at a run.
 
     Example:
         saver = RunSaver(folder.checkpoints_path, hub, config.checkpoint, kind="host-run")
