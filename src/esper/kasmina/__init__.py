@@ -6,7 +6,7 @@ from esper.kasmina.blueprints.price import describe
 from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
-from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.cost import count_flops, count_saved_bytes, count_trainable
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
@@ -24,6 +24,7 @@ from esper.kasmina.incubation import (
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
+from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
@@ -56,6 +57,7 @@ __all__ = [
     "NormWithStatistics",
     "PlainSource",
     "QualityGates",
+    "RecomputeRule",
     "Seed",
     "SeedSlot",
     "SeedState",
@@ -71,6 +73,7 @@ __all__ = [
     "compute_curve",
     "compute_residual_target",
     "count_flops",
+    "count_saved_bytes",
     "count_trainable",
     "describe",
     "export_model",

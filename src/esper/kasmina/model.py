@@ -29,6 +29,7 @@ from esper.kasmina.gates import QualityGates
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
 from esper.kasmina.incubation import Incubation
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
+from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
@@ -89,6 +90,7 @@ class MorphogeneticModel(nn.Module):
             residual_scale=lifecycle.residual_scale,
             residual_weight=lifecycle.residual_weight,
         )
+        self.recompute = RecomputeRule()
         self.slots = nn.ModuleDict({_key(spec.slot_id): SeedSlot(spec) for spec in specs})
         self.slot_ids: tuple[str, ...] = tuple(spec.slot_id for spec in specs)
         for slot in self.each_slot():
@@ -263,6 +265,7 @@ class MorphogeneticModel(nn.Module):
         seed = build_seeded(lambda: _build_module(blueprint.build, slot.spec, action), build_seed)
         seed = seed.to(slot.spec.device)
         seed.train(self.host.training)
+        seed.is_recomputed = self.recompute.applies_to(seed, slot.spec.shape)
         return Birth(
             seed=seed,
             build_seed=build_seed,

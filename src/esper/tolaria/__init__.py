@@ -11,7 +11,13 @@ from esper.tolaria.checkpoint import (
     checkpoint_name,
     checkpoint_place,
 )
-from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
+from esper.tolaria.config import (
+    AMP_MODES,
+    CHECKPOINTING_MODES,
+    COMPILE_MODES,
+    ROLLBACK_MODES,
+    HostRunConfig,
+)
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
@@ -28,6 +34,7 @@ from esper.tolaria.signals import SignalTracker, SignalTrackerConfig
 
 __all__ = [
     "AMP_MODES",
+    "CHECKPOINTING_MODES",
     "COMPILE_MODES",
     "FLOP_KINDS",
     "OPTIMIZER_NAMES",

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from esper.data import ArraySplit, AugmentConfig, Batch, DeviceCache, SharedBatchIterator, TaskData
-from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates, build_seeded, describe
+from esper.kasmina import (
+    BlueprintRegistry,
+    MorphogeneticModel,
+    QualityGates,
+    RecomputeRule,
+    build_seeded,
+    describe,
+)
 from esper.leyline import (
     ActionSpace,
     Collective,
@@ -202,6 +209,11 @@ def _build_model(
         gates=QualityGates(config.gates, keep_threshold=task.keep_threshold),
         lifecycle=config.lifecycle,
         slots=parts.slots,
+    )
+    model.recompute = RecomputeRule(
+        mode=config.seed_checkpointing,
+        batch_size=config.batch_size,
+        threshold_bytes=int(config.seed_checkpointing_mb * 2**20),
     )
     if config.compile != "none":
         model.compile_host(config.compile)
