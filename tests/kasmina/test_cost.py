@@ -112,14 +112,14 @@ def saved_by(module: nn.Module, inputs: Tensor) -> int:
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_saved_bytes_counted_on_shapes_are_those_of_a_real_pass(norm: str, batch_size: int) -> None:
     host = make_cnn(norm=norm)
-    counted = count_saved_bytes(host, (3, 8, 8), batch_size=batch_size)
+    counted = count_saved_bytes(host, (3, 8, 8), batch_size=batch_size).total
     assert counted == saved_by(host, draw(batch_size, 3, 8, 8))
 
 
 @pytest.mark.parametrize("blueprint", [b for b in builtin_registry().fitting(make_spec()) if b != "noop"])
 def test_saved_bytes_of_every_image_blueprint_are_those_of_a_real_pass(blueprint: str) -> None:
     seed = make_seed_module(make_spec(), blueprint)
-    assert count_saved_bytes(seed, (8, 5, 5), batch_size=6) == saved_by(seed, draw(6, 8, 5, 5))
+    assert count_saved_bytes(seed, (8, 5, 5), batch_size=6).total == saved_by(seed, draw(6, 8, 5, 5))
 
 
 def test_saved_bytes_are_counted_without_gradients_too_and_leave_the_module_alone() -> None:
@@ -127,7 +127,7 @@ def test_saved_bytes_are_counted_without_gradients_too_and_leave_the_module_alon
     before = {name: value.clone() for name, value in host.state_dict().items()}
     stream = torch.get_rng_state()
     with torch.no_grad():
-        assert count_saved_bytes(host.eval(), (3, 8, 8), batch_size=4) > 0
+        assert count_saved_bytes(host.eval(), (3, 8, 8), batch_size=4).total > 0
     assert not host.training
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())

@@ -222,9 +222,8 @@ def test_checkpointing_of_seeds_lowers_the_peak_of_saved_bytes() -> None:
             grow(model, slot_id, SeedStage.PROBATIONARY, blueprint="mlp")
         kept.append(kept_bytes(model, inputs)[0])
     plain, recomputed, bare = kept
-    of_one = count_saved_bytes(
-        make_seed_in(make_spec((8,), Layout.FLAT), "mlp", BlendForm.ADD), (8,), batch_size=64
-    )
+    seed = make_seed_in(make_spec((8,), Layout.FLAT), "mlp", BlendForm.ADD)
+    of_one = count_saved_bytes(seed, (8,), batch_size=64).total
     assert plain == recomputed + 6 * of_one
     assert recomputed + of_one - bare < 0.5 * (plain - bare)
     assert recomputed + of_one < 0.6 * plain
@@ -282,8 +281,8 @@ def test_a_pass_of_the_whole_model_gives_the_same_gradients_in_every_stage(
 def test_the_rule_takes_all_none_or_the_large_ones() -> None:
     small, large = make_seed_module(make_spec(), "conv_small"), make_seed_module(make_spec(), "conv_heavy")
     shape = make_spec().shape
-    bound = count_saved_bytes(large, shape, batch_size=32)
-    assert count_saved_bytes(small, shape, batch_size=32) < bound
+    bound = count_saved_bytes(large, shape, batch_size=32).total
+    assert count_saved_bytes(small, shape, batch_size=32).total < bound
     auto = RecomputeRule(mode="auto", batch_size=32, threshold_bytes=bound)
     assert (auto.applies_to(small, shape), auto.applies_to(large, shape)) == (False, True)
     halved = RecomputeRule(mode="auto", batch_size=16, threshold_bytes=bound)

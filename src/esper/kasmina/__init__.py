@@ -1,12 +1,13 @@
 """The plant: hosts, slots, seeds and their lifecycle. Mechanism only: it decides and prints nothing."""
 
-from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, compute_curve
+from esper.kasmina.allocation import is_allocation_failure
+from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, build_seed, compute_curve
 from esper.kasmina.blueprints.contract import ContractReport, check_blueprint, require_contract
 from esper.kasmina.blueprints.price import describe
 from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
-from esper.kasmina.cost import count_flops, count_saved_bytes, count_trainable
+from esper.kasmina.cost import SavedBytes, count_flops, count_saved_bytes, count_trainable
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
@@ -58,6 +59,7 @@ __all__ = [
     "PlainSource",
     "QualityGates",
     "RecomputeRule",
+    "SavedBytes",
     "Seed",
     "SeedSlot",
     "SeedState",
@@ -67,6 +69,7 @@ __all__ = [
     "apply_blend",
     "apply_seed_gradient",
     "build_plain_source",
+    "build_seed",
     "build_seeded",
     "builtin_registry",
     "check_blueprint",
@@ -78,6 +81,7 @@ __all__ = [
     "describe",
     "export_model",
     "find_incubating",
+    "is_allocation_failure",
     "norms_with_statistics",
     "require_contract",
     "untouched_rng",

@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.kasmina.allocation import is_allocation_failure
 from esper.leyline import HostError
 
 
@@ -41,9 +44,23 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
     return int(counter.get_total_flops())
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedBytes:
+    """What autograd keeps between forward and backward pass.
+
+    Example:
+        SavedBytes(total=198_216, largest=65_536)
+    """
+
+    total: int
+    largest: int
+    """The largest single storage: about the size of a gradient on its way back."""
+
+
 def count_saved_bytes(
     module: nn.Module, shape: Sequence[int], *, batch_size: int, dtype: torch.dtype = torch.float32
-) -> int:
+) -> SavedBytes:
     """Return the bytes that autograd keeps between forward and backward pass of one training batch.
 
     Every storage counts once; parameters, buffers and the input do not. Exact for what layers save, in the
@@ -78,7 +95,7 @@ def count_saved_bytes(
         torch.autograd.graph.saved_tensors_hooks(pack, _unpack),
     ):
         plain(inputs)
-    return sum(sizes.values())
+    return SavedBytes(total=sum(sizes.values()), largest=max(sizes.values(), default=0))
 
 
 def _unpack(tensor: Tensor) -> Tensor:
@@ -99,6 +116,8 @@ def _naming_what_looks_at_values(module: nn.Module, inputs: Tensor) -> Iterator[
     try:
         yield
     except RuntimeError as error:
+        if is_allocation_failure(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
             f"{type(module).__name__}: its forward pass fails on the meta device, where costs are counted on "

@@ -98,7 +98,7 @@ class MorphogeneticModel(nn.Module):
             slot.records_gradient = self.incubation.needs_host_gradient
         # In a tuple, because a module stored as an attribute would be registered a second time.
         self._forward_host: tuple[Callable[[Tensor], Tensor]] = (host,)
-        self._input_shape = tuple(sample.shape[1:])
+        self.input_shape = tuple(sample.shape[1:])
         self._measure_costs(host, sample, [paths[slot_id] for slot_id in self.slot_ids])
         attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
 
@@ -319,7 +319,7 @@ class MorphogeneticModel(nn.Module):
 
     def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
         self.host_params = count_trainable(host)
-        self.host_flops = count_flops(host, self._input_shape)
+        self.host_flops = count_flops(host, self.input_shape)
         self._segments: tuple[nn.Module, ...] | None = None
         self._segment_after: dict[str, int] = {}
         self._tail_flops = dict.fromkeys(self.slot_ids, self.host_flops)

@@ -53,7 +53,8 @@ class RecomputeRule:
             HostError: Mode "auto", if the seed's forward pass looks at values.
         """
         if self.mode == "auto":
-            return count_saved_bytes(seed, shape, batch_size=self.batch_size) >= self.threshold_bytes
+            saved = count_saved_bytes(seed, shape, batch_size=self.batch_size)
+            return saved.total >= self.threshold_bytes
         return self.mode == "on"
 
 

@@ -25,6 +25,7 @@ from esper.tolaria.governor import Governor, GovernorConfig
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
+from esper.tolaria.memory import MemoryNeed, MemoryWatch, estimate_need, refuse_shortage
 from esper.tolaria.objectives import Objective, build_objective
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
@@ -54,6 +55,8 @@ __all__ = [
     "LoadedCheckpoint",
     "LossScaler",
     "MeasuringConfig",
+    "MemoryNeed",
+    "MemoryWatch",
     "NoReduce",
     "Objective",
     "OptimizerConfig",
@@ -73,5 +76,7 @@ __all__ = [
     "checkpoint_name",
     "checkpoint_place",
     "estimate_mean",
+    "estimate_need",
+    "refuse_shortage",
     "train_flops",
 ]

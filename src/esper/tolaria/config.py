@@ -42,6 +42,9 @@ class HostRunConfig:
     seed_checkpointing_mb: float = 64.0
     """Mode "auto": activations of one batch, in MiB, from which a seed recomputes them, >= 0; 64 leaves
     every seed of the built-in tasks alone."""
+    max_memory_mb: float | None = None
+    """Memory that host and seeds may take while they train, in MiB, > 0: more is refused, a seed as well as
+    the run; None = what is free on the device when it is asked. A number makes refusals repeatable."""
     on_failure: str = "restore"
     """What follows once the last good state is back: "restore" trains on from it, "terminate" ends the
     episode; restore, because one sick seed should not cost a run."""
@@ -84,6 +87,8 @@ class HostRunConfig:
             raise ConfigError(
                 f"host.seed_checkpointing_mb={self.seed_checkpointing_mb}: must be finite and >= 0"
             )
+        if self.max_memory_mb is not None and not 0 < self.max_memory_mb < math.inf:
+            raise ConfigError(f"host.max_memory_mb={self.max_memory_mb}: must be finite and > 0")
         if self.batch_size < 2:
             raise ConfigError(f"host.batch_size={self.batch_size}: must be >= 2")
         if self.snapshot_every < 1:
