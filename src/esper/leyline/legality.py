@@ -60,7 +60,8 @@ def refuse_blueprint(blueprint: str | None, report: SlotReport, observation: Obs
         return f"blueprint {blueprint!r} adds {cost} parameters to {report.slot!r}, {left} are left"
     needed, available = space.descriptors[report.slot][blueprint].memory_bytes, budgets.memory_bytes_left
     if available is not None and needed > available:
-        return f"{MEMORY_REFUSAL}: {blueprint!r} in {report.slot!r} needs {needed} bytes, {max(0, available)} are left"
+        what = f"{blueprint!r} in {report.slot!r}"
+        return f"{MEMORY_REFUSAL}: {what} needs {needed} bytes, {max(0, available)} are left"
     return None
 
 
