@@ -162,6 +162,8 @@ class HostFactory:
         """
         config = self._config
         widest = max(self._list_shapes(), key=compute_width)
+        if config.family.hidden_widths:
+            widest = replace(widest, hidden=(max(config.family.hidden_widths),) * len(widest.hidden))
         check_memory(replace(config, model=widest), self._load(config.task)[0], num_hosts=num_hosts)
 
     def measure_sizes(self) -> ActionSizes:
