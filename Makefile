@@ -95,12 +95,13 @@ mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count th
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python scripts/mutation_table.py
 
-benchmarks: $(DEV_STAMP) ## measure data path, start-up, stalls by saving, a host run against a bare loop (needs Fashion-MNIST)
+benchmarks: $(DEV_STAMP) ## measure data path, start-up, stalls by saving, memory, a host run against a bare loop (needs Fashion-MNIST)
 	@mkdir -p build
 	$(BIN)/python benchmarks/data_path.py build/data_path.json
 	$(BIN)/python benchmarks/start_up.py build/start_up.json
 	$(BIN)/python benchmarks/host_run.py build/host_run.json
 	$(BIN)/python benchmarks/save_stall.py build/save_stall.json
+	$(BIN)/python benchmarks/memory.py build/memory.json
 
 clean: ## remove build and cache folders; the environment and the runs stay
 	rm -rf site build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

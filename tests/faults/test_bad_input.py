@@ -122,6 +122,17 @@ def test_a_wrong_file_is_refused_before_anything_is_written(text: str, message: 
             "CNNHost does not take inputs of shape (1, 8, 8)",
             id="too many pools",
         ),
+        pytest.param(
+            [*DIGITS, "--host.max-memory-mb", "0.1"], "host.max_memory_mb allows 0.1 MiB: lower", id="memory"
+        ),
+        pytest.param(
+            [*DIGITS, "--host.batch-size", "1000000000"], "cpu has free", id="a batch larger than the machine"
+        ),
+        pytest.param(
+            ["train", "ppo", "--task", "digits", "--host.max-memory-mb", "0.1"],
+            "host.max_memory_mb allows 0.1 MiB: lower",
+            id="memory of a training",
+        ),
         pytest.param([*DIGITS, "--model.norm", "bach"], "did you mean 'batch'?", id="norm"),
         pytest.param([*DIGITS, "--task.num-train-rows", "99999"], "choose 1 to 1077", id="rows"),
         pytest.param(["tran"], "did you mean 'train'?", id="command"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import InjectionPoint, count_flops, count_trainable
+from esper.kasmina import InjectionPoint, builtin_registry, count_flops, count_saved_bytes, count_trainable
 from esper.leyline import HostError, SeedStage
-from kasmina.growing import draw, grow, make_cnn, make_model
+from kasmina.growing import draw, grow, make_cnn, make_model, make_seed_module, make_spec
 
 
 def test_flops_are_two_per_multiply_add() -> None:
@@ -87,3 +87,47 @@ class DecidingHost(nn.Module):
 def test_a_host_that_looks_at_values_is_refused_when_it_is_built() -> None:
     with pytest.raises(HostError, match="DecidingHost: "):
         make_model(DecidingHost())
+
+
+def saved_by(module: nn.Module, inputs: Tensor) -> int:
+    """Bytes that a real pass keeps for its backward pass: each storage once, without weights and input."""
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), inputs)
+    }
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = module(inputs)
+    assert out.requires_grad
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 33])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_saved_bytes_counted_on_shapes_are_those_of_a_real_pass(norm: str, batch_size: int) -> None:
+    host = make_cnn(norm=norm)
+    counted = count_saved_bytes(host, (3, 8, 8), batch_size=batch_size).total
+    assert counted == saved_by(host, draw(batch_size, 3, 8, 8))
+
+
+@pytest.mark.parametrize("blueprint", [b for b in builtin_registry().fitting(make_spec()) if b != "noop"])
+def test_saved_bytes_of_every_image_blueprint_are_those_of_a_real_pass(blueprint: str) -> None:
+    seed = make_seed_module(make_spec(), blueprint)
+    assert count_saved_bytes(seed, (8, 5, 5), batch_size=6).total == saved_by(seed, draw(6, 8, 5, 5))
+
+
+def test_saved_bytes_are_counted_without_gradients_too_and_leave_the_module_alone() -> None:
+    host = make_cnn(dropout=0.2)
+    before = {name: value.clone() for name, value in host.state_dict().items()}
+    stream = torch.get_rng_state()
+    with torch.no_grad():
+        assert count_saved_bytes(host.eval(), (3, 8, 8), batch_size=4).total > 0
+    assert not host.training
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())

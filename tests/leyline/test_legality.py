@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 from builders import make_budgets, make_observation, make_report, make_space
 from esper.leyline import (
+    MEMORY_REFUSAL,
     OP_STAGES,
     Action,
     Budgets,
@@ -67,6 +68,22 @@ def test_germination_needs_time_for_the_shortest_lifecycle() -> None:
     assert refuse(birth(), make_report("a"), budgets=make_budgets(34)) is None
     refusal = refuse(birth(), make_report("a"), budgets=make_budgets(35))
     assert refusal == "GERMINATE on 'a': 5 epochs left, the shortest lifecycle needs 6"
+
+
+def test_a_seed_needs_memory_where_it_is_counted() -> None:
+    space = make_space(["a"])
+    priced = {
+        name: replace(item, memory_bytes=item.num_params) for name, item in space.descriptors["a"].items()
+    }
+    space = replace(space, descriptors={"a": priced})
+    report = make_report("a")
+    for left, offered in ((None, 5), (1300, 5), (1299, 4), (16, 2), (-1, 0)):
+        budgets = replace(make_budgets(), memory_bytes_left=left)
+        observation = make_observation(report, space=space, budgets=budgets)
+        assert len(legal_blueprints(report, observation)) == offered
+    refusal = refuse_action(birth(), observation)
+    assert refusal == f"{MEMORY_REFUSAL}: 'norm' in 'a' needs 16 bytes, 0 are left"
+    assert LifecycleOp.GERMINATE not in legal_ops(report, observation)
 
 
 def test_germination_respects_the_limit_of_live_seeds_without_fossils() -> None:

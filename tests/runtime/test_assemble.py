@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from esper.leyline import ConfigError, HostError, UnknownNameError
-from esper.runtime.assemble import assemble, build_host
+from esper.runtime import assemble as module
+from esper.runtime.assemble import assemble, build_host, check_memory
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.presets import digits
 from esper.runtime.tasks import task_spec
@@ -75,3 +76,39 @@ def test_a_device_that_is_not_here_is_refused() -> None:
     config = digits()
     with pytest.raises(ConfigError, match="cuda:7"):
         assemble(replace(config, host=replace(config.host, device="cuda:7")))
+
+
+def test_a_run_that_does_not_fit_is_refused_before_its_host_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = digits()
+    monkeypatch.setattr(module, "available_memory", lambda device: 2**20)
+    monkeypatch.setattr(module, "HostRun", None)  # calling it would be another error
+    with pytest.raises(ConfigError, match=r"training takes about .* cpu has free 1\.0 MiB: lower"):
+        assemble(config)
+
+
+def test_memory_is_checked_without_allocating_and_without_moving_a_stream() -> None:
+    """A host of 65,536 channels takes hundreds of gigabytes."""
+    config = digits()
+    huge = replace(config, model=replace(config.model, base_channels=65_536))
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match="or choose a smaller host"):
+        check_memory(huge, task_spec("digits"), num_hosts=1)
+    check_memory(config, task_spec("digits"), num_hosts=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_hosts_that_live_at_once_are_added_up() -> None:
+    config, task = digits(), task_spec("digits")
+    fits = replace(config, host=replace(config.host, max_memory_mb=2.5))
+    check_memory(fits, task, num_hosts=1)
+    with pytest.raises(ConfigError, match="1000 hosts"):
+        check_memory(fits, task, num_hosts=1000)
+
+
+def test_a_run_asks_its_device_for_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [2**40]
+    monkeypatch.setattr(module, "available_memory", lambda device: free[0])
+    run = assemble(digits()).host_run
+    assert run.observe().budgets.memory_bytes_left is None
+    free[0] = 2**20
+    assert run.observe().budgets.memory_bytes_left is not None

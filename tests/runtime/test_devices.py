@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from esper.leyline import ConfigError
-from esper.runtime.devices import available_devices, resolve_device, set_threads
+from esper.runtime.devices import available_devices, available_memory, resolve_device, set_threads
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, *, num_cuda: int = 0, has_mps: bool = False) -> None:
@@ -58,3 +60,33 @@ def test_threads_are_set_and_zero_leaves_them() -> None:
 def test_a_negative_thread_count_is_refused() -> None:
     with pytest.raises(ConfigError, match="num_threads=-1"):
         set_threads(-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MemTotal:       24684084 kB\nMemAvailable:   23513344 kB\nBuffers: 1 kB\n", 23513344 * 1024),
+        ("MemTotal:       24684084 kB\n", None),
+        ("", None),
+    ],
+)
+def test_free_memory_is_what_the_kernel_says(text: str, expected: int | None, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(text, encoding="ascii")
+    assert available_memory(torch.device("cpu"), tmp_path / "meminfo") == expected
+
+
+def test_free_memory_is_unknown_where_nobody_says(tmp_path: Path) -> None:
+    assert available_memory(torch.device("cpu"), tmp_path / "none") is None
+    assert available_memory(torch.device("meta")) is None
+
+
+@pytest.mark.gpu
+def test_free_memory_of_a_gpu_counts_what_the_allocator_holds_free() -> None:
+    device = torch.device("cuda:0")
+    held = torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    before = available_memory(device)
+    del held
+    after = available_memory(device)
+    assert before is not None
+    assert after is not None
+    assert after - before >= 32 * 2**20

@@ -73,9 +73,16 @@ def test_little_free_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (finding.state, finding.detail) == ("note", "writable, 0.0 GiB free (little)")
 
 
+def test_free_memory_is_part_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "available_memory", lambda device: 3 * 2**29)
+    detail = _by_name(collect_findings(tmp_path))["device/cpu"].detail
+    assert detail.endswith(", 1.5 GiB of memory free")
+
+
 def test_accelerators_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_devices", lambda: ("cpu", "cuda:0", "mps"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"card {name}")
+    monkeypatch.setattr(doctor, "available_memory", lambda device: None)
     findings = _by_name(collect_findings(tmp_path))
     assert findings["device/cuda:0"].detail == "card cuda:0"
     assert findings["device/mps"].detail == "Apple GPU"

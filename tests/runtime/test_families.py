@@ -173,3 +173,15 @@ def test_the_horizon_is_the_configured_one_or_the_tasks_own() -> None:
 def test_entries_out_of_range_are_refused_by_name(fields: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         FamilyConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_memory_is_checked_for_the_widest_hosts_of_a_family_all_at_once() -> None:
+    base = synthetic()
+    host = replace(base.host, max_memory_mb=8.0)
+    narrow = replace(base, host=host, family=FamilyConfig(hidden_widths=(4, 8)))
+    HostFactory(narrow).check_memory(4)
+    with pytest.raises(ConfigError, match="100000 hosts, "):
+        HostFactory(narrow).check_memory(100_000)
+    wide = replace(narrow, family=FamilyConfig(hidden_widths=(4, 4000)))
+    with pytest.raises(ConfigError, match=r"host\.max_memory_mb allows 8\.0 MiB"):
+        HostFactory(wide).check_memory(1)

@@ -81,6 +81,19 @@ def test_a_blueprint_over_the_budget_is_masked() -> None:
     assert compute_masks(observation).blueprints.tolist() == [[False, True, True, True, False]]
 
 
+def test_a_blueprint_that_memory_does_not_hold_is_masked() -> None:
+    space = make_space(["a"])
+    priced = {
+        name: replace(item, memory_bytes=item.num_params) for name, item in space.descriptors["a"].items()
+    }
+    observation = make_observation(
+        make_report("a"),
+        space=replace(space, descriptors={"a": priced}),
+        budgets=replace(make_budgets(), memory_bytes_left=700),
+    )
+    assert compute_masks(observation).blueprints.tolist() == [[False, True, True, True, False]]
+
+
 def test_an_operation_that_the_space_lacks_is_never_offered() -> None:
     space = replace(make_space(["a"]), op_ids=(LifecycleOp.WAIT, LifecycleOp.CULL))
     masks = compute_masks(make_observation(make_report("a"), space=space))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from esper.leyline import ConfigError
-from esper.tolaria import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
+from esper.tolaria import AMP_MODES, CHECKPOINTING_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
 
 
 @pytest.mark.parametrize("amp", AMP_MODES)
@@ -18,7 +18,12 @@ def test_every_named_mode_is_accepted(amp: str, mode: str, on_failure: str) -> N
     assert (config.amp, config.compile, config.on_failure) == (amp, mode, on_failure)
 
 
-@pytest.mark.parametrize("name", ["amp", "compile", "on_failure"])
+@pytest.mark.parametrize("mode", CHECKPOINTING_MODES)
+def test_every_mode_of_checkpointing_is_accepted(mode: str) -> None:
+    assert HostRunConfig(seed_checkpointing=mode).seed_checkpointing == mode
+
+
+@pytest.mark.parametrize("name", ["amp", "compile", "on_failure", "seed_checkpointing"])
 def test_an_unknown_mode_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"host\.{name}='nonsense'.*known: "):
         replace(HostRunConfig(), **{name: "nonsense"})  # type: ignore[arg-type]

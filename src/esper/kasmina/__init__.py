@@ -1,12 +1,13 @@
 """The plant: hosts, slots, seeds and their lifecycle. Mechanism only: it decides and prints nothing."""
 
-from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, compute_curve
+from esper.kasmina.allocation import is_allocation_failure
+from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, build_seed, compute_curve
 from esper.kasmina.blueprints.contract import ContractReport, check_blueprint, require_contract
 from esper.kasmina.blueprints.price import describe
 from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
-from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.cost import SavedBytes, count_flops, count_saved_bytes, count_trainable
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
@@ -24,6 +25,7 @@ from esper.kasmina.incubation import (
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
+from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
@@ -56,6 +58,8 @@ __all__ = [
     "NormWithStatistics",
     "PlainSource",
     "QualityGates",
+    "RecomputeRule",
+    "SavedBytes",
     "Seed",
     "SeedSlot",
     "SeedState",
@@ -65,16 +69,19 @@ __all__ = [
     "apply_blend",
     "apply_seed_gradient",
     "build_plain_source",
+    "build_seed",
     "build_seeded",
     "builtin_registry",
     "check_blueprint",
     "compute_curve",
     "compute_residual_target",
     "count_flops",
+    "count_saved_bytes",
     "count_trainable",
     "describe",
     "export_model",
     "find_incubating",
+    "is_allocation_failure",
     "norms_with_statistics",
     "require_contract",
     "untouched_rng",

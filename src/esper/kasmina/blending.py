@@ -18,6 +18,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.recomputing import recompute_in_backward
 from esper.leyline import AlphaCurve, BlendForm, JsonValue
 
 _SIGMOID_STEEPNESS = 12.0
@@ -128,9 +129,16 @@ class Seed(nn.Module):
         self.branch = branch
         self.gate = gate
         self.form = form
+        self.is_recomputed = False
+        """Whether activations are computed again in the backward pass instead of kept for it."""
 
     def forward(self, h: Tensor) -> Tensor:
         """Return residual(h), same shape as h: exactly 0 while the branch is 0."""
+        if self.is_recomputed and self.training and torch.is_grad_enabled():
+            return recompute_in_backward(self, self._residual, h)
+        return self._residual(h)
+
+    def _residual(self, h: Tensor) -> Tensor:
         delta: Tensor = self.branch(h)
         if self.form is BlendForm.VALVE:
             return h * torch.tanh(delta)

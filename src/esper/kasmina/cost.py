@@ -1,18 +1,22 @@
-"""What a module costs: trainable parameters, and forward FLOPs counted on the meta device.
+"""What a module costs: trainable parameters, forward FLOPs, and bytes kept for the backward pass.
 
-Convention: 2 FLOPs per multiply-add; norms, activations and pooling count 0. On `meta` nothing is computed,
-so a count is exact, needs no data and takes milliseconds.
+Convention: 2 FLOPs per multiply-add; norms, activations and pooling count 0. FLOPs and bytes are counted on
+the meta device: nothing is computed or allocated, a count is exact, needs no data and takes milliseconds.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.kasmina.allocation import is_allocation_failure
 from esper.leyline import HostError
 
 
@@ -32,21 +36,91 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
     Raises:
         HostError: If the forward pass looks at values: on `meta` there are none.
     """
-    plain = copy.deepcopy(module).to("meta").eval()
+    plain = _copy_to_meta(module).eval()
+    counter = FlopCounterMode(display=False)
+    inputs = torch.empty(1, *shape, dtype=dtype, device="meta")
+    with _naming_what_looks_at_values(module, inputs), counter, torch.no_grad():
+        plain(inputs)
+    return int(counter.get_total_flops())
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedBytes:
+    """What autograd keeps between forward and backward pass.
+
+    Example:
+        SavedBytes(total=198_216, largest=65_536)
+    """
+
+    total: int
+    largest: int
+    """The largest single storage: about the size of a gradient on its way back."""
+
+
+def count_saved_bytes(
+    module: nn.Module, shape: Sequence[int], *, batch_size: int, dtype: torch.dtype = torch.float32
+) -> SavedBytes:
+    """Return the bytes that autograd keeps between forward and backward pass of one training batch.
+
+    Every storage counts once; parameters, buffers and the input do not. Exact for what layers save, in the
+    precision of the parameters; scratch space inside kernels and gradients on their way are not in it.
+
+    Args:
+        module: Any module; a copy on `meta` without hooks is run in training mode.
+        shape: One item's input shape, without the batch dimension.
+        batch_size: Items, >= 1.
+        dtype: Of the input.
+
+    Raises:
+        HostError: If the forward pass looks at values: on `meta` there are none.
+    """
+    plain = _copy_to_meta(module).train()
+    inputs = torch.empty(batch_size, *shape, dtype=dtype, device="meta")
+    own = [tensor.untyped_storage() for tensor in (*plain.parameters(), *plain.buffers(), inputs)]
+    # Storages are held here, so that an id stands for one of them and no other.
+    known = {id(storage): storage for storage in own}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in known:
+            known[id(storage)] = storage
+            sizes[id(storage)] = storage.nbytes()
+        return tensor
+
+    with (
+        _naming_what_looks_at_values(module, inputs),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(pack, _unpack),
+    ):
+        plain(inputs)
+    return SavedBytes(total=sum(sizes.values()), largest=max(sizes.values(), default=0))
+
+
+def _unpack(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _copy_to_meta(module: nn.Module) -> nn.Module:
+    plain = copy.deepcopy(module).to("meta")
     for part in plain.modules():
         # Hooks of slots belong to the growth, not to the module whose price is asked; a copy has no
         # handle that could take them off.
         part._forward_hooks.clear()
-    counter = FlopCounterMode(display=False)
-    inputs = torch.empty(1, *shape, dtype=dtype, device="meta")
+    return plain
+
+
+@contextmanager
+def _naming_what_looks_at_values(module: nn.Module, inputs: Tensor) -> Iterator[None]:
     try:
-        with counter, torch.no_grad():
-            plain(inputs)
+        yield
     except RuntimeError as error:
+        if is_allocation_failure(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
-            f"{type(module).__name__}: its forward pass fails on the meta device, where FLOPs are counted on "
+            f"{type(module).__name__}: its forward pass fails on the meta device, where costs are counted on "
             f"inputs of shape {tuple(inputs.shape)} without values: {reason}; expected a path that depends "
             "on shapes alone: choose by torch.where, or leave the choice out where inputs.is_meta"
         ) from error
-    return int(counter.get_total_flops())

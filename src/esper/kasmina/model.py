@@ -29,6 +29,7 @@ from esper.kasmina.gates import QualityGates
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
 from esper.kasmina.incubation import Incubation
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
+from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
@@ -89,6 +90,7 @@ class MorphogeneticModel(nn.Module):
             residual_scale=lifecycle.residual_scale,
             residual_weight=lifecycle.residual_weight,
         )
+        self.recompute = RecomputeRule()
         self.slots = nn.ModuleDict({_key(spec.slot_id): SeedSlot(spec) for spec in specs})
         self.slot_ids: tuple[str, ...] = tuple(spec.slot_id for spec in specs)
         for slot in self.each_slot():
@@ -96,7 +98,7 @@ class MorphogeneticModel(nn.Module):
             slot.records_gradient = self.incubation.needs_host_gradient
         # In a tuple, because a module stored as an attribute would be registered a second time.
         self._forward_host: tuple[Callable[[Tensor], Tensor]] = (host,)
-        self._input_shape = tuple(sample.shape[1:])
+        self.input_shape = tuple(sample.shape[1:])
         self._measure_costs(host, sample, [paths[slot_id] for slot_id in self.slot_ids])
         attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
 
@@ -263,6 +265,7 @@ class MorphogeneticModel(nn.Module):
         seed = build_seeded(lambda: _build_module(blueprint.build, slot.spec, action), build_seed)
         seed = seed.to(slot.spec.device)
         seed.train(self.host.training)
+        seed.is_recomputed = self.recompute.applies_to(seed, slot.spec.shape)
         return Birth(
             seed=seed,
             build_seed=build_seed,
@@ -316,7 +319,7 @@ class MorphogeneticModel(nn.Module):
 
     def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
         self.host_params = count_trainable(host)
-        self.host_flops = count_flops(host, self._input_shape)
+        self.host_flops = count_flops(host, self.input_shape)
         self._segments: tuple[nn.Module, ...] | None = None
         self._segment_after: dict[str, int] = {}
         self._tail_flops = dict.fromkeys(self.slot_ids, self.host_flops)

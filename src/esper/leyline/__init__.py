@@ -75,7 +75,14 @@ from esper.leyline.features import (
     feature_columns,
     feature_width,
 )
-from esper.leyline.legality import legal_blueprints, legal_ops, refuse_action, refuse_blueprint, refuse_op
+from esper.leyline.legality import (
+    MEMORY_REFUSAL,
+    legal_blueprints,
+    legal_ops,
+    refuse_action,
+    refuse_blueprint,
+    refuse_op,
+)
 from esper.leyline.observation import Budgets, Observation
 from esper.leyline.outcomes import EpochOutcome, Estimate, MetricSpec, SlotOutcome, Verdict, VerdictKind
 from esper.leyline.protocols import (
@@ -101,6 +108,7 @@ __all__ = [
     "FEATURE_BOUND",
     "GLOBAL_FEATURES",
     "HISTORY_LENGTH",
+    "MEMORY_REFUSAL",
     "OP_STAGES",
     "SLOT_FEATURES",
     "STAGE_ORDER",

@@ -54,3 +54,5 @@ class BlueprintDescriptor:
     """Trainable parameters that a seed of this blueprint adds in this slot."""
     flops_per_item: int
     """Forward FLOPs per sample in this slot (2 per multiply-add)."""
+    memory_bytes: int = 0
+    """Bytes that training a seed of it adds at its peak (an estimate); 0 = not counted, memory is ample."""

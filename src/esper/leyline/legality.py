@@ -11,6 +11,9 @@ from esper.leyline.observation import Observation
 from esper.leyline.reports import SlotReport
 from esper.leyline.stages import SeedStage
 
+MEMORY_REFUSAL = "memory"
+"""First word of every refusal for want of memory."""
+
 
 def refuse_op(op: LifecycleOp, report: SlotReport, observation: Observation) -> str | None:
     """Return why `op` on this slot would be refused now, or None if it is legal.
@@ -42,7 +45,7 @@ def refuse_op(op: LifecycleOp, report: SlotReport, observation: Observation) -> 
 
 
 def refuse_blueprint(blueprint: str | None, report: SlotReport, observation: Observation) -> str | None:
-    """Return why `blueprint` cannot be germinated in this slot (fit and parameter budget), or None."""
+    """Return why `blueprint` cannot be germinated in this slot (fit, parameters, memory), or None."""
     space, budgets = observation.space, observation.budgets
     if blueprint is None:
         return "GERMINATE needs a blueprint"
@@ -55,6 +58,10 @@ def refuse_blueprint(blueprint: str | None, report: SlotReport, observation: Obs
     if budgets.max_added_params is not None and budgets.added_params + cost > budgets.max_added_params:
         left = budgets.max_added_params - budgets.added_params
         return f"blueprint {blueprint!r} adds {cost} parameters to {report.slot!r}, {left} are left"
+    needed, available = space.descriptors[report.slot][blueprint].memory_bytes, budgets.memory_bytes_left
+    if available is not None and needed > available:
+        what = f"{blueprint!r} in {report.slot!r}"
+        return f"{MEMORY_REFUSAL}: {what} needs {needed} bytes, {max(0, available)} are left"
     return None
 
 

@@ -37,6 +37,8 @@ class Budgets:
     """Intervals that the fastest legal lifecycle needs; germination is illegal with fewer left."""
     min_cull_age_epochs: int = 1
     """A seed younger than this may not be culled by a policy."""
+    memory_bytes_left: int | None = None
+    """Bytes that a new seed may take; None = ample, or nothing is known about it."""
     is_sequential: bool = False
     """If True, no germination while any seed is GERMINATED or TRAINING."""
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from esper.data import DeviceCache, TaskData
-from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, builtin_registry
-from esper.leyline import ConfigError, EventSink, Layout, NullSink, TamiyoPolicy, TaskSpec, derive_seed
-from esper.runtime.devices import resolve_device, set_threads
+from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, build_seeded, builtin_registry
+from esper.leyline import (
+    ConfigError,
+    EventSink,
+    HostError,
+    Layout,
+    NullSink,
+    TamiyoPolicy,
+    TaskSpec,
+    derive_seed,
+)
+from esper.runtime.devices import available_memory, resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
-from esper.tolaria import HostRun, HostRunParts
+from esper.tolaria import HostRun, HostRunParts, estimate_need, refuse_shortage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +78,27 @@ def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
     return lambda: CNNHost(image)
 
 
+def check_memory(config: ExperimentConfig, task: TaskSpec, *, num_hosts: int) -> None:
+    """Refuse hosts whose training cannot fit, from shapes alone: nothing of them is allocated.
+
+    Args:
+        config: The experiment.
+        task: Its task.
+        num_hosts: Hosts that live at once.
+
+    Raises:
+        ConfigError: If memory does not suffice; says what is needed, what there is and what to change.
+    """
+    device, build = resolve_device(config.host.device), build_host(config.model, task)
+    with torch.device("meta"):
+        host = build_seeded(build, 0)
+    try:
+        need = estimate_need(host, task.input_shape, config.host)
+    except HostError:  # building it says better what is wrong
+        return
+    refuse_shortage(need, config.host, available_memory(device), num_hosts=num_hosts, device=str(device))
+
+
 def assemble(
     config: ExperimentConfig,
     sink: EventSink | None = None,
@@ -104,7 +137,10 @@ def assemble(
         slots=config.slots,
         sink=NullSink() if sink is None else sink,
         augment=choose_augmentation(config.task),
+        read_memory=partial(available_memory, device),
     )
+    if loaded is None:  # a run by itself; who shares data among several asks for all of them at once
+        check_memory(config, task, num_hosts=1)
     host_run = HostRun(task, config.host, parts, run_seed=config.seed, instance=instance)
     seed = derive_seed(config.seed, "policy", instance)
     choice = find_policy(config.policy, config, seed=seed, is_greedy=False)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import torch
 
 from esper.leyline import ConfigError
+
+MEMINFO = Path("/proc/meminfo")
+"""Where Linux says how much memory can be had without swapping."""
 
 
 def available_devices() -> tuple[str, ...]:
@@ -35,6 +41,27 @@ def resolve_device(text: str) -> torch.device:
         listing = ", ".join(("auto", *names))
         raise ConfigError(f"host.device={text!r}: not available here; this machine has {listing}")
     return torch.device(name)
+
+
+def available_memory(device: torch.device, meminfo: Path = MEMINFO) -> int | None:
+    """Return the bytes that can still be allocated on a device; None where nobody says.
+
+    Args:
+        device: On CUDA its own word, with what torch's allocator holds free; on the CPU the kernel's estimate
+            for the whole machine, which knows nothing of a limit on this process.
+        meminfo: Where the kernel tells.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    try:
+        text = meminfo.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return None if found is None else 1024 * int(found[1])
 
 
 def set_threads(num_threads: int) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from esper.data import DatasetStatus, list_datasets
 from esper.leyline import DataError, JsonValue
-from esper.runtime.devices import available_devices
+from esper.runtime.devices import available_devices, available_memory
 from esper.runtime.run_folder import package_versions
 
 MIN_FREE_BYTES = 2**30
@@ -74,6 +74,8 @@ def _check_devices() -> tuple[HealthFinding, ...]:
             detail = torch.cuda.get_device_name(name)
         elif name == "mps":
             detail = "Apple GPU"
+        free = available_memory(torch.device(name))
+        detail += "" if free is None else f", {free / 2**30:.1f} GiB of memory free"
         findings.append(HealthFinding(topic="device", name=name, state="ok", detail=detail))
     return tuple(findings)
 

@@ -19,7 +19,7 @@ from typing import TypeVar, final
 
 from esper.data import DeviceCache, TaskData
 from esper.leyline import ConfigError, TaskSpec, derive_seed
-from esper.runtime.assemble import assemble
+from esper.runtime.assemble import assemble, check_memory
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.runtime.tasks import load_task
 from esper.tolaria import HostRun
@@ -154,18 +154,36 @@ class HostFactory:
         assembly = assemble(config, loaded=self._load(config.task), cache=self._cache)
         return assembly.host_run
 
+    def check_memory(self, num_hosts: int) -> None:
+        """Refuse so many hosts at once, each as wide and deep as the family has them, if they cannot fit.
+
+        Raises:
+            ConfigError: If memory does not suffice.
+        """
+        config = self._config
+        widest = max(self._list_shapes(), key=compute_width)
+        if config.family.hidden_widths:
+            widest = replace(widest, hidden=(max(config.family.hidden_widths),) * len(widest.hidden))
+        check_memory(replace(config, model=widest), self._load(config.task)[0], num_hosts=num_hosts)
+
     def measure_sizes(self) -> ActionSizes:
         """Return the largest numbers of slots and blueprints that hosts of the family have."""
-        family, model = self._config.family, self._config.model
         slots, blueprints = 0, 0
-        for blocks, channels in product(
-            family.num_blocks or (model.num_blocks,), family.base_channels or (model.base_channels,)
-        ):
-            shape = replace(model, num_blocks=blocks, base_channels=channels)
+        for shape in self._list_shapes():
             config = replace(self._config, model=shape)
             space = assemble(config, loaded=self._load(config.task), cache=self._cache).host_run.bench.space
             slots, blueprints = max(slots, len(space.slot_ids)), max(blueprints, len(space.blueprint_ids))
         return ActionSizes(num_slots=slots, num_blueprints=blueprints)
+
+    def _list_shapes(self) -> list[ModelConfig]:
+        """Return every depth and width that hosts of the family have."""
+        family, model = self._config.family, self._config.model
+        return [
+            replace(model, num_blocks=blocks, base_channels=channels)
+            for blocks, channels in product(
+                family.num_blocks or (model.num_blocks,), family.base_channels or (model.base_channels,)
+            )
+        ]
 
     def _load(self, task: TaskConfig) -> tuple[TaskSpec, TaskData]:
         if task not in self._loaded:

@@ -150,6 +150,7 @@ class EnvBuilder:
         # Asked before data is loaded: hosts of one width have no narrower half.
         narrow = find_narrow(config, seeds) if envs.narrow_rounds > 0 else ()
         self._factory = HostFactory(config)
+        self._factory.check_memory(envs.num_envs)
         self.sizes = self._factory.measure_sizes()
         self.horizon_epochs = self._factory.horizon_epochs
         starts = tuple(sorted({int(part * self.horizon_epochs) for part in envs.start_fractions}))

@@ -15,7 +15,13 @@ from esper.tolaria.checkpoint import (
     checkpoint_place,
     detach_record,
 )
-from esper.tolaria.config import AMP_MODES, COMPILE_MODES, ROLLBACK_MODES, HostRunConfig
+from esper.tolaria.config import (
+    AMP_MODES,
+    CHECKPOINTING_MODES,
+    COMPILE_MODES,
+    ROLLBACK_MODES,
+    HostRunConfig,
+)
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
@@ -23,6 +29,7 @@ from esper.tolaria.governor import Governor, GovernorConfig
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
+from esper.tolaria.memory import MemoryNeed, MemoryWatch, estimate_need, refuse_shortage
 from esper.tolaria.objectives import Objective, build_objective
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
@@ -32,6 +39,7 @@ from esper.tolaria.signals import SignalTracker, SignalTrackerConfig
 
 __all__ = [
     "AMP_MODES",
+    "CHECKPOINTING_MODES",
     "COMPILE_MODES",
     "FLOP_KINDS",
     "OPTIMIZER_NAMES",
@@ -52,6 +60,8 @@ __all__ = [
     "LoadedCheckpoint",
     "LossScaler",
     "MeasuringConfig",
+    "MemoryNeed",
+    "MemoryWatch",
     "NoReduce",
     "Objective",
     "OptimizerConfig",
@@ -74,5 +84,7 @@ __all__ = [
     "checkpoint_place",
     "detach_record",
     "estimate_mean",
+    "estimate_need",
+    "refuse_shortage",
     "train_flops",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import final
 
@@ -14,6 +15,7 @@ from esper.tolaria.signals import SignalTrackerConfig
 
 AMP_MODES = ("off", "bf16", "fp16")
 COMPILE_MODES = ("none", "default", "reduce-overhead")
+CHECKPOINTING_MODES = ("off", "on", "auto")
 ROLLBACK_MODES = ("restore", "terminate")
 
 
@@ -33,6 +35,16 @@ class HostRunConfig:
     compile: str = "none"
     """`torch.compile` of the host's forward: "none", "default" or "reduce-overhead"; none, because every
     change of topology compiles anew. While a seed incubates the host runs uncompiled."""
+    seed_checkpointing: str = "off"
+    """Whether seeds compute their activations again in the backward pass instead of keeping them: "off",
+    "on", or "auto" = seeds that would keep `seed_checkpointing_mb`; off, because it costs one forward pass of
+    the seed per batch and small seeds keep little. Numbers are the same. Not with `compile`."""
+    seed_checkpointing_mb: float = 64.0
+    """Mode "auto": activations of one batch, in MiB, from which a seed recomputes them, >= 0; 64 leaves
+    every seed of the built-in tasks alone."""
+    max_memory_mb: float | None = None
+    """Memory that host and seeds may take while they train, in MiB, > 0: more is refused, a seed as well as
+    the run; None = what is free on the device when it is asked. A number makes refusals repeatable."""
     on_failure: str = "restore"
     """What follows once the last good state is back: "restore" trains on from it, "terminate" ends the
     episode; restore, because one sick seed should not cost a run."""
@@ -60,10 +72,23 @@ class HostRunConfig:
         for name, value, known in (
             ("amp", self.amp, AMP_MODES),
             ("compile", self.compile, COMPILE_MODES),
+            ("seed_checkpointing", self.seed_checkpointing, CHECKPOINTING_MODES),
             ("on_failure", self.on_failure, ROLLBACK_MODES),
         ):
             if value not in known:
                 raise ConfigError(f"host.{name}={value!r}: {suggest(value, known)}")
+        if self.seed_checkpointing != "off" and self.compile != "none":
+            raise ConfigError(
+                f"host.seed_checkpointing={self.seed_checkpointing!r} with host.compile={self.compile!r}: a "
+                "compiled pass plans for itself what it keeps and cannot put a seed's buffers back before a "
+                "second one; set one of the two to its default"
+            )
+        if not (math.isfinite(self.seed_checkpointing_mb) and self.seed_checkpointing_mb >= 0):
+            raise ConfigError(
+                f"host.seed_checkpointing_mb={self.seed_checkpointing_mb}: must be finite and >= 0"
+            )
+        if self.max_memory_mb is not None and not 0 < self.max_memory_mb < math.inf:
+            raise ConfigError(f"host.max_memory_mb={self.max_memory_mb}: must be finite and > 0")
         if self.batch_size < 2:
             raise ConfigError(f"host.batch_size={self.batch_size}: must be >= 2")
         if self.snapshot_every < 1:

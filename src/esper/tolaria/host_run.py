@@ -22,11 +22,9 @@ from typing import final
 
 from esper.kasmina import Clock
 from esper.leyline import (
-    WAIT,
     ActionResult,
     Budgets,
     Decision,
-    DecisionMade,
     EpochCompleted,
     EpochOutcome,
     Event,
@@ -40,8 +38,8 @@ from esper.leyline import (
     UpdateSkipped,
     Verdict,
     derive_seed,
-    refuse_action,
 )
+from esper.tolaria.acting import act
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.config import HostRunConfig
 from esper.tolaria.ending import remove_unkept
@@ -113,10 +111,12 @@ class HostRun:
     def observe(self) -> Observation:
         """Return everything a policy may look at now."""
         bench = self.bench
+        memory_left = bench.memory.bytes_left(bench.model)
+        bench.space = bench.memory.price(bench.space, bench.model, memory_left)
         return Observation(
             signals=self.signals,
             slots=bench.model.reports(),
-            budgets=self._budgets(),
+            budgets=replace(self._budgets(), memory_bytes_left=memory_left),
             space=bench.space,
             metric=self.task.metric,
             chance_loss=self.task.chance_loss,
@@ -128,22 +128,14 @@ class HostRun:
     def apply(self, decision: Decision) -> ActionResult:
         """Carry out a decision between two epochs; an illegal one is refused and counts as WAIT.
 
+        So is one for which memory does not suffice: everything is then as if it had waited.
+
         Raises:
             RuntimeError: If called in the middle of an epoch.
         """
         if self.progress.batch:
             raise RuntimeError(f"apply() inside epoch {self.epoch} at batch {self.progress.batch}")
-        action = decision.action
-        refusal = refuse_action(action, self.observe())
-        result = ActionResult(requested=action, effective=WAIT if refusal else action, refusal=refusal)
-        self.emit([_describe_decision(decision, refusal, self.epoch)])
-        self.event_count += 1
-        with self.bench.rng.installed():
-            path = ("seed", self.instance, self.event_count, self.bench.governor.rollback_count)
-            build_seed = derive_seed(self.run_seed, *path)
-            self.emit(self.bench.model.apply_action(result.effective, self.clock, build_seed=build_seed))
-        self.bench.follow_topology()
-        return result
+        return act(self, decision)
 
     # ------------------------------------------------------------------ 2) to 5)
 
@@ -378,22 +370,3 @@ class HostRun:
             "epoch": self.epoch,
             "total_params": self.bench.model.num_params,
         }
-
-
-def _describe_decision(decision: Decision, refusal: str | None, epoch: int) -> DecisionMade:
-    action, evidence = decision.action, decision.evidence
-    return DecisionMade(
-        epoch=epoch,
-        op=action.op.value,
-        slot=action.slot,
-        blueprint=action.blueprint,
-        reason=decision.reason,
-        confidence=decision.confidence,
-        refusal=refusal,
-        value=None if evidence is None else evidence.value,
-        probabilities={} if evidence is None else evidence.probabilities,
-        blend=action.blend.value,
-        curve=action.curve.value,
-        tempo_epochs=action.tempo_epochs,
-        alpha_target=action.alpha_target,
-    )

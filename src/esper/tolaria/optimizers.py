@@ -175,7 +175,7 @@ class TopologyOptimizer:
         return tuple(name for name in self._owners if name != HOST)
 
     def add_seed(self, slot: str, parameters: Mapping[str, nn.Parameter], *, birth_batch: int) -> None:
-        """Give a new seed its groups, without any state; parameters that need no gradient get none.
+        """Give a new seed its groups, without any state, or change nothing; what needs no gradient gets none.
 
         Raises:
             RuntimeError: If the slot has groups already, or a name or parameter belongs to another owner.
@@ -188,9 +188,14 @@ class TopologyOptimizer:
         for name, parameter in owner.parameters.items():
             if name in known or any(parameter is other for other in known.values()):
                 raise RuntimeError(f"parameter {name!r} of slot {slot!r} is in another optimiser group")
-        for group in split_groups(owner, group_prefix(slot), self._config.weight_decay):
-            self._optimizer.add_param_group(group)
-            owner.groups.append(self._optimizer.param_groups[-1])
+        held, num_before = self._optimizer.param_groups, len(self._optimizer.param_groups)
+        try:
+            for group in split_groups(owner, group_prefix(slot), self._config.weight_decay):
+                self._optimizer.add_param_group(group)
+        except BaseException:  # memory may run out between two groups
+            del held[num_before:]
+            raise
+        owner.groups.extend(held[num_before:])
         self._owners[slot] = owner
         self.set_batch(self._batch)
 
@@ -312,9 +317,8 @@ class TopologyOptimizer:
         norms: dict[str, Tensor | None] = {}
         for name, owner in self._owners.items():
             gradients = [p.grad for p in owner.parameters.values() if p.grad is not None]
-            if inverse_scale != 1.0:
-                for gradient in gradients:
-                    gradient.mul_(inverse_scale)
+            for gradient in gradients if inverse_scale != 1.0 else ():
+                gradient.mul_(inverse_scale)
             norms[name] = nn.utils.get_total_norm(gradients).float() if gradients else None
         zero = torch.zeros((), device=self._device)
         stacked = torch.stack([zero if norm is None else norm for norm in norms.values()])

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from esper.data import ArraySplit, AugmentConfig, Batch, DeviceCache, SharedBatchIterator, TaskData
-from esper.kasmina import BlueprintRegistry, MorphogeneticModel, QualityGates, build_seeded, describe
+from esper.kasmina import (
+    BlueprintRegistry,
+    MorphogeneticModel,
+    QualityGates,
+    RecomputeRule,
+    SeedState,
+    build_seeded,
+    describe,
+)
 from esper.leyline import (
     ActionSpace,
     Collective,
@@ -31,6 +39,7 @@ from esper.tolaria.epoch import EpochRunner
 from esper.tolaria.governor import Governor
 from esper.tolaria.ledger import FlopsLedger
 from esper.tolaria.measuring import ContributionPool, Evaluator
+from esper.tolaria.memory import MemoryWatch
 from esper.tolaria.objectives import build_objective
 from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
@@ -62,6 +71,8 @@ class HostRunParts:
     collective: Collective = field(default_factory=SingleProcess)
     augment: AugmentConfig | None = None
     """Random crop and flip of training batches; None = images as they are."""
+    read_memory: Callable[[], int | None] = lambda: None
+    """Returns free bytes on the device; None = not known, and no seed is refused for what is free."""
 
 
 @final
@@ -90,6 +101,7 @@ class Workbench:
     governor: Governor
     ledger: FlopsLedger
     rng: OwnRng
+    memory: MemoryWatch
     probe: HostProbe[MorphogeneticModel, Batch]
 
     def seed_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -100,6 +112,16 @@ class Workbench:
         """Make the optimiser's seed groups match the seeds that live now, without any state."""
         for slot_id in tuple(self.optimizer.seed_slots):
             self.optimizer.remove_seed(slot_id)
+        self.follow_topology()
+
+    def take_back(self, slot_id: str, state: SeedState) -> None:
+        """Undo what a germination that was cut short has done so far.
+
+        Args:
+            slot_id: Where it was.
+            state: The slot's record before.
+        """
+        self.model.lifecycle.restore(self.model.slot(slot_id), state, None)
         self.follow_topology()
 
     def follow_topology(self) -> None:
@@ -133,7 +155,7 @@ def build_workbench(
     Raises:
         HostError: If the host's growth points do not match its forward pass.
     """
-    data, device = parts.data, parts.device
+    data, device, measuring = parts.data, parts.device, config.measuring
     batches = SharedBatchIterator(
         data.train,
         [derive_seed(run_seed, "data", instance)],
@@ -157,7 +179,6 @@ def build_workbench(
     autocast = Autocast(device, config.amp)
     scaler = LossScaler(is_enabled=config.amp == "fp16")
     reducer = NoReduce()
-    measuring = config.measuring
     space = build_space(model, parts)
     return Workbench(
         model=model,
@@ -187,6 +208,7 @@ def build_workbench(
         tracker=SignalTracker(config.tracker),
         governor=Governor(config.governor, chance_loss=task.chance_loss),
         ledger=FlopsLedger(),
+        memory=MemoryWatch(config, parts.registry, parts.read_memory),
         rng=OwnRng(derive_seed(run_seed, "torch", instance), device),
         probe=parts.probe,
     )
@@ -202,6 +224,11 @@ def _build_model(
         gates=QualityGates(config.gates, keep_threshold=task.keep_threshold),
         lifecycle=config.lifecycle,
         slots=parts.slots,
+    )
+    model.recompute = RecomputeRule(
+        mode=config.seed_checkpointing,
+        batch_size=config.batch_size,
+        threshold_bytes=int(config.seed_checkpointing_mb * 2**20),
     )
     if config.compile != "none":
         model.compile_host(config.compile)

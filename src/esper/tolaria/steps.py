@@ -116,20 +116,29 @@ def record_outcome(slot: SeedSlot, outcome: SlotOutcome | None, *, metric: float
 
 
 def charge_training(ledger: FlopsLedger, model: MorphogeneticModel, num_items: int) -> None:
-    """Charge one epoch of training: 3 forwards for host and seeds, the tail's passes for shadow."""
+    """Charge one epoch of training: 3 forwards for host and seeds, the tail's passes for shadow.
+
+    A seed that recomputes its activations costs one forward more, in every pass that goes back through it.
+    """
     host = train_flops(model.host_flops, input_needs_grad=True, weights_frozen=False)
     ledger.charge("host_train", None, host * num_items)
-    for slot in model.each_slot():
+    slots = list(model.each_slot())
+    for index, slot in enumerate(slots):
         state = slot.state
         if not state.stage.is_trained:
             continue
         is_isolated = state.stage.is_isolated
         seed = train_flops(state.flops_per_item, input_needs_grad=not is_isolated, weights_frozen=False)
-        ledger.charge("seed_train", slot.slot_id, seed * num_items)
+        ledger.charge("seed_train", slot.slot_id, (seed + _second_forward(slot)) * num_items)
         if is_isolated and model.incubation.needs_tail:
             tail = model.tail_flops(slot.slot_id) if model.has_segments else model.host_flops
             frozen = train_flops(tail, input_needs_grad=True, weights_frozen=True)
+            frozen += sum(_second_forward(s) for s in slots[index:] if s.state.stage.affects_output)
             ledger.charge("incubation", slot.slot_id, frozen * num_items)
+
+
+def _second_forward(slot: SeedSlot) -> int:
+    return slot.state.flops_per_item if slot.seed is not None and slot.seed.is_recomputed else 0
 
 
 def build_slot_events(
