@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 
 from esper.leyline import Notice
-from esper.nissa import TelemetryConfig, build_hub, read_run
+from esper.nissa import TelemetryConfig, build_hub, event_files, read_run
+from nissa.sample_run import finished_epoch
 
 
 def test_files_and_console_are_wired(tmp_path: Path) -> None:
@@ -46,3 +47,18 @@ def test_nothing_at_all_is_a_hub_too() -> None:
     hub.emit(Notice(epoch=0, text="hello"))
     hub.close()
     assert hub.losses == {}
+
+
+def test_the_room_for_event_files_is_the_configured_one(tmp_path: Path) -> None:
+    config = TelemetryConfig(progress="none", max_event_file_mb=0.01, max_events_mb=0.04)
+    hub = build_hub(config, run_id="a", stream=io.StringIO(), environ={}, directory=tmp_path)
+    for epoch in range(200):
+        hub.emit(finished_epoch(epoch))
+    hub.emit(Notice(epoch=200, text="hello"))
+    hub.close()
+    sizes = [path.stat().st_size for path in event_files(tmp_path)]
+    assert (max(sizes) <= 10_000, sum(sizes) <= 40_000, len(sizes) > 4) == (True, True, True)
+    log = read_run(tmp_path)
+    kept = [record for record in log.records if record.is_sample]
+    assert (len(kept) + log.num_dropped, log.num_dropped > 0) == (200, True)
+    assert hub.losses == {"run_directory": 0}  # they had arrived

@@ -158,6 +158,10 @@ def _show(args: Sequence[str]) -> int:
         write_tables(render_tables(info, records))
         if info.state in RESUMABLE_STATES:
             report_note(f"go on: esper train --resume {given.run}")
+    if log is not None and log.num_dropped:
+        report_note(
+            f"{log.num_dropped} samples were dropped to keep the event files within telemetry.max_events_mb"
+        )
     for bad in () if log is None else log.bad_lines:
         report_note(f"{bad.file}:{bad.line}: {bad.problem}")
     return int(ExitCode.OK)

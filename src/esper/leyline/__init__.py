@@ -39,6 +39,7 @@ from esper.leyline.errors import (
 )
 from esper.leyline.events import (
     EVENT_TYPES,
+    SAMPLE_KINDS,
     AlphaRetargeted,
     AnomalyFound,
     BackendFailed,
@@ -102,6 +103,7 @@ __all__ = [
     "GLOBAL_FEATURES",
     "HISTORY_LENGTH",
     "OP_STAGES",
+    "SAMPLE_KINDS",
     "SLOT_FEATURES",
     "STAGE_ORDER",
     "TRANSITIONS",

@@ -266,7 +266,7 @@ class BackendFailed(Event):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDropped(Event):
-    """Samples dropped because a queue was full, since the last such record."""
+    """Samples that are missing from this place backwards: a queue, or the room for event files, was full."""
 
     num_dropped: int
 
@@ -352,6 +352,9 @@ _CLASSES: Mapping[str, EventClass] = MappingProxyType(
         "RunFinished": EventClass.RUN,
     }
 )
+
+SAMPLE_KINDS = frozenset(kind for kind, found in _CLASSES.items() if found is EventClass.SAMPLE)
+"""Kinds of events that are points of curves: the only ones that may be dropped."""
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     RunStarted,

@@ -38,6 +38,7 @@ from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
 from esper.nissa.codec import SCHEMA_VERSION, Header, decode_line, encode_header, encode_record
 from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
+from esper.nissa.event_files import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
 from esper.nissa.reader import (
@@ -81,6 +82,7 @@ __all__ = [
     "BlueprintScore",
     "BufferedBackend",
     "EventHub",
+    "FileCaps",
     "Header",
     "JsonConsole",
     "JsonlBackend",

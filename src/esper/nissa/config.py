@@ -11,6 +11,9 @@ from esper.leyline import ConfigError, suggest
 PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
 """Ways to show progress on stderr."""
 
+BYTES_PER_MB = 1_000_000
+_SMALLEST_FILE_MB = 0.01
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,13 @@ class TelemetryConfig:
     buffer_records: int = 4096
     """Records that may wait for a slow console, >= 16; then samples are dropped oldest first, and counted.
     About 2 MB, and hours of epochs."""
+    max_event_file_mb: float = 20.0
+    """Size at which an event file is closed and the next one begun, in megabytes of 1,000,000 bytes, >= 0.01.
+    Twenty, which tools and people can still open: about ten thousand epochs."""
+    max_events_mb: float = 200.0
+    """Room for all event files of a process, in megabytes, at least twice max_event_file_mb; then the oldest
+    samples are dropped and counted, lifecycle events never. Two hundred, because a report reads all of it
+    into memory."""
     has_report: bool = True
     """Whether report.md and report.png are written at the end. On, because it costs about a second."""
 
@@ -45,5 +55,15 @@ class TelemetryConfig:
         interval = self.flush_interval_seconds
         if not (math.isfinite(interval) and 0.0 <= interval <= 1.0):
             raise ConfigError(f"telemetry.flush_interval_seconds={interval}: must be in [0, 1], e.g. 1.0")
+        file, room = self.max_event_file_mb, self.max_events_mb
+        if not (math.isfinite(file) and file >= _SMALLEST_FILE_MB):
+            raise ConfigError(
+                f"telemetry.max_event_file_mb={file}: must be >= {_SMALLEST_FILE_MB}, e.g. 20.0"
+            )
+        if not (math.isfinite(room) and room >= 2 * file):
+            raise ConfigError(
+                f"telemetry.max_events_mb={room}: must be at least twice max_event_file_mb ({file}), e.g. "
+                f"{10 * file}"
+            )
         if self.buffer_records < 16:
             raise ConfigError(f"telemetry.buffer_records={self.buffer_records}: must be >= 16, e.g. 4096")

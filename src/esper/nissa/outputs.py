@@ -10,7 +10,8 @@ from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import build_console
 from esper.nissa.backends.run_directory import RunDirectoryBackend
-from esper.nissa.config import TelemetryConfig
+from esper.nissa.config import BYTES_PER_MB, TelemetryConfig
+from esper.nissa.event_files import FileCaps
 from esper.nissa.hub import EventHub
 
 
@@ -44,7 +45,14 @@ def build_hub(
     attempt = first_seq = 0
     if directory is not None:
         files = RunDirectoryBackend(
-            directory, run_id=run_id, rank=rank, flush_interval_seconds=config.flush_interval_seconds
+            directory,
+            run_id=run_id,
+            rank=rank,
+            flush_interval_seconds=config.flush_interval_seconds,
+            caps=FileCaps(
+                part_bytes=int(config.max_event_file_mb * BYTES_PER_MB),
+                total_bytes=int(config.max_events_mb * BYTES_PER_MB),
+            ),
         )
         attempt, first_seq = files.next_attempt, files.next_seq
         backends.append(files)
