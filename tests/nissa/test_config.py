@@ -21,6 +21,9 @@ from esper.nissa import TelemetryConfig
         (lambda: TelemetryConfig(max_event_file_mb=math.nan), "must be >= 0.01"),
         (lambda: TelemetryConfig(max_event_file_mb=20.0, max_events_mb=39.0), "at least twice"),
         (lambda: TelemetryConfig(max_events_mb=math.inf), "at least twice"),
+        (lambda: TelemetryConfig(on_alert="mail 'me"), "No closing quotation"),
+        (lambda: TelemetryConfig(alert_timeout_seconds=0.0), r"must be in \(0, 3600\]"),
+        (lambda: TelemetryConfig(alert_interval_seconds=math.nan), "must be >= 0"),
         (lambda: TelemetryConfig(buffer_records=0), "must be >= 16"),
     ],
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
-from esper.leyline import Notice
+import pytest
+
+from esper.leyline import CheckpointFailed, Notice, RunFinished
 from esper.nissa import TelemetryConfig, build_hub, event_files, read_run
 from nissa.sample_run import finished_epoch
 
@@ -39,6 +42,21 @@ def test_other_ranks_are_silent(tmp_path: Path) -> None:
     hub.close()
     assert stream.getvalue() == ""
     assert [path.name for path in tmp_path.iterdir()] == ["events-2.jsonl"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_calls_a_person(rank: int, tmp_path: Path) -> None:
+    called, folder = tmp_path / "called.json", tmp_path / "run"
+    folder.mkdir()
+    config = TelemetryConfig(progress="none", on_alert=f"tee '{called}'")
+    hub = build_hub(config, run_id="a", stream=io.StringIO(), environ={}, directory=folder, rank=rank)
+    hub.emit(CheckpointFailed(epoch=1, name="e1-b0", error="disk full", num_failures=1))
+    hub.emit(RunFinished(epoch=1, reason="horizon"))
+    hub.close()
+    assert called.exists() == (rank == 0)
+    if rank == 0:
+        assert json.loads(called.read_bytes())["run_dir"] == str(folder)
+    assert not [r for r in read_run(folder).records if r.event.kind == "AlertFailed"]
 
 
 def test_nothing_at_all_is_a_hub_too() -> None:

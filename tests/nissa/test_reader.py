@@ -32,7 +32,7 @@ from esper.nissa import (
     read_run,
     tail,
 )
-from esper.nissa.event_files import drop_samples
+from esper.nissa.event_chain import drop_samples
 from nissa.sample_run import decided, finished_epoch, numbered, run_events, write_run
 from nissa.sample_training import resumed_training, started_training, training_events
 

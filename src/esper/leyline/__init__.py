@@ -40,6 +40,7 @@ from esper.leyline.errors import (
 from esper.leyline.events import (
     EVENT_TYPES,
     SAMPLE_KINDS,
+    AlertFailed,
     AlphaRetargeted,
     AnomalyFound,
     BackendFailed,
@@ -111,6 +112,7 @@ __all__ = [
     "Action",
     "ActionResult",
     "ActionSpace",
+    "AlertFailed",
     "AlphaCurve",
     "AlphaRetargeted",
     "AnomalyFound",

@@ -265,6 +265,17 @@ class BackendFailed(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFailed(Event):
+    """The command that calls a person failed; later alerts still run it."""
+
+    alert: str
+    """Kind of the last alert that it failed for."""
+    error: str
+    num_failures: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDropped(Event):
     """Samples that are missing from this place backwards: a queue, or the room for event files, was full."""
 
@@ -373,6 +384,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     CheckpointSaved,
     CheckpointFailed,
     BackendFailed,
+    AlertFailed,
     EventsDropped,
     PolicyTrainingStarted,
     EpisodeFinished,

@@ -26,12 +26,14 @@ from esper.leyline import (
     UnknownNameError,
 )
 from esper.nissa.codec import Header, decode_line, encode_event
-from esper.nissa.event_files import EventFile, find_event_files, missing_parts
+from esper.nissa.event_chain import EventFile, find_event_files, missing_parts
 from esper.nissa.record import Record
 
 CLOCK_FIELDS = frozenset({"seconds"})
 """Event fields that tell time; outside every equality."""
-BOOKKEEPING_KINDS = frozenset({"CheckpointSaved", "CheckpointFailed", "BackendFailed", "EventsDropped"})
+BOOKKEEPING_KINDS = frozenset(
+    {"CheckpointSaved", "CheckpointFailed", "BackendFailed", "AlertFailed", "EventsDropped"}
+)
 """Events about the process that ran, not about the run; an interrupted and resumed run has others."""
 
 

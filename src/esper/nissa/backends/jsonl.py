@@ -12,7 +12,7 @@ from typing import BinaryIO, final
 
 from esper.leyline import DataError, RunDirectoryError, UnknownNameError
 from esper.nissa.codec import Header, decode_line, encode_header, encode_record
-from esper.nissa.event_files import FileCaps, drop_samples, find_event_files, missing_parts, name_of_part
+from esper.nissa.event_chain import FileCaps, drop_samples, find_event_files, missing_parts, name_of_part
 from esper.nissa.record import Record, wall_clock
 
 Schedule = Callable[[float, Callable[[], None]], Callable[[], None]]

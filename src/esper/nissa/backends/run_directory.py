@@ -14,7 +14,7 @@ from esper.leyline import RunDirectoryError
 from esper.nissa.analytics.summary import compute_summary, summary_to_plain
 from esper.nissa.analytics.training import compute_training_summary, is_training, training_to_plain
 from esper.nissa.backends.jsonl import JsonlBackend
-from esper.nissa.event_files import FileCaps, name_of_part
+from esper.nissa.event_chain import FileCaps, name_of_part
 from esper.nissa.files import write_atomically
 from esper.nissa.reader import read_run
 from esper.nissa.record import Record, wall_clock

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esper.leyline import DataError, Event, EventsDropped, Notice, PolicyTrainingStarted
 from esper.nissa import EventHub, FileCaps, JsonlBackend, MemoryBackend, Record, read_run
-from esper.nissa.event_files import drop_samples, find_event_files, missing_parts, name_of_part
+from esper.nissa.event_chain import drop_samples, find_event_files, missing_parts, name_of_part
 from nissa.sample_run import finished_epoch, numbered
 from nissa.sample_training import started_training
 
