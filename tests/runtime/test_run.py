@@ -104,6 +104,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert effective_log(tmp_path / "cut") == effective_log(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_in_many_event_files_resumes_and_replays_as_one_in_a_single_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
