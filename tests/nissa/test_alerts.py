@@ -147,8 +147,9 @@ def test_a_disk_without_room_for_more_checkpoints_is_told(free: int, is_told: bo
 
 
 @pytest.mark.fault
+@pytest.mark.battery("T47")
 def test_a_blocked_command_holds_up_nothing_but_later_calls() -> None:
-    """T47: a command that never returns: every event is written, the queue is bounded, drops are exact."""
+    """A command that never returns: every event is written, the queue is bounded, drops are exact."""
     command, files = FakeCommand(is_blocked=True), MemoryBackend()
     backend = AlertBackend(command, interval_seconds=0.0, close_seconds=0.0)
     hub = EventHub([backend, files], "run")

@@ -97,10 +97,11 @@ def test_a_sample_that_cannot_be_read_is_not_dropped_unseen(tmp_path: Path) -> N
     attempts=st.lists(st.lists(st.booleans(), max_size=25), min_size=1, max_size=4),
     part_bytes=st.integers(1, 3_000),
 )
+@pytest.mark.battery("T47")
 def test_whatever_is_written_nothing_but_counted_samples_is_ever_lost(
     attempts: list[list[bool]], part_bytes: int
 ) -> None:
-    """T47: sequence numbers go on over files and resumes, and every sample is there or counted."""
+    """Sequence numbers go on over files and resumes, and every sample is there or counted."""
     caps = FileCaps(part_bytes=part_bytes, total_bytes=3 * part_bytes)
     told = MemoryBackend()
     with tempfile.TemporaryDirectory() as name:

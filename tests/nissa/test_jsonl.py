@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import DataError, Event, Notice, RunDirectoryError
-from esper.nissa import FileCaps, Header, JsonlBackend, decode_line, event_files, read_run
+from battery_rows import BatteryRecord
+from esper.leyline import BackendFailed, DataError, Event, Notice, RunDirectoryError
+from esper.nissa import (
+    EventHub,
+    FileCaps,
+    Header,
+    JsonlBackend,
+    MemoryBackend,
+    decode_line,
+    event_files,
+    read_run,
+)
 from esper.nissa.backends.jsonl import schedule_once
 from nissa.fakes import ManualTimer
 from nissa.sample_run import finished_epoch, numbered
@@ -105,6 +115,7 @@ def test_a_new_file_starts_at_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
+@pytest.mark.battery("T47")
 def test_a_torn_tail_is_cut_and_counted(tmp_path: Path, cut: int) -> None:
     whole = filled(tmp_path)
     (tmp_path / "events-0.jsonl").write_bytes(whole[:-cut])
@@ -236,8 +247,9 @@ def test_a_record_longer_than_a_file_has_one_to_itself(tmp_path: Path) -> None:
     assert [len(path.read_bytes().splitlines()) for path in event_files(tmp_path)] == [2, 2, 2]
 
 
+@pytest.mark.battery("T47")
 def test_a_chain_cut_anywhere_in_its_newest_file_can_be_continued(tmp_path: Path) -> None:
-    """T47: a kill while a file was begun leaves one without records, or with half a header."""
+    """A kill while a file was begun leaves one without records, or with half a header."""
     newest = filled_chain(tmp_path)[-1]
     whole = newest.read_bytes()
     for length in range(0, len(whole), 5):
@@ -288,6 +300,27 @@ def test_samples_that_cannot_be_dropped_stay_and_writing_goes_on(
     assert [record.seq for record in read_run(tmp_path).records] == list(range(12))
 
 
+@pytest.mark.fault
+@pytest.mark.battery("T47")
+def test_a_full_disk_costs_events_that_are_counted_and_no_number_is_given_twice(tmp_path: Path) -> None:
+    backend, told = open_file(tmp_path), MemoryBackend()
+    hub = EventHub([backend, told], "sample")
+    for epoch in range(3):
+        hub.emit(note(epoch))
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, backend._file.fileno())  # the disk is full from here on
+    os.close(full)
+    for epoch in range(3, 9):
+        hub.emit(note(epoch))
+    hub.close()
+    assert [event.backend for event in told.events_of(BackendFailed)] == ["jsonl"]
+    assert hub.losses == {"jsonl": 7, "memory": 0}  # six notes and the report itself
+    assert [record.seq for record in read_run(tmp_path).records] == [0, 1, 2]
+    again = open_file(tmp_path)
+    assert (again.next_seq, again.next_attempt, again.num_torn) == (3, 1, 0)
+    again.close()
+
+
 NUM_KILLS = 25
 WRITER = """
 import sys
@@ -307,8 +340,9 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path) -> None:
-    """T47: SIGKILL 25 times, over many files: nothing acknowledged is lost, no number is given twice."""
+@pytest.mark.battery("T47")
+def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path, battery: BatteryRecord) -> None:
+    """SIGKILL 25 times, over many files: nothing acknowledged is lost, no number is given twice."""
     path = tmp_path / "events-0.jsonl"
     acknowledged: list[int] = []
     for attempt in range(NUM_KILLS):
@@ -320,7 +354,8 @@ def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path) -> 
                 acknowledged.append(int(process.stdout.readline()))
             process.send_signal(signal.SIGKILL)
             acknowledged += [int(line) for line in process.stdout if line.endswith("\n")]
-        assert read_run(tmp_path).num_torn <= 1
+        battery.record(failures=int(read_run(tmp_path).num_torn > 1))
+    assert battery.num_failures == 0
     log = read_run(tmp_path)
     seqs = [record.seq for record in log.records]
     assert set(acknowledged) <= set(seqs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,24 @@ def test_the_room_for_event_files_is_the_configured_one(tmp_path: Path) -> None:
     kept = [record for record in log.records if record.is_sample]
     assert (len(kept) + log.num_dropped, log.num_dropped > 0) == (200, True)
     assert hub.losses == {"run_directory": 0}  # they had arrived
+
+
+@pytest.mark.battery("T48")
+def test_odd_numbers_and_texts_end_as_short_lines_of_valid_json(tmp_path: Path) -> None:
+    config = TelemetryConfig(progress="none")
+    hub = build_hub(config, run_id="a", stream=io.StringIO(), environ={}, directory=tmp_path)
+    for number in (math.nan, math.inf, -math.inf):
+        hub.emit(
+            replace(finished_epoch(1), train_loss=number, raw_metrics={"accuracy": number, "\ud800": 1.0})
+        )
+    for text in ("x" * 1_000_000, "\udc80\ud800", "\n\r\0\x1b[31m", "\u2028"):
+        hub.emit(Notice(epoch=1, text=text))
+        hub.emit(replace(finished_epoch(1), raw_metrics={text: math.nan}))
+    hub.close()
+    for line in (tmp_path / "events-0.jsonl").read_bytes().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"bare {name}"))
+        assert line.isascii()
+        assert len(line) < 20_000
+    log = read_run(tmp_path)
+    assert (len(log.records), log.bad_lines, log.num_torn, hub.failures) == (11, (), 0, {})
+    json.loads((tmp_path / "summary.json").read_bytes(), parse_constant=lambda name: pytest.fail(name))

@@ -23,9 +23,12 @@ from esper.leyline import (
 )
 from esper.nissa import (
     BadLine,
+    EventHub,
     FileCaps,
     JsonlBackend,
     Record,
+    RunDirectoryBackend,
+    compute_training_summary,
     effective_log,
     event_files,
     read_first_event,
@@ -33,6 +36,7 @@ from esper.nissa import (
     tail,
 )
 from esper.nissa.event_chain import drop_samples
+from esper.nissa.wording import Narrator
 from nissa.sample_run import decided, finished_epoch, numbered, run_events, write_run
 from nissa.sample_training import resumed_training, started_training, training_events
 
@@ -350,3 +354,28 @@ def test_tail_follows_a_chain_and_survives_samples_dropped_behind_it(tmp_path: P
         batch = next(batches)
         assert (batch.records, batch.bad_lines) == ((), ())
     assert seen == records
+
+
+@pytest.mark.battery("T42")
+def test_a_clock_that_jumps_changes_no_order_and_makes_no_duration_negative(tmp_path: Path) -> None:
+    day = 86_400.0
+    jumps = (0.0, day, -day, -10.0, 3_600.0, -3_600.0, 0.0)
+    now = [1.7e9]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0] + jumps[int(now[0]) % len(jumps)]
+
+    backend = RunDirectoryBackend(tmp_path, run_id="sample", clock=clock)
+    hub = EventHub([backend], "sample", clock=clock)
+    for event in training_events(num_rounds=8):
+        hub.emit(event)
+    hub.close()
+    records = read_run(tmp_path).records
+    assert [record.seq for record in records] == list(range(hub.next_seq))
+    assert compute_training_summary(records).seconds >= 0.0
+    narrator = Narrator()
+    for record in numbered(run_events()):
+        narrator.tell(replace(record, wall_time=clock()))
+        eta = narrator.eta_seconds()
+        assert eta is None or eta >= 0.0
