@@ -92,9 +92,9 @@ def test_a_sample_that_cannot_be_read_is_not_dropped_unseen(tmp_path: Path) -> N
     assert path.read_bytes() == damaged
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
-    attempts=st.lists(st.lists(st.booleans(), max_size=25), min_size=1, max_size=4),
+    attempts=st.lists(st.lists(st.booleans(), max_size=20), min_size=1, max_size=3),
     part_bytes=st.integers(1, 3_000),
 )
 @pytest.mark.battery("T47")
