@@ -60,6 +60,14 @@ def test_a_command_is_started_in_the_directory_that_it_names(fake: FakeLaunch) -
     assert fake.plans == [LaunchPlan(args=(*TRAIN, "--run-dir", "a"), run_dir=Path("a"), num_ranks=2)]
 
 
+def test_a_command_for_alerts_from_a_file_is_handed_on_to_every_restart(
+    fake: FakeLaunch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text('telemetry.on_alert = "true --now"\n', encoding="utf-8")
+    assert start(inner=(*TRAIN, "--config", "mine.toml")).code == 0
+    assert fake.plans[0].args[-1] == "--telemetry.on-alert=true --now"
+
+
 def test_a_command_without_a_directory_gets_one_below_runs_for_all_its_attempts(fake: FakeLaunch) -> None:
     assert start(inner=(*TRAIN, "--seed", "5")).code == 0
     (plan,) = fake.plans

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,46 @@ def test_resume_takes_the_configuration_of_the_run(args: list[str], runs: FakeRu
         assert (resumed.policy, runs.provenance["policy"]) == ("never", "flag")
     else:
         assert resumed == config
+
+
+def _make_run_with_a_command(path: Path) -> None:
+    _make_run(path, error=STOPPED)
+    text = (path / "config.toml").read_text(encoding="utf-8")
+    text = re.sub(r'on_alert = ""', 'on_alert = "touch stolen"', text)
+    (path / "config.toml").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("args", [["--resume", "old"], ["--config", "old/config.toml", "--run-dir", "new"]])
+def test_a_command_that_a_run_directory_names_is_never_run(
+    args: list[str], runs: FakeRun, tmp_path: Path
+) -> None:
+    _make_run_with_a_command(tmp_path / "old")
+    answer = call(["train", *args])
+    assert (answer.code, runs.configs[0].telemetry.on_alert) == (0, "")
+    assert "names a command for alerts, which is not run" in answer.err
+
+
+def test_a_command_for_alerts_is_given_again_on_resume(runs: FakeRun, tmp_path: Path) -> None:
+    _make_run_with_a_command(tmp_path / "old")
+    answer = call(["train", "--resume", "old", "--on-alert", "true --quietly"])
+    assert (answer.code, runs.configs[0].telemetry.on_alert) == (0, "true --quietly")
+    assert "names a command" not in answer.err
+
+
+def test_a_command_of_a_users_own_file_is_taken(runs: FakeRun, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('telemetry.on_alert = "true"\n', encoding="utf-8")
+    assert call(["train", "--config", "mine.toml"]).code == 0
+    assert runs.configs[0].telemetry.on_alert == "true"
+
+
+@pytest.mark.parametrize("command", ["no-such-program-here --now", "'not closed"])
+def test_a_command_that_cannot_be_run_is_refused_before_anything_is_written(
+    command: str, runs: FakeRun, tmp_path: Path
+) -> None:
+    answer = call(["train", "--on-alert", command])
+    assert (answer.code, runs.configs, list(tmp_path.iterdir())) == (2, [], [])
+    assert answer.err.count("\n") == 1
+    assert "telemetry.on_alert" in answer.err
 
 
 def test_resume_without_a_path_takes_the_newest_run_that_was_stopped(runs: FakeRun, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from esper.leyline import EpochCompleted, RunFinished
 from esper.nissa import (
+    AlertBackend,
+    AlertCommand,
     BufferedBackend,
     JsonConsole,
     JsonlBackend,
@@ -28,6 +30,7 @@ BACKENDS: dict[str, Callable[[Path], OutputBackend]] = {
     "plain": lambda folder: PlainConsole(io.StringIO()),
     "json": lambda folder: JsonConsole(io.StringIO()),
     "rich": lambda folder: RichConsole(io.StringIO()),
+    "alerts": lambda folder: AlertBackend(AlertCommand(["true"], timeout_seconds=30.0), run_dir=folder),
     "buffered": lambda folder: BufferedBackend(MemoryBackend()),
 }
 

@@ -86,6 +86,7 @@ def test_a_lifecycle_event_waits_for_room() -> None:
     assert buffer.num_lost == 0
 
 
+@pytest.mark.battery("T47")
 def test_patience_ends_with_an_error_instead_of_a_stopped_training() -> None:
     inner, buffer = blocked(capacity=1, patience_seconds=0.0)
     first, second = numbered([note(1), note(2)], first_seq=1)
@@ -130,6 +131,7 @@ def test_a_queue_without_room_is_refused() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 6))
+@pytest.mark.battery("T47")
 def test_every_record_arrives_or_is_counted(is_sample: list[bool], capacity: int) -> None:
     inner, buffer = blocked(capacity)
     events = [finished_epoch(i) if sample else note(i) for i, sample in enumerate(is_sample, 1)]

@@ -94,6 +94,7 @@ def test_every_event_type_round_trips(kind: type[Event]) -> None:
 
 
 @given(ODD_TEXT)
+@pytest.mark.battery("T48")
 def test_lone_surrogates_and_controls_survive(text: str) -> None:
     back = round_trip(Notice(epoch=1, text=text))
     assert isinstance(back, Notice)
@@ -101,6 +102,7 @@ def test_lone_surrogates_and_controls_survive(text: str) -> None:
     assert back.text in (text, joined)  # a pair of surrogates means one character
 
 
+@pytest.mark.battery("T48")
 def test_nonfinite_numbers_are_null_and_flagged_by_place() -> None:
     event = replace(
         finished_epoch(1), train_loss=math.nan, metric=-math.inf, raw_metrics={"a/b": math.inf, "c": 1.0}
@@ -119,6 +121,7 @@ def test_a_sound_line_has_no_flags() -> None:
     assert "nonfinite" not in json.loads(encode_record(numbered([finished_epoch(1)])[0]))
 
 
+@pytest.mark.battery("T48")
 def test_a_megabyte_of_text_is_cut_and_stays_distinct() -> None:
     texts = ["x" * 1_000_000 + end for end in ("a", "b")]
     first, second = (round_trip(Notice(epoch=0, text=text)) for text in texts)

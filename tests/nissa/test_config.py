@@ -17,6 +17,13 @@ from esper.nissa import TelemetryConfig
         (lambda: TelemetryConfig(progress="rihc"), "did you mean 'rich'"),
         (lambda: TelemetryConfig(flush_interval_seconds=1.5), r"must be in \[0, 1\]"),
         (lambda: TelemetryConfig(flush_interval_seconds=math.nan), r"must be in \[0, 1\]"),
+        (lambda: TelemetryConfig(max_event_file_mb=0.0), "must be >= 0.01"),
+        (lambda: TelemetryConfig(max_event_file_mb=math.nan), "must be >= 0.01"),
+        (lambda: TelemetryConfig(max_event_file_mb=20.0, max_events_mb=39.0), "at least twice"),
+        (lambda: TelemetryConfig(max_events_mb=math.inf), "at least twice"),
+        (lambda: TelemetryConfig(on_alert="mail 'me"), "No closing quotation"),
+        (lambda: TelemetryConfig(alert_timeout_seconds=0.0), r"must be in \(0, 3600\]"),
+        (lambda: TelemetryConfig(alert_interval_seconds=math.nan), "must be >= 0"),
         (lambda: TelemetryConfig(buffer_records=0), "must be >= 16"),
     ],
 )

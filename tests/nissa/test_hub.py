@@ -28,6 +28,7 @@ def test_every_backend_gets_every_event_in_order() -> None:
     assert (hub.next_seq, hub.attempt) == (10, 2)
 
 
+@pytest.mark.battery("T47")
 def test_a_failing_backend_is_reported_once_and_its_losses_are_counted() -> None:
     sound, broken = MemoryBackend(), FailingBackend(good_writes=2)
     hub = EventHub([broken, sound], "run")
@@ -116,6 +117,7 @@ def test_an_unknown_backend_name_is_refused() -> None:
         EventHub([MemoryBackend()], "run").is_active("memoy")
 
 
+@pytest.mark.battery("T47")
 def test_losses_include_what_a_buffer_dropped() -> None:
     slow = GatedBackend()
     hub = EventHub([BufferedBackend(slow, capacity=2)], "run")
@@ -127,3 +129,21 @@ def test_losses_include_what_a_buffer_dropped() -> None:
     hub.close()
     assert hub.losses == {"slow": 3}
     assert len([r for r in slow.records if r.is_sample]) + 3 == hub.next_seq
+
+
+@pytest.mark.fault
+@pytest.mark.battery("T47")
+def test_a_console_that_blocks_holds_up_neither_training_nor_the_event_file() -> None:
+    slow, files = GatedBackend(), MemoryBackend()
+    hub = EventHub([files, BufferedBackend(slow, capacity=16)], "run")
+    for epoch in range(2_000):
+        hub.emit(finished_epoch(epoch))
+        if epoch % 200 == 0:
+            hub.emit(note(epoch))
+    assert slow.records == []  # every call above returned while the console stood still
+    assert [record.seq for record in files.records] == list(range(2_010))
+    slow.gate.set()
+    hub.close()
+    arrived = [record for record in slow.records if record.event.kind != "EventsDropped"]
+    assert len(arrived) + hub.losses["slow"] == 2_010
+    assert len([record for record in arrived if not record.is_sample]) == 10

@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import DataError, Event, Notice, RunDirectoryError
-from esper.nissa import Header, JsonlBackend, decode_line, read_run
+from battery_rows import BatteryRecord
+from esper.leyline import BackendFailed, DataError, Event, Notice, RunDirectoryError
+from esper.nissa import (
+    EventHub,
+    FileCaps,
+    Header,
+    JsonlBackend,
+    MemoryBackend,
+    decode_line,
+    event_files,
+    read_run,
+)
 from esper.nissa.backends.jsonl import schedule_once
 from nissa.fakes import ManualTimer
 from nissa.sample_run import finished_epoch, numbered
@@ -105,6 +115,7 @@ def test_a_new_file_starts_at_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
+@pytest.mark.battery("T47")
 def test_a_torn_tail_is_cut_and_counted(tmp_path: Path, cut: int) -> None:
     whole = filled(tmp_path)
     (tmp_path / "events-0.jsonl").write_bytes(whole[:-cut])
@@ -204,12 +215,121 @@ def test_an_event_that_is_not_plain_data_is_refused_and_leaves_no_trace(tmp_path
     assert len(lines(tmp_path)) == 1
 
 
+SMALL = FileCaps(part_bytes=600, total_bytes=6_000)
+
+
+def open_chain(folder: Path, caps: FileCaps = SMALL) -> JsonlBackend:
+    return JsonlBackend(folder / "events-0.jsonl", run_id="sample", clock=lambda: 5.0, caps=caps)
+
+
+def filled_chain(folder: Path, num_notes: int = 9) -> tuple[Path, ...]:
+    """A closed chain of files of a few notes each."""
+    backend = open_chain(folder)
+    for record in numbered(note(i) for i in range(num_notes)):
+        backend.write(record)
+    backend.close()
+    return event_files(folder)
+
+
+def test_a_full_file_is_followed_by_the_next_one_and_the_chain_reads_as_one(tmp_path: Path) -> None:
+    files = filled_chain(tmp_path)
+    assert [path.name for path in files] == ["events-0.jsonl", "events-0.1.jsonl", "events-0.2.jsonl"]
+    assert all(path.stat().st_size <= SMALL.part_bytes for path in files)
+    assert all(isinstance(decode_line(path.read_bytes().splitlines()[0]), Header) for path in files)
+    assert [record.seq for record in read_run(tmp_path).records] == list(range(9))
+
+
+def test_a_record_longer_than_a_file_has_one_to_itself(tmp_path: Path) -> None:
+    backend = open_chain(tmp_path, FileCaps(part_bytes=1, total_bytes=2))
+    for record in numbered(note(i) for i in range(3)):
+        backend.write(record)
+    backend.close()
+    assert [len(path.read_bytes().splitlines()) for path in event_files(tmp_path)] == [2, 2, 2]
+
+
+@pytest.mark.battery("T47")
+def test_a_chain_cut_anywhere_in_its_newest_file_can_be_continued(tmp_path: Path) -> None:
+    """A kill while a file was begun leaves one without records, or with half a header."""
+    newest = filled_chain(tmp_path)[-1]
+    whole = newest.read_bytes()
+    for length in range(0, len(whole), 5):
+        for path in event_files(tmp_path)[3:]:
+            path.unlink()
+        newest.write_bytes(whole[:length])
+        backend = open_chain(tmp_path)
+        seq = backend.next_seq
+        assert (seq >= 6, backend.next_attempt, backend.path) == (True, 1, newest)
+        for record in numbered([note(0), note(1)], attempt=1, first_seq=seq):
+            backend.write(record)
+        backend.close()
+        log = read_run(tmp_path)
+        assert [record.seq for record in log.records] == list(range(seq + 2))
+        assert (log.num_torn, log.bad_lines) == (0, ())
+
+
+def test_a_chain_with_a_hole_is_not_continued(tmp_path: Path) -> None:
+    filled_chain(tmp_path)[1].unlink()
+    with pytest.raises(DataError, match=r"events-0\.1\.jsonl is missing"):
+        open_chain(tmp_path)
+
+
+def test_a_file_of_the_chain_that_belongs_to_another_run_is_refused(tmp_path: Path) -> None:
+    newest = filled_chain(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes().replace(b"sample", b"other"))
+    with pytest.raises(RunDirectoryError, match="belongs to run 'other'"):
+        open_chain(tmp_path)
+
+
+@pytest.mark.fault
+def test_samples_that_cannot_be_dropped_stay_and_writing_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caps = FileCaps(part_bytes=1_300, total_bytes=2_600)
+    backend = open_chain(tmp_path, caps)
+    records = numbered(finished_epoch(i) for i in range(12))
+    for record in records[:2]:
+        backend.write(record)
+    backend.flush()
+    first = event_files(tmp_path)[0]
+    first.write_bytes(first.read_bytes() + b'{"kind":"EpochCompleted",\n')
+    for record in records[2:]:
+        backend.write(record)
+    backend.close()
+    assert backend.num_dropped == 0
+    assert "old event files cannot be made smaller" in caplog.text
+    assert [record.seq for record in read_run(tmp_path).records] == list(range(12))
+
+
+@pytest.mark.fault
+@pytest.mark.battery("T47")
+def test_a_full_disk_costs_events_that_are_counted_and_no_number_is_given_twice(tmp_path: Path) -> None:
+    backend, told = open_file(tmp_path), MemoryBackend()
+    hub = EventHub([backend, told], "sample")
+    for epoch in range(3):
+        hub.emit(note(epoch))
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, backend._file.fileno())  # the disk is full from here on
+    os.close(full)
+    for epoch in range(3, 9):
+        hub.emit(note(epoch))
+    hub.close()
+    assert [event.backend for event in told.events_of(BackendFailed)] == ["jsonl"]
+    assert hub.losses == {"jsonl": 7, "memory": 0}  # six notes and the report itself
+    assert [record.seq for record in read_run(tmp_path).records] == [0, 1, 2]
+    again = open_file(tmp_path)
+    assert (again.next_seq, again.next_attempt, again.num_torn) == (3, 1, 0)
+    again.close()
+
+
+NUM_KILLS = 25
 WRITER = """
 import sys
 from pathlib import Path
 from esper.leyline import Notice
-from esper.nissa import EventHub, JsonlBackend
-backend = JsonlBackend(Path(sys.argv[1]), run_id="sample")
+from esper.nissa import EventHub, FileCaps, JsonlBackend
+backend = JsonlBackend(
+    Path(sys.argv[1]), run_id="sample", caps=FileCaps(part_bytes=20_000, total_bytes=40_000)
+)
 hub = EventHub([backend], "sample", attempt=backend.next_attempt, first_seq=backend.next_seq)
 while True:
     hub.emit(Notice(epoch=0, text="x" * 500))
@@ -220,10 +340,12 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.battery("T47")
+def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path, battery: BatteryRecord) -> None:
+    """SIGKILL 25 times, over many files: nothing acknowledged is lost, no number is given twice."""
     path = tmp_path / "events-0.jsonl"
     acknowledged: list[int] = []
-    for attempt in range(5):
+    for attempt in range(NUM_KILLS):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
         ) as process:
@@ -232,11 +354,13 @@ def test_acknowledged_events_survive_sigkill_again_and_again(tmp_path: Path) -> 
                 acknowledged.append(int(process.stdout.readline()))
             process.send_signal(signal.SIGKILL)
             acknowledged += [int(line) for line in process.stdout if line.endswith("\n")]
+        battery.record(failures=int(read_run(tmp_path).num_torn > 1))
+    assert battery.num_failures == 0
     log = read_run(tmp_path)
     seqs = [record.seq for record in log.records]
     assert set(acknowledged) <= set(seqs)
     assert len(set(acknowledged)) == len(acknowledged)
     assert seqs == list(range(len(seqs)))
-    assert log.num_torn <= 1
     assert log.bad_lines == ()
-    assert {record.attempt for record in log.records} == set(range(5))
+    assert {record.attempt for record in log.records} == set(range(NUM_KILLS))
+    assert len(event_files(tmp_path)) > NUM_KILLS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,22 @@ from esper.leyline import (
     RunFinished,
     RunStarted,
 )
-from esper.nissa import BadLine, Record, effective_log, event_files, read_first_event, read_run, tail
+from esper.nissa import (
+    BadLine,
+    EventHub,
+    FileCaps,
+    JsonlBackend,
+    Record,
+    RunDirectoryBackend,
+    compute_training_summary,
+    effective_log,
+    event_files,
+    read_first_event,
+    read_run,
+    tail,
+)
+from esper.nissa.event_chain import drop_samples
+from esper.nissa.wording import Narrator
 from nissa.sample_run import decided, finished_epoch, numbered, run_events, write_run
 from nissa.sample_training import resumed_training, started_training, training_events
 
@@ -267,3 +282,100 @@ def test_tail_finds_files_that_appear_later(tmp_path: Path) -> None:
     next(batches)
     write_run(tmp_path, numbered([note(0)], rank=2), rank=2)
     assert [record.rank for record in next(batches).records] == [2]
+
+
+def write_chain(folder: Path, records: Iterable[Record], rank: int = 0, part_bytes: int = 2_000) -> None:
+    """Write records into several small files, or go on with them."""
+    caps = FileCaps(part_bytes=part_bytes, total_bytes=2**40)
+    backend = JsonlBackend(folder / f"events-{rank}.jsonl", run_id="sample", rank=rank, caps=caps)
+    for record in records:
+        backend.write(record)
+    backend.close()
+
+
+def test_a_run_in_many_files_is_the_run_in_one(tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    for folder in (one, many):
+        folder.mkdir()
+    records = numbered(run_events())
+    write_run(one, records)
+    write_chain(many, records)
+    write_chain(many, numbered(map(note, range(40)), rank=1), rank=1)
+    assert len(event_files(many)) > 10
+    assert [record for record in read_run(many).records if record.rank == 0] == records
+    assert read_first_event(many) == records[0].event
+    assert [line for line in effective_log(many) if '"rank": 0' in line] == list(effective_log(one))
+
+
+def test_a_resume_goes_back_over_the_beginning_of_a_file(tmp_path: Path) -> None:
+    write_chain(tmp_path, numbered(map(note, range(30))))
+    write_chain(tmp_path, numbered([started(2), note(9)], attempt=1, first_seq=30))
+    assert [record.seq for record in read_run(tmp_path).records] == [0, 1, 2, 30, 31]
+
+
+def test_a_torn_line_is_forgiven_once_per_file(tmp_path: Path) -> None:
+    write_chain(tmp_path, numbered(map(note, range(30))))
+    files = event_files(tmp_path)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-5])
+    log = read_run(tmp_path)
+    assert (log.num_torn, log.bad_lines) == (len(files), ())
+    assert len(log.records) == 30 - len(files)
+
+
+def test_a_file_that_is_missing_from_the_middle_is_told(tmp_path: Path) -> None:
+    write_chain(tmp_path, numbered(map(note, range(30))))
+    (tmp_path / "events-0.1.jsonl").unlink()
+    assert read_run(tmp_path).bad_lines == (
+        BadLine(file="events-0.1.jsonl", line=1, problem="the file is missing"),
+    )
+    with pytest.raises(DataError, match="is missing"):
+        effective_log(tmp_path)
+
+
+def test_dropped_samples_are_counted_and_change_no_effective_log(tmp_path: Path) -> None:
+    records = numbered(run_events())
+    write_chain(tmp_path, records)
+    before = effective_log(tmp_path)
+    num_dropped = sum(drop_samples(file) for file in event_files(tmp_path)[:5])
+    log = read_run(tmp_path)
+    assert log.num_dropped == num_dropped > 0
+    assert effective_log(tmp_path) == before
+
+
+def test_tail_follows_a_chain_and_survives_samples_dropped_behind_it(tmp_path: Path) -> None:
+    records = numbered(run_events())
+    batches = tail(tmp_path)
+    seen: list[Record] = []
+    for start in range(0, len(records), 20):
+        write_chain(tmp_path, records[start : start + 20])
+        seen += next(batches).records
+        drop_samples(event_files(tmp_path)[0])  # what was read already
+        batch = next(batches)
+        assert (batch.records, batch.bad_lines) == ((), ())
+    assert seen == records
+
+
+@pytest.mark.battery("T42")
+def test_a_clock_that_jumps_changes_no_order_and_makes_no_duration_negative(tmp_path: Path) -> None:
+    day = 86_400.0
+    jumps = (0.0, day, -day, -10.0, 3_600.0, -3_600.0, 0.0)
+    now = [1.7e9]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0] + jumps[int(now[0]) % len(jumps)]
+
+    backend = RunDirectoryBackend(tmp_path, run_id="sample", clock=clock)
+    hub = EventHub([backend], "sample", clock=clock)
+    for event in training_events(num_rounds=8):
+        hub.emit(event)
+    hub.close()
+    records = read_run(tmp_path).records
+    assert [record.seq for record in records] == list(range(hub.next_seq))
+    assert compute_training_summary(records).seconds >= 0.0
+    narrator = Narrator()
+    for record in numbered(run_events()):
+        narrator.tell(replace(record, wall_time=clock()))
+        eta = narrator.eta_seconds()
+        assert eta is None or eta >= 0.0

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from esper.leyline import (
+    AlertFailed,
     AlphaRetargeted,
     BackendFailed,
     CheckpointFailed,
@@ -82,6 +83,10 @@ def culled(reason: str) -> SeedCulled:
             "checkpoint e1-b0 not saved (2 failures): disk full",
         ),
         (BackendFailed(epoch=1, backend="jsonl", error="gone"), "telemetry backend jsonl is off: gone"),
+        (
+            AlertFailed(epoch=1, alert="RolledBack", error="exit code 3", num_failures=2),
+            "alert command failed (2 in all), last for RolledBack: exit code 3",
+        ),
         (EventsDropped(epoch=1, num_dropped=7), "7 samples not shown: output was too slow"),
         (Notice(epoch=1, text="hello"), "note: hello"),
     ],

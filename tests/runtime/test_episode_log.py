@@ -17,6 +17,7 @@ from esper.leyline import (
     DecisionMade,
     EsperError,
     Event,
+    EventsDropped,
     LifecycleOp,
     Notice,
     PolicyTrainingStarted,
@@ -132,6 +133,13 @@ def test_a_log_that_cannot_be_repeated_is_refused(
     with pytest.raises(kind, match=message) as refused:
         read_episode(write_log(tmp_path, rows))
     assert str(tmp_path) in str(refused.value)
+
+
+def test_a_log_whose_samples_were_dropped_is_refused_and_says_why(tmp_path: Path) -> None:
+    events = (started(), decided(0, "WAIT"), EventsDropped(epoch=3, num_dropped=3), END)
+    run = write_log(tmp_path, [(0, seq, event) for seq, event in enumerate(events)])
+    with pytest.raises(DataError, match=r"3 samples were dropped .*max_events_mb"):
+        read_episode(run)
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:

@@ -165,6 +165,12 @@ def test_a_new_run_is_resumed_with_the_settings_that_it_wrote() -> None:
     assert build_restart_args(args, RUN, is_resumed=False) == ("train", "--resume=runs/a", "--json")
 
 
+def test_a_restart_is_told_again_what_to_run_for_alerts() -> None:
+    args = ("train", "ppo", "--run-dir", "runs/a", "--telemetry.on-alert=page me")
+    expected = ("train", "--resume=runs/a", "--telemetry.on-alert=page me")
+    assert build_restart_args(args, RUN, is_resumed=False) == expected
+
+
 def test_a_resumed_run_keeps_what_its_command_changed() -> None:
     args = ("train", "--resume", "runs/a", "--checkpoint.every-epochs", "2")
     expected = ("train", "--checkpoint.every-epochs", "2", "--resume=runs/a")

@@ -26,7 +26,7 @@ from esper.leyline import (
     RunDirectoryError,
     RunFinished,
 )
-from esper.nissa import effective_log, read_run, total_flops
+from esper.nissa import effective_log, event_files, read_run, total_flops
 from esper.runtime import run as run_module
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import read_config
@@ -34,6 +34,7 @@ from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
 from esper.runtime.policies import SCORE_EVERY, SCORES_NOTICE
 from esper.runtime.presets import digits
 from esper.runtime.ranks.lone import LoneRank
+from esper.runtime.replay import replay_run
 from esper.runtime.run import LateSink, run_experiment, run_unwritten
 from esper.runtime.training import assemble_training
 from esper.tamiyo import save_policy
@@ -103,6 +104,20 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     monkeypatch.setattr(LateSink, "emit", original)
     run_experiment(tiny(), run_dir=tmp_path / "cut", provenance={}, resume=True)
     assert effective_log(tmp_path / "cut") == effective_log(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_in_many_event_files_resumes_and_replays_as_one_in_a_single_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    small = replace(config, telemetry=replace(config.telemetry, max_event_file_mb=0.01, max_events_mb=1.0))
+    run_experiment(config, run_dir=tmp_path / "one", provenance={})
+    _cut(monkeypatch, small, tmp_path / "many", epoch=5)
+    run_experiment(small, run_dir=tmp_path / "many", provenance={}, resume=True)
+    assert len(event_files(tmp_path / "one")) == 1 < len(event_files(tmp_path / "many"))
+    assert effective_log(tmp_path / "many") == effective_log(tmp_path / "one")
+    assert replay_run(tmp_path / "many").difference is None
 
 
 def test_an_interrupted_run_says_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from typing import final
 import tyro
 
 from esper.cli.arguments import CommandParser
+from esper.cli.output import report_note
 from esper.leyline import ConfigError, UnknownNameError
 from esper.nissa import clean_text
 from esper.runtime.config_file import (
@@ -34,6 +35,7 @@ from esper.runtime.config_file import (
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import check_reference
 from esper.runtime.presets import PRESET_NAMES, build_preset, preset_for_task
+from esper.runtime.run_records import META_NAME
 
 SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -46,6 +48,7 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
         "--envs": "--envs.num-envs",
         "--rounds": "--training.num-updates",
         "--max-hours": "--checkpoint.max-hours",
+        "--on-alert": "--telemetry.on-alert",
     }
 )
 """Short flag -> dotted flag; `--seed` and `--policy` are dotted flags already."""
@@ -53,6 +56,7 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
 SHORT_GROUPS: Mapping[str, str] = MappingProxyType({"--ppo.": "--training.ppo."})
 """Beginning of a dotted flag -> the longer one that it stands for."""
 
+_COMMAND, _COMMAND_FLAG = "on_alert", "--telemetry.on-alert"
 _SAME_WORDS_AS_FILES = (tyro.conf.EnumChoicesFromValues,)
 _RULE = "\u2500"
 _FRAME = re.compile(r"[\u2500-\u257f]+")
@@ -119,13 +123,37 @@ def resolve_request(request: ConfigRequest) -> ResolvedExperiment:
         ConfigError: If a name, key, flag or value is refused.
     """
     path = request.config_file
-    table = {} if path is None else read_table(path)
+    table = {} if path is None else read_user_table(path, request)
     base = _choose_base(request, table)
     if path is None:
         merged = ResolvedExperiment(config=base, provenance=provenance_of_preset(base))
     else:
         merged = merge_table(table, base, str(path))
     return apply_flags(merged, request)
+
+
+def read_user_table(path: Path, request: ConfigRequest) -> Mapping[str, object]:
+    """Read a TOML file, but for a command that a run directory would have us run.
+
+    A run directory may come from somebody else; only what a user writes on the command line or in a file of
+    their own is run for alerts.
+
+    Raises:
+        ConfigError: If it cannot be read or is no TOML.
+    """
+    table = read_table(path)
+    section = table.get("telemetry")
+    if (
+        not isinstance(section, Mapping)
+        or not section.get(_COMMAND)
+        or not (path.parent / META_NAME).exists()
+    ):
+        return table
+    if value_of_flag(request.flags, _COMMAND_FLAG) is None:
+        report_note(
+            f"{path} names a command for alerts, which is not run; to have one, give --on-alert again"
+        )
+    return {**table, "telemetry": {key: value for key, value in section.items() if key != _COMMAND}}
 
 
 def apply_flags(resolved: ResolvedExperiment, request: ConfigRequest) -> ResolvedExperiment:

@@ -87,6 +87,7 @@ def _refuse_other_commands(inner: Sequence[str]) -> None:
 def _launch(given: argparse.Namespace, inner: Sequence[str]) -> int:
     from esper.cli.train import resolve_command  # noqa: PLC0415 - help and refusals above need no torch
     from esper.runtime.experiment import TRAINABLE_NAMES  # noqa: PLC0415
+    from esper.runtime.launch_rules import ALERT_FLAG  # noqa: PLC0415
     from esper.runtime.launching import LaunchPlan, launch  # noqa: PLC0415
     from esper.runtime.run_folder import RunOrigin, default_run_path  # noqa: PLC0415
     from esper.runtime.run_records import RUNS_ROOT  # noqa: PLC0415
@@ -100,6 +101,8 @@ def _launch(given: argparse.Namespace, inner: Sequence[str]) -> int:
         )
     if command.given.is_printed or command.given.is_dry_run:
         raise ConfigError("esper launch: --print-config and --dry-run train nothing; run them without launch")
+    if config.telemetry.on_alert:  # a restart is a resume, which runs no command from a run directory
+        inner = [*inner, f"{ALERT_FLAG}={config.telemetry.on_alert}"]
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed)
     plan = LaunchPlan(
         args=tuple(inner),

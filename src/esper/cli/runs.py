@@ -1,9 +1,9 @@
-"""esper runs ls [ROOT] [--json] | esper runs show RUN [--json]: what was run, and what came of it.
+"""esper runs ls [ROOT] | show RUN | rm RUN | prune [ROOT]: what was run, what came of it, what may go.
 
 `ls` lists the runs below a folder, oldest first; `show` sums one up from its files: its state, its metrics,
 what grew in each slot and what that brought, and every step of each seed's life. Of a run that trained a
 policy it shows the rounds: curves, operations, signs of trouble, and where the policy is. Works while the
-run goes on.
+run goes on. `rm` and `prune` remove runs, see `esper runs rm --help`. `ls` and `show` take --json.
 
 Example: esper runs show runs/digits-heuristic-0-20260101-120000
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
 from esper.cli.output import Table, report_note, write_json, write_tables, write_text
 from esper.cli.run_view import format_time, render_tables, view_to_json
+from esper.cli.runs_removal import prune, remove_named
 from esper.cli.training_view import (
     listed_to_json,
     render_training_list,
@@ -46,7 +48,10 @@ from esper.runtime.run_records import (
     read_run_info,
 )
 
-VERBS = ("ls", "show")
+VERBS = ("ls", "show", "rm", "prune")
+_REMOVALS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
+    {"rm": remove_named, "prune": prune}
+)
 _POLICY_FILE = "policy.json"
 """Written last into the folder of a policy; tamiyo's name for it, which would bring torch along."""
 _PIPE_WIDTH = 120
@@ -59,6 +64,8 @@ def run(args: Sequence[str]) -> int:
     Raises:
         EsperError: If an argument is wrong or the run cannot be read.
     """
+    if args and args[0] in _REMOVALS:
+        return _REMOVALS[args[0]](args[1:])
     if asks_for_help(args):
         parser = CommandParser("runs", __doc__)
         write_text(parser.format_help())
@@ -158,6 +165,10 @@ def _show(args: Sequence[str]) -> int:
         write_tables(render_tables(info, records))
         if info.state in RESUMABLE_STATES:
             report_note(f"go on: esper train --resume {given.run}")
+    if log is not None and log.num_dropped:
+        report_note(
+            f"{log.num_dropped} samples were dropped to keep the event files within telemetry.max_events_mb"
+        )
     for bad in () if log is None else log.bad_lines:
         report_note(f"{bad.file}:{bad.line}: {bad.problem}")
     return int(ExitCode.OK)

@@ -25,6 +25,7 @@ from esper.cli.config_flags import (
     apply_flags,
     build_config_parser,
     parse_request,
+    read_user_table,
     resolve_request,
     value_of_flag,
     write_flag_help,
@@ -33,7 +34,8 @@ from esper.cli.output import report_note, write_json, write_tables, write_text
 from esper.cli.result_view import render_numbers, render_slots
 from esper.cli.train_policy import run_training
 from esper.leyline import ConfigError, ExitCode, RunDirectoryError
-from esper.runtime.config_file import ResolvedExperiment, merge_table, read_table, render_config
+from esper.nissa import check_command
+from esper.runtime.config_file import ResolvedExperiment, merge_table, render_config
 from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
 from esper.runtime.run import ExperimentResult, run_experiment
 from esper.runtime.run_records import (
@@ -112,6 +114,7 @@ def resolve_command(args: Sequence[str]) -> TrainCommand:
     is_resumed = given.resume is not None
     run_dir = _find_resumed(given) if is_resumed else given.run_dir
     resolved = _resolve_resumed(run_dir, request) if is_resumed else resolve_request(request)
+    check_command(resolved.config.telemetry.on_alert)
     return TrainCommand(given, resolved, run_dir, is_resumed)
 
 
@@ -191,4 +194,4 @@ def _find_resumed(given: argparse.Namespace) -> Path:
 def _resolve_resumed(run_dir: Path, request: ConfigRequest) -> ResolvedExperiment:
     read_meta(run_dir)
     path = run_dir / CONFIG_NAME
-    return apply_flags(merge_table(read_table(path), ExperimentConfig(), str(path)), request)
+    return apply_flags(merge_table(read_user_table(path, request), ExperimentConfig(), str(path)), request)

@@ -39,6 +39,8 @@ from esper.leyline.errors import (
 )
 from esper.leyline.events import (
     EVENT_TYPES,
+    SAMPLE_KINDS,
+    AlertFailed,
     AlphaRetargeted,
     AnomalyFound,
     BackendFailed,
@@ -110,6 +112,7 @@ __all__ = [
     "HISTORY_LENGTH",
     "MEMORY_REFUSAL",
     "OP_STAGES",
+    "SAMPLE_KINDS",
     "SLOT_FEATURES",
     "STAGE_ORDER",
     "TRANSITIONS",
@@ -117,6 +120,7 @@ __all__ = [
     "Action",
     "ActionResult",
     "ActionSpace",
+    "AlertFailed",
     "AlphaCurve",
     "AlphaRetargeted",
     "AnomalyFound",

@@ -265,8 +265,19 @@ class BackendFailed(Event):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFailed(Event):
+    """The command that calls a person failed; later alerts still run it."""
+
+    alert: str
+    """Kind of the last alert that it failed for."""
+    error: str
+    num_failures: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsDropped(Event):
-    """Samples dropped because a queue was full, since the last such record."""
+    """Samples that are missing from this place backwards: a queue, or the room for event files, was full."""
 
     num_dropped: int
 
@@ -353,6 +364,9 @@ _CLASSES: Mapping[str, EventClass] = MappingProxyType(
     }
 )
 
+SAMPLE_KINDS = frozenset(kind for kind, found in _CLASSES.items() if found is EventClass.SAMPLE)
+"""Kinds of events that are points of curves: the only ones that may be dropped."""
+
 EVENT_TYPES: tuple[type[Event], ...] = (
     RunStarted,
     RunFinished,
@@ -370,6 +384,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     CheckpointSaved,
     CheckpointFailed,
     BackendFailed,
+    AlertFailed,
     EventsDropped,
     PolicyTrainingStarted,
     EpisodeFinished,

@@ -4,6 +4,7 @@ Knows the contracts and no other room; only the wiring and the doors know it. Im
 drawing library: those come in when a report is drawn.
 """
 
+from esper.nissa.alert_command import AlertCommand, check_command
 from esper.nissa.analytics.history import (
     MetricCurves,
     SeedFate,
@@ -30,6 +31,7 @@ from esper.nissa.analytics.training import (
     split_ends,
     training_to_plain,
 )
+from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole, build_console
@@ -38,6 +40,7 @@ from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
 from esper.nissa.codec import SCHEMA_VERSION, Header, decode_line, encode_header, encode_record
 from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
+from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
 from esper.nissa.reader import (
@@ -76,11 +79,14 @@ __all__ = [
     "PROGRESS_NAMES",
     "SCHEMA_VERSION",
     "SUMMARY_NAME",
+    "AlertBackend",
+    "AlertCommand",
     "AnomalyTally",
     "BadLine",
     "BlueprintScore",
     "BufferedBackend",
     "EventHub",
+    "FileCaps",
     "Header",
     "JsonConsole",
     "JsonlBackend",
@@ -104,6 +110,7 @@ __all__ = [
     "average_known",
     "build_console",
     "build_hub",
+    "check_command",
     "clean_text",
     "compute_curves",
     "compute_fates",

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import final
 
 from esper.leyline import ConfigError, suggest
+from esper.nissa.alert_command import split_command
 
 PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
 """Ways to show progress on stderr."""
+
+BYTES_PER_MB = 1_000_000
+_SMALLEST_FILE_MB = 0.01
+_LONGEST_ALERT_SECONDS = 3600.0
 
 
 @final
@@ -29,6 +34,24 @@ class TelemetryConfig:
     buffer_records: int = 4096
     """Records that may wait for a slow console, >= 16; then samples are dropped oldest first, and counted.
     About 2 MB, and hours of epochs."""
+    max_event_file_mb: float = 20.0
+    """Size at which an event file is closed and the next one begun, in megabytes of 1,000,000 bytes, >= 0.01.
+    Twenty, which tools and people can still open: about ten thousand epochs."""
+    max_events_mb: float = 200.0
+    """Room for all event files of a process, in megabytes, at least twice max_event_file_mb; then the oldest
+    samples are dropped and counted, lifecycle events never. Two hundred, because a report reads all of it
+    into memory."""
+    on_alert: str = ""
+    """Command that is run when something needs a person: an anomaly, a rollback, a checkpoint that failed, a
+    disk that is nearly full, a run that stopped. It gets the facts as JSON on stdin and in variables
+    (ESPER_ALERT_KIND, ESPER_ALERT_TEXT, ESPER_RUN_DIR), and is no shell line. Empty, because only a user can
+    say what calls them."""
+    alert_timeout_seconds: float = 30.0
+    """Longest time of one alert command, in (0, 3600]; then it is ended. Thirty seconds, because a mail or a
+    web request takes less."""
+    alert_interval_seconds: float = 60.0
+    """Shortest time between two alerts of a kind, >= 0; those between are counted. A minute, because a sign
+    of trouble can come back with every round."""
     has_report: bool = True
     """Whether report.md and report.png are written at the end. On, because it costs about a second."""
 
@@ -45,5 +68,25 @@ class TelemetryConfig:
         interval = self.flush_interval_seconds
         if not (math.isfinite(interval) and 0.0 <= interval <= 1.0):
             raise ConfigError(f"telemetry.flush_interval_seconds={interval}: must be in [0, 1], e.g. 1.0")
+        file, room = self.max_event_file_mb, self.max_events_mb
+        if not (math.isfinite(file) and file >= _SMALLEST_FILE_MB):
+            raise ConfigError(
+                f"telemetry.max_event_file_mb={file}: must be >= {_SMALLEST_FILE_MB}, e.g. 20.0"
+            )
+        if not (math.isfinite(room) and room >= 2 * file):
+            raise ConfigError(
+                f"telemetry.max_events_mb={room}: must be at least twice max_event_file_mb ({file}), e.g. "
+                f"{10 * file}"
+            )
+        split_command(self.on_alert)
+        if not 0.0 < self.alert_timeout_seconds <= _LONGEST_ALERT_SECONDS:
+            raise ConfigError(
+                f"telemetry.alert_timeout_seconds={self.alert_timeout_seconds}: must be in "
+                f"(0, {_LONGEST_ALERT_SECONDS:g}], e.g. 30.0"
+            )
+        if not (math.isfinite(self.alert_interval_seconds) and self.alert_interval_seconds >= 0.0):
+            raise ConfigError(
+                f"telemetry.alert_interval_seconds={self.alert_interval_seconds}: must be >= 0, e.g. 60.0"
+            )
         if self.buffer_records < 16:
             raise ConfigError(f"telemetry.buffer_records={self.buffer_records}: must be >= 16, e.g. 4096")

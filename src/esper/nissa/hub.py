@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import final
 
 from esper.leyline import BackendFailed, Event, UnknownNameError
-from esper.nissa.backends.base import OutputBackend
+from esper.nissa.backends.base import OutputBackend, ReportingBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.record import Record, wall_clock
 
@@ -60,6 +60,7 @@ class EventHub:
         self._backends: dict[str, OutputBackend] = dict(zip(names, backends, strict=True))
         self._missed: dict[str, int] = dict.fromkeys(names, 0)
         self._failures: dict[str, str] = {}
+        self._reporting = [backend for backend in backends if isinstance(backend, ReportingBackend)]
         self._run_id, self._attempt, self._rank = run_id, attempt, rank
         self._next_seq = first_seq
         self._clock = clock
@@ -104,7 +105,7 @@ class EventHub:
         """Number one event and hand it to every backend that is on."""
         with self._lock:
             waiting = [event]
-            while waiting:  # each failure adds one event and removes one backend, so this ends
+            while waiting:  # a failure adds an event and removes a backend, a report is made once: this ends
                 waiting += self._deliver(waiting.pop(0))
 
     def flush(self, *, durable: bool = False) -> None:
@@ -131,12 +132,15 @@ class EventHub:
                 self._closed.add(name)
                 try:
                     backend.close()
+                    if isinstance(backend, ReportingBackend):
+                        for report in backend.take_reports():
+                            self.emit(report)
                 except Exception as error:  # noqa: BLE001 - the other backends must still be closed
                     if name not in self._failures:
                         self.emit(self._switch_off(name, error))
 
     def _deliver(self, event: Event) -> list[Event]:
-        """Hand one event out; return the reports of the backends that failed at it."""
+        """Hand one event out; return the reports of backends that failed at it or tell of themselves."""
         record = Record(
             run_id=self._run_id,
             attempt=self._attempt,
@@ -157,6 +161,8 @@ class EventHub:
             except Exception as error:  # noqa: BLE001 - telemetry never stops training
                 self._missed[name] += 1
                 reports.append(self._switch_off(name, error))
+        for reporting in self._reporting:
+            reports += reporting.take_reports()
         return reports
 
     def _switch_off(self, name: str, error: Exception) -> BackendFailed:

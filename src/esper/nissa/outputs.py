@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from esper.nissa.alert_command import AlertCommand, split_command
+from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import build_console
 from esper.nissa.backends.run_directory import RunDirectoryBackend
-from esper.nissa.config import TelemetryConfig
+from esper.nissa.config import BYTES_PER_MB, TelemetryConfig
+from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 
 
@@ -44,11 +47,23 @@ def build_hub(
     attempt = first_seq = 0
     if directory is not None:
         files = RunDirectoryBackend(
-            directory, run_id=run_id, rank=rank, flush_interval_seconds=config.flush_interval_seconds
+            directory,
+            run_id=run_id,
+            rank=rank,
+            flush_interval_seconds=config.flush_interval_seconds,
+            caps=FileCaps(
+                part_bytes=int(config.max_event_file_mb * BYTES_PER_MB),
+                total_bytes=int(config.max_events_mb * BYTES_PER_MB),
+            ),
         )
         attempt, first_seq = files.next_attempt, files.next_seq
         backends.append(files)
     if rank == 0:
+        command = split_command(config.on_alert)
+        if command:  # first of all, so that the others are told of its failures until the end
+            runner = AlertCommand(command, timeout_seconds=config.alert_timeout_seconds)
+            alerts = AlertBackend(runner, run_dir=directory, interval_seconds=config.alert_interval_seconds)
+            backends.insert(0, alerts)
         console = build_console(config.progress, stream=stream, environ=environ, is_quiet=config.is_quiet)
         if console is not None:
             backends.append(BufferedBackend(console, capacity=config.buffer_records))

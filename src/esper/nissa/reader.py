@@ -1,4 +1,4 @@
-"""Reads the event files of a run back: all ranks merged, torn tails forgiven, rewound ranges dropped.
+"""Reads the event files of a run back as one stream: torn tails forgiven, rewound ranges dropped.
 
 Works on finished and on growing files; writes nothing.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from esper.leyline import (
     DataError,
     Event,
     EventClass,
+    EventsDropped,
     PolicyTrainingStarted,
     RunDirectoryError,
     RunFinished,
@@ -24,11 +26,14 @@ from esper.leyline import (
     UnknownNameError,
 )
 from esper.nissa.codec import Header, decode_line, encode_event
+from esper.nissa.event_chain import EventFile, find_event_files, missing_parts
 from esper.nissa.record import Record
 
 CLOCK_FIELDS = frozenset({"seconds"})
 """Event fields that tell time; outside every equality."""
-BOOKKEEPING_KINDS = frozenset({"CheckpointSaved", "CheckpointFailed", "BackendFailed", "EventsDropped"})
+BOOKKEEPING_KINDS = frozenset(
+    {"CheckpointSaved", "CheckpointFailed", "BackendFailed", "AlertFailed", "EventsDropped"}
+)
 """Events about the process that ran, not about the run; an interrupted and resumed run has others."""
 
 
@@ -53,7 +58,7 @@ class RunLog:
     """Everything that could be read of a run."""
 
     headers: tuple[Header, ...]
-    """One per file that has begun, by rank."""
+    """One per file that has begun, by rank and in the order in which they were written."""
     records: tuple[Record, ...]
     """All ranks in order of time, each rank in order of its sequence numbers, superseded ones left out."""
     bad_lines: tuple[BadLine, ...] = ()
@@ -61,6 +66,13 @@ class RunLog:
     """Files that end in a torn line."""
     num_superseded: int = 0
     """Records dropped because a later attempt went back before them."""
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that are missing because event files were over their room."""
+        return sum(
+            record.event.num_dropped for record in self.records if isinstance(record.event, EventsDropped)
+        )
 
 
 @final
@@ -76,26 +88,29 @@ def read_run(path: Path) -> RunLog:
     """Read every event file of a run directory.
 
     Args:
-        path: A folder with `events-<rank>.jsonl` files.
+        path: A folder with `events-<rank>.jsonl` files; those that follow them are read as one with them.
 
     Raises:
         RunDirectoryError: If there is no event file, or files of several runs.
         DataError: If a file's first line is not a header of this version.
     """
-    files = event_files(path)
+    files = find_event_files(path)
     if not files:
         raise RunDirectoryError(f"{path} holds no events-<rank>.jsonl file; expected a run directory")
-    parts = [_read_file(file) for file in files]
+    parts = [_read_file(file.path) for file in files]
     headers = tuple(header for part in parts for header in part.headers)
     if len({header.run_id for header in headers}) > 1:
         names = sorted({header.run_id for header in headers})
         raise RunDirectoryError(f"{path} holds events of several runs: {', '.join(names)}; expected one")
-    merged = _merge([part.records for part in parts])
+    merged = _merge(_join((file.rank, part.records) for file, part in zip(files, parts, strict=True)))
     kept = drop_superseded(merged)
     return RunLog(
         headers=headers,
         records=kept,
-        bad_lines=tuple(bad for part in parts for bad in part.bad_lines),
+        bad_lines=(
+            *(BadLine(file=name, line=1, problem="the file is missing") for name in missing_parts(files)),
+            *(bad for part in parts for bad in part.bad_lines),
+        ),
         num_torn=sum(part.num_torn for part in parts),
         num_superseded=len(merged) - len(kept),
     )
@@ -115,9 +130,8 @@ def read_first_event(path: Path) -> Event | None:
 
 
 def event_files(path: Path) -> tuple[Path, ...]:
-    """Return the event files of a run directory, by rank."""
-    files = [file for file in path.glob("events-*.jsonl") if file.stem.removeprefix("events-").isdecimal()]
-    return tuple(sorted(files, key=lambda file: int(file.stem.removeprefix("events-"))))
+    """Return the event files of a run directory, by rank and in the order in which they were written."""
+    return tuple(file.path for file in find_event_files(path))
 
 
 def drop_superseded(records: Iterable[Record]) -> tuple[Record, ...]:
@@ -166,21 +180,24 @@ def effective_log(path: Path) -> tuple[str, ...]:
 def tail(path: Path) -> Iterator[TailBatch]:
     """Yield, each time it is asked, what was added to a run directory since; never ends, never waits.
 
-    Files may appear late, and a line counts once it is whole.
+    Files may appear late, and a line counts once it is whole. A file that was written anew without its
+    samples is read on after the last record that was seen of it.
 
     Example:
         for batch in tail(folder):
             show(batch.records)
             wait_a_second()
     """
-    cursors: dict[Path, _Cursor] = {}
+    cursors: dict[EventFile, _Cursor] = {}
     while True:
-        for file in event_files(path):
-            cursors.setdefault(file, _Cursor(file))
-        steps = [cursor.read_new() for cursor in cursors.values()]
+        # Listed before any is read: whoever begins a file has finished the one before it.
+        files = find_event_files(path)
+        for file in files:
+            cursors.setdefault(file, _Cursor(file.path))
+        steps = [(file.rank, cursors[file].read_new()) for file in files]
         yield TailBatch(
-            records=_merge([step.records for step in steps]),
-            bad_lines=tuple(bad for step in steps for bad in step.bad_lines),
+            records=_merge(_join((rank, step.records) for rank, step in steps)),
+            bad_lines=tuple(bad for _, step in steps for bad in step.bad_lines),
         )
 
 
@@ -190,13 +207,18 @@ class _Cursor:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._inode = -1
         self._num_bytes = 0
         self._num_lines = 0
+        self._last_seq = -1
 
     def read_new(self) -> TailBatch:
         """Read the whole lines after the last position."""
         with self._file.open("rb") as file:
-            file.seek(min(self._num_bytes, self._file.stat().st_size))  # shorter: its torn tail was cut
+            facts = os.fstat(file.fileno())
+            if facts.st_ino != self._inode:  # another file in its place: the same one without its samples
+                self._inode, self._num_bytes, self._num_lines = facts.st_ino, 0, 0
+            file.seek(min(self._num_bytes, facts.st_size))  # shorter: its torn tail was cut
             whole, line_end, unfinished = file.read().rpartition(b"\n")
             self._num_bytes = file.tell() - len(unfinished)
         lines = whole.split(b"\n") if line_end else []
@@ -207,8 +229,9 @@ class _Cursor:
             parsed = _parse(line, self._file, self._num_lines)
             if isinstance(parsed, BadLine):
                 bad.append(parsed)
-            elif isinstance(parsed, Record):
+            elif isinstance(parsed, Record) and parsed.seq > self._last_seq:
                 records.append(parsed)
+                self._last_seq = parsed.seq
         return TailBatch(records=tuple(records), bad_lines=tuple(bad))
 
 
@@ -252,6 +275,14 @@ def _parse(line: bytes, file: Path, number: int) -> Header | Record | BadLine:
         return decode_line(line)
     except (DataError, UnknownNameError) as error:
         return BadLine(file=file.name, line=number, problem=str(error))
+
+
+def _join(parts: Iterable[tuple[int, Sequence[Record]]]) -> list[list[Record]]:
+    """Put what the files of each rank hold behind each other."""
+    joined: dict[int, list[Record]] = defaultdict(list)
+    for rank, records in parts:
+        joined[rank] += records
+    return list(joined.values())
 
 
 def _merge(parts: Sequence[Sequence[Record]]) -> tuple[Record, ...]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar, final
 
 from esper.leyline import (
+    AlertFailed,
     AlphaRetargeted,
     AnomalyFound,
     BackendFailed,
@@ -303,6 +304,12 @@ def _tell_backend_failure(event: BackendFailed, host: _Host) -> Line:
     return Line(text=text, tone=Tone.WARNING)
 
 
+def _tell_alert_failure(event: AlertFailed, host: _Host) -> Line:
+    del host
+    what = f"alert command failed ({event.num_failures} in all), last for {clean_text(event.alert)}"
+    return Line(text=f"{what}: {clean_text(event.error)}", tone=Tone.WARNING)
+
+
 def _tell_drops(event: EventsDropped, host: _Host) -> Line:
     del host
     return Line(text=f"{event.num_dropped} samples not shown: output was too slow", tone=Tone.WARNING)
@@ -338,6 +345,7 @@ _TELLERS: Mapping[type[Event], Callable[[Event, _Host], Line | None]] = MappingP
         UpdateSkipped: _rule(UpdateSkipped, _tell_skip),
         CheckpointFailed: _rule(CheckpointFailed, _tell_save_failure),
         BackendFailed: _rule(BackendFailed, _tell_backend_failure),
+        AlertFailed: _rule(AlertFailed, _tell_alert_failure),
         EventsDropped: _rule(EventsDropped, _tell_drops),
         Notice: _rule(Notice, _tell_notice),
         PolicyTrainingStarted: _rule(PolicyTrainingStarted, lambda event, _: tell_training_start(event)),

@@ -68,8 +68,14 @@ def read_episode(run: Path) -> RecordedEpisode:
     if log.bad_lines:
         bad = log.bad_lines[0]
         raise DataError(f"{run / bad.file}:{bad.line}: {bad.problem}; only a whole event log can be replayed")
-    if len(log.headers) > 1:
-        raise ConfigError(f"{run}: {len(log.headers)} processes wrote it; one host's run can be replayed")
+    num_ranks = len({header.rank for header in log.headers})
+    if num_ranks > 1:
+        raise ConfigError(f"{run}: {num_ranks} processes wrote it; one host's run can be replayed")
+    if log.num_dropped:
+        raise DataError(
+            f"{run}: {log.num_dropped} samples were dropped to keep its event files within "
+            "telemetry.max_events_mb; only a whole event log can be replayed"
+        )
     events = [record.event for record in log.records]
     if not events or not isinstance(events[0], RunStarted):
         what = "is empty" if not events else f"begins with {events[0].kind}"

@@ -24,6 +24,8 @@ from esper.runtime.shutdown import exit_code_of
 _STOPPED = (ExitCode.SIGINT, ExitCode.SIGTERM)
 _ERRORS = tuple(code for code in FINAL_CODES if code not in _STOPPED)
 _RUN_FLAGS = ("--run-dir", "--resume")
+ALERT_FLAG = "--telemetry.on-alert"
+"""A command for alerts: a resumed run takes it from its command line alone. Kept where it is one argument."""
 _KEPT_FLAGS = ("--json",)
 """Flags of `esper train` that are not in the configuration of the run, but wanted again after a restart."""
 
@@ -154,7 +156,8 @@ def build_restart_args(args: Sequence[str], run_dir: Path, *, is_resumed: bool) 
     """
     if is_resumed:
         return name_run_dir(args, run_dir, is_resumed=True)
-    return ("train", f"--resume={run_dir}", *(flag for flag in _KEPT_FLAGS if flag in args))
+    kept = [arg for arg in args if arg in _KEPT_FLAGS or arg.startswith(f"{ALERT_FLAG}=")]
+    return ("train", f"--resume={run_dir}", *kept)
 
 
 def _drop_run_flags(args: Sequence[str]) -> list[str]:

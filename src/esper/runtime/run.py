@@ -33,6 +33,7 @@ from esper.leyline import (
 from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
+from esper.runtime.disk_estimate import check_disk
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import SCORES_NOTICE, add_scores, find_policy, lacks_scores, resolve_auto
 from esper.runtime.resuming import refuse_changes, restore_assembly
@@ -137,6 +138,7 @@ def run_experiment(
         return _run_unwritten(_shorten(config))
     sink = LateSink()
     assembly = assemble(config, sink)
+    notices += check_disk(config, assembly, run_dir)
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
     if resume:
         if run_dir is None:

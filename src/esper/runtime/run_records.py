@@ -30,6 +30,8 @@ RANKS_NAME = "ranks"
 """Folder of what the ranks of one training tell each other and their launcher."""
 POLICY_FOLDER_NAME = "policy"
 """Folder of the policy that a training leaves at its end."""
+TRASH_PREFIX = ".trash-"
+"""How the names of folders begin that are being removed; no run has such a name."""
 RUNS_ROOT = Path("runs")
 """Where runs go by default, below the working directory."""
 
@@ -81,7 +83,10 @@ def list_runs(root: Path) -> tuple[RunInfo, ...]:
         RunDirectoryError: If `root` exists and cannot be listed.
     """
     try:
-        folders = [path for path in root.iterdir() if (path / META_NAME).is_file()] if root.exists() else []
+        found = root.iterdir() if root.exists() else ()
+        folders = [
+            path for path in found if not path.name.startswith(TRASH_PREFIX) and (path / META_NAME).is_file()
+        ]
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{root} cannot be listed: {_reason(error)}") from error
     infos = []

@@ -1,10 +1,20 @@
-"""The one shape of a telemetry destination. Knows records, nothing about who makes them."""
+"""The shapes of a telemetry destination. Knows records, nothing about who makes them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from esper.leyline import Event
 from esper.nissa.record import Record
+
+
+@runtime_checkable
+class ReportingBackend(Protocol):
+    """A backend that may have something to say about itself, which the hub then tells to all."""
+
+    def take_reports(self) -> Sequence[Event]:
+        """Return what happened since the last call; never waits."""
 
 
 @runtime_checkable

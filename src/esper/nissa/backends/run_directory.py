@@ -14,6 +14,7 @@ from esper.leyline import RunDirectoryError
 from esper.nissa.analytics.summary import compute_summary, summary_to_plain
 from esper.nissa.analytics.training import compute_training_summary, is_training, training_to_plain
 from esper.nissa.backends.jsonl import JsonlBackend
+from esper.nissa.event_chain import FileCaps, name_of_part
 from esper.nissa.files import write_atomically
 from esper.nissa.reader import read_run
 from esper.nissa.record import Record, wall_clock
@@ -23,7 +24,7 @@ SUMMARY_NAME = "summary.json"
 
 @final
 class RunDirectoryBackend:
-    """Writes `events-<rank>.jsonl`, and on close, on rank 0, `summary.json`.
+    """Writes `events-<rank>.jsonl` and the files after it, and on close, on rank 0, `summary.json`.
 
     The summary is computed from the files, so that after a resume it covers all attempts.
     """
@@ -35,6 +36,7 @@ class RunDirectoryBackend:
         run_id: str,
         rank: int = 0,
         flush_interval_seconds: float = 1.0,
+        caps: FileCaps = FileCaps(),  # noqa: B008 - frozen
         clock: Callable[[], float] = wall_clock,
     ) -> None:
         """Open or continue the event file.
@@ -44,6 +46,7 @@ class RunDirectoryBackend:
             run_id: Name of the run.
             rank: This process.
             flush_interval_seconds: Longest wait of a sample before it is in the file, in [0, 1].
+            caps: How large the event files may get.
             clock: Source of the header's start time, seconds since 1970.
 
         Raises:
@@ -56,10 +59,11 @@ class RunDirectoryBackend:
         self._rank = rank
         self._is_closed = False
         self._events = JsonlBackend(
-            directory / f"events-{rank}.jsonl",
+            directory / name_of_part(rank, 0),
             run_id=run_id,
             rank=rank,
             flush_interval_seconds=flush_interval_seconds,
+            caps=caps,
             clock=clock,
         )
 
@@ -82,6 +86,11 @@ class RunDirectoryBackend:
     def num_torn(self) -> int:
         """Torn lines that were cut off at opening: 0 or 1."""
         return self._events.num_torn
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples dropped by this process because the event files were over their room."""
+        return self._events.num_dropped
 
     def write(self, record: Record) -> None:
         """Append one record to the event file.
