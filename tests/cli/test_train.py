@@ -228,15 +228,6 @@ def test_help_shows_own_flags_and_every_field(runs: FakeRun) -> None:
     assert runs.configs == []
 
 
-def test_a_time_limit_that_a_training_of_a_policy_would_not_keep_is_refused(
-    runs: FakeRun, tmp_path: Path
-) -> None:
-    answer = call(["train", "ppo", "--max-hours", "2"])
-    assert (answer.code, len(answer.error_lines)) == (2, 1)
-    assert "--max-hours is for hosts" in answer.err
-    assert (runs.configs, list(tmp_path.iterdir())) == ([], [])
-
-
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
 def test_a_time_limit_that_is_no_time_is_refused_in_one_line(
     runs: FakeRun, tmp_path: Path, hours: str

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from esper.leyline import (
     AnomalyFound,
+    CheckpointSaved,
     ConfigError,
     EpisodeFinished,
     ForeignCheckpointError,
@@ -19,16 +23,19 @@ from esper.leyline import (
     PolicyTrainingStarted,
     PolicyUpdated,
     RanksDisagreeError,
+    RunDirectoryError,
     SingleProcess,
 )
 from esper.nissa import effective_log, read_run
 from esper.runtime.policy_run import train_policy
-from esper.runtime.shutdown import StopSignal
 from esper.runtime.training_record import WrittenRecord
-from esper.simic import Anomaly, QuarantinedRow, RoundReport
+from esper.simic import Anomaly, EnvStep, GrowthRolloutEnv, QuarantinedRow, RoundReport
 from esper.tamiyo import load_policy
 from esper.tolaria import CheckpointStore
 from runtime.learning import tiny_training
+
+if TYPE_CHECKING:
+    import torch
 
 
 def test_a_training_leaves_a_policy_its_metrics_and_events(tmp_path: Path) -> None:
@@ -45,15 +52,17 @@ def test_a_training_leaves_a_policy_its_metrics_and_events(tmp_path: Path) -> No
     assert kinds.count(PolicyUpdated) == 2
 
 
-class _StopAfterSteps:
-    """Tells of SIGINT once it was asked often enough; stands in for a signal."""
+def send_after(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, num_steps: int) -> None:
+    """Send a signal to this process once so many steps of environments were taken."""
+    step, taken = GrowthRolloutEnv.step, list[int]()
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def counted(env: GrowthRolloutEnv, actions: torch.Tensor) -> EnvStep:
+        taken.append(1)
+        if len(taken) == num_steps:
+            signal.raise_signal(number)
+        return step(env, actions)
 
-    def __call__(self) -> int:
-        self.count -= 1
-        return int(signal.SIGINT) if self.count < 0 else 0
+    monkeypatch.setattr(GrowthRolloutEnv, "step", counted)
 
 
 def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
@@ -61,8 +70,7 @@ def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
 ) -> None:
     config = tiny_training()
     whole = train_policy(config, run_dir=tmp_path / "whole", provenance={})
-    stop = _StopAfterSteps(11)  # asked before each round and after each step: in round two
-    monkeypatch.setattr(StopSignal, "requested", property(lambda _: stop()))
+    send_after(monkeypatch, signal.SIGINT, 10)  # the third of seven steps of round two
     with pytest.raises(InterruptedRunError, match="go on: esper train --resume"):
         train_policy(config, run_dir=tmp_path / "cut", provenance={})
     monkeypatch.undo()
@@ -124,5 +132,41 @@ def test_findings_and_quarantined_rows_reach_the_log(tmp_path: Path, monkeypatch
 def test_ranks_with_other_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SingleProcess, "all_agree", lambda _, digest: False)
     with pytest.raises(RanksDisagreeError, match="the same command line"):
+        train_policy(tiny_training(), run_dir=tmp_path / "run", provenance={})
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigusr1_saves_within_a_rollout_and_training_goes_on_as_if_nothing_had_been_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_policy(tiny_training(), run_dir=tmp_path / "whole", provenance={})
+    send_after(monkeypatch, signal.SIGUSR1, 4)
+    saved = train_policy(tiny_training(), run_dir=tmp_path / "saved", provenance={})
+    assert saved.metrics == whole.metrics
+    names = [
+        record.event.name
+        for record in read_run(tmp_path / "saved").records
+        if isinstance(record.event, CheckpointSaved)
+    ]
+    assert names[0] == "e0000-b00004"
+    assert len(names) == 3
+
+
+def test_a_training_whose_time_is_over_saves_and_leaves(tmp_path: Path) -> None:
+    config = tiny_training()
+    limited = replace(config, checkpoint=replace(config.checkpoint, max_hours=1e-9))
+    with pytest.raises(
+        InterruptedRunError, match=r"stopped after 1e-09 hours .*; saved e0000-b00000"
+    ) as error:
+        train_policy(limited, run_dir=tmp_path / "run", provenance={})
+    assert error.value.signal_exit_code == 143
+    assert train_policy(config, run_dir=tmp_path / "run", provenance={}, resume=True).num_rounds == 2
+
+
+def test_a_disk_without_room_for_the_training_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(RunDirectoryError, match=r"free some, lower --checkpoint\.keep"):
         train_policy(tiny_training(), run_dir=tmp_path / "run", provenance={})
     assert not (tmp_path / "run").exists()

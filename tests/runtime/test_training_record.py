@@ -23,7 +23,8 @@ def test_other_ranks_write_nothing() -> None:
     record.tell(RoundReport(round=1, num_env_steps=1, metrics={}, episodes=(), quarantined=(), findings=()))
     record.stop()
     assert (record.load().tensors, record.load().state) == ({}, {})
-    assert record.save([]) is None
+    record.save_later([])
+    assert record.save_now([]) is None
     assert record.finish() is None
 
 

@@ -78,8 +78,6 @@ def run(args: Sequence[str]) -> int:
     if resolved.config.policy in TRAINABLE_NAMES:
         if given.is_dry_run:
             raise ConfigError("--dry-run tries the paths of one host; for a policy use --rounds 1 --epochs 8")
-        if resolved.config.checkpoint.max_hours is not None:
-            raise ConfigError("--max-hours is for hosts; the training of a policy stops by a signal only")
         return run_training(resolved, args, run_dir=run_dir, is_resumed=is_resumed, is_json=given.is_json)
     if is_resumed and run_dir is not None and read_run_info(run_dir).state == "finished":
         report_note(f"{run_dir} has finished already; nothing is left to train")

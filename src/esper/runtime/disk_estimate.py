@@ -20,6 +20,7 @@ from esper.leyline import RunDirectoryError
 from esper.runtime.assemble import Assembly
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_records import CHECKPOINTS_NAME, RUNS_ROOT
+from esper.simic import count_rows
 from esper.tolaria import StateRecord
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def check_training_disk(
 
     Args:
         config: The whole experiment.
-        record: What a checkpoint would hold before the first step: moments and grown seeds are to come.
+        record: What a checkpoint would hold before the first step: moments and grown seeds are to come; of
+            one rank, some of the hosts are enough.
         run_dir: Its directory, which need not exist; None = a new one below `runs/`.
         free_bytes: Asked for the room.
 
@@ -159,7 +161,9 @@ def check_training_disk(
     Raises:
         RunDirectoryError: If the room is too small.
     """
-    numbers = count_tensor_bytes(record.tensors)
+    hosts = {name: tensor for name, tensor in record.tensors.items() if name.startswith("env/")}
+    others = count_tensor_bytes(record.tensors) - count_tensor_bytes(hosts)
+    numbers = others + count_tensor_bytes(hosts) * config.envs.num_envs // count_rows(record)
     room = int(config.telemetry.max_events_mb * _BYTES_PER_MB)
     round_bytes = _ROUND_BYTES + config.envs.num_envs * _EPISODE_BYTES
     need = DiskNeed(

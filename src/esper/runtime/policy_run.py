@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import final
+from typing import NoReturn, final
 
 from esper.leyline import (
     ConfigError,
+    ExitCode,
     ForeignCheckpointError,
     InterruptedRunError,
     RanksDisagreeError,
@@ -29,6 +30,7 @@ from esper.leyline import (
 )
 from esper.nissa import build_hub
 from esper.runtime.config_file import leaf_values, render_config
+from esper.runtime.disk_estimate import check_training_disk
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.imitating import check_teachers, describe_imitation, start_by_imitation
 from esper.runtime.life_sharing import share_lives
@@ -37,7 +39,8 @@ from esper.runtime.ranks.lone import LoneRank, Ranks
 from esper.runtime.resuming import refuse_changes
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
-from esper.runtime.shutdown import StopSignal, exit_code_of
+from esper.runtime.run_stop import RunStop, TimeLimit
+from esper.runtime.shutdown import StopSignal
 from esper.runtime.training import TrainingAssembly, assemble_training
 from esper.runtime.training_record import NoRecord, TrainingRecord, TrainingResult, WrittenRecord
 from esper.simic import RoundReport, count_rows, pick_rows
@@ -117,11 +120,12 @@ def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult 
         InterruptedRunError: A signal to any rank stopped the run after its checkpoint was saved.
     """
     config = request.config
+    limit = TimeLimit(config.checkpoint.max_hours)
     _refuse_other_settings(config, ranks)
     assembly = assemble_training(config, ranks)
     check_teachers(config)
-    with StopSignal() as stop, _open_record(request, assembly, ranks) as record:
-        return _Training(request, assembly, ranks, record, stop).run()
+    with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
+        return _Training(request, assembly, ranks, record, RunStop(signals, limit)).run()
 
 
 def _refuse_other_settings(config: ExperimentConfig, ranks: Ranks) -> None:
@@ -142,7 +146,9 @@ def _open_record(
     if request.is_resumed:
         refuse_changes(request.run_dir, config)
         folder = RunFolder.open(request.run_dir)
+        notices: tuple[str, ...] = ()
     else:
+        notices = check_training_disk(config, assembly.trainer.state(), request.run_dir)
         text = render_config(config, request.provenance)
         folder = RunFolder.create(request.run_dir, config_text=text, origin=request.origin)
     with folder:
@@ -154,7 +160,12 @@ def _open_record(
             directory=folder.path,
         )
         try:
-            yield WrittenRecord(config, assembly, folder, hub, world_size=ranks.collective.world_size)
+            size = ranks.collective.world_size
+            record = WrittenRecord(config, assembly, folder, hub, world_size=size, notices=notices)
+            try:
+                yield record
+            finally:
+                record.close()
         finally:
             hub.close()
 
@@ -169,7 +180,7 @@ class _Training:
         assembly: TrainingAssembly,
         ranks: Ranks,
         record: TrainingRecord,
-        stop: StopSignal,
+        stop: RunStop,
     ) -> None:
         self._request, self._config = request, request.config
         self._assembly, self._trainer = assembly, assembly.trainer
@@ -184,7 +195,7 @@ class _Training:
         if not request.is_resumed:
             self._imitate()
         self._loop()
-        self._save()
+        self._record.save_now(self._gather_states())
         result = self._record.finish()
         self._ranks.barrier()
         return result
@@ -201,17 +212,31 @@ class _Training:
     def _loop(self) -> None:
         trainer, every = self._trainer, self._config.checkpoint.every_epochs
         while not trainer.is_finished:
-            requested = int(self._collective.all_max([float(self._stop.requested)])[0])
-            if requested:
-                self._leave(requested)
+            if self._pause() and trainer.num_collected:
+                self._assembly.pace.go_on()
             self._meet_hosts()
             self._ranks.enter("rollout", trainer.round)
-            report = trainer.run_round(self._should_stop)
+            report = trainer.run_round(self._should_pause)
             if report is None:  # all ranks stand at the same step, and agree above on why
                 continue
             self._tell(report)
             if every and trainer.round % every == 0 and not trainer.is_finished:
-                self._save()
+                self._record.save_later(self._gather_states())
+
+    def _pause(self) -> bool:
+        """Let all ranks agree on whether to leave or only to save here; return whether they saved and go on.
+
+        Raises:
+            InterruptedRunError: If any rank is to leave.
+        """
+        stop = self._stop
+        mine = (stop(), stop.is_time_over, stop.exit_code, stop.take_save_request())
+        leaves, is_time_over, exit_code, saves = self._collective.all_max([float(flag) for flag in mine])
+        if leaves:
+            self._leave(ExitCode(int(exit_code)), is_time_over=bool(is_time_over))
+        if saves:
+            self._record.save_later(self._gather_states())
+        return bool(saves)
 
     def _meet_hosts(self) -> None:
         """Train the never-grown lives of the hosts that the next rollouts begin with, shared among ranks."""
@@ -220,26 +245,29 @@ class _Training:
             assembly = self._assembly
             share_lives(assembly.envs.never_runs, assembly.env.find_next_instances(), self._collective)
 
-    def _should_stop(self) -> bool:
-        trainer, is_wanted = self._trainer, self._stop.requested != 0
+    def _should_pause(self) -> bool:
+        trainer, is_wanted = self._trainer, self._stop.pauses()
         self._ranks.enter("rollout", trainer.round)
         return self._assembly.pace.should_stop(is_wanted, trainer.num_collected, trainer.round)
 
-    def _leave(self, signal_number: int) -> None:
+    def _leave(self, exit_code: ExitCode, *, is_time_over: bool) -> NoReturn:
         """Save this place and end.
 
         Raises:
             InterruptedRunError: Always.
         """
-        saved = self._save()
+        saved = self._record.save_now(self._gather_states())
+        hours = self._config.checkpoint.max_hours
+        reason = f"after {hours:g} hours (checkpoint.max_hours)" if is_time_over else "by a signal"
+        if is_time_over:
+            self._record.say(f"stopped {reason}")
         self._record.stop()
         self._ranks.barrier()  # a launcher ends the other ranks when the first has left
         what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
         size, run_dir = self._collective.world_size, self._request.run_dir
         start = "esper" if size == 1 else f"esper launch --nproc-per-node {size} --"
         raise InterruptedRunError(
-            f"stopped by a signal; {what}; go on: {start} train --resume {run_dir}",
-            exit_code_of(signal_number),
+            f"stopped {reason}; {what}; go on: {start} train --resume {run_dir}", exit_code
         )
 
     def _tell(self, report: RoundReport) -> None:
@@ -248,11 +276,11 @@ class _Training:
 
     # ------------------------------------------------------------------ saved states
 
-    def _save(self) -> str | None:
-        """Save the state of all ranks; the name on rank 0, None elsewhere or if it failed."""
+    def _gather_states(self) -> list[StateRecord]:
+        """Return the states of all ranks as they are now; nobody writes into them."""
         self._ranks.enter("save", self._trainer.round)
         states = self._collective.gather_bytes(pack_record(self._trainer.state()))
-        return self._record.save([unpack_record(state) for state in states])
+        return [unpack_record(state) for state in states]
 
     def _load(self) -> None:
         self._ranks.enter("load", 0)

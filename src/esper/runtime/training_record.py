@@ -2,7 +2,7 @@
 
 ```
 start, say, tell  -> events
-save, load        -> checkpoints: the record of one process, however many ranks it came from
+save_*, load      -> checkpoints: the record of one process, however many ranks it came from
 finish            -> policy/ (weights and contract), training.json
 ```
 """
@@ -12,15 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, final
 
 from esper.leyline import (
     AnomalyFound,
-    CheckpointError,
-    CheckpointFailed,
-    CheckpointSaved,
     Event,
     ForeignCheckpointError,
     JsonValue,
@@ -35,10 +31,11 @@ from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.round_facts import average_rounds, describe_episode, describe_growth
 from esper.runtime.run_folder import RunFolder, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME
+from esper.runtime.run_saver import Place, RunSaver, Snapshot
 from esper.runtime.training import TrainingAssembly, count_parameters
 from esper.simic import RoundReport, join_rows
 from esper.tamiyo import save_policy
-from esper.tolaria import CheckpointStore, StateRecord, checkpoint_name
+from esper.tolaria import StateRecord
 
 CHECKPOINT_KIND = "policy-training"
 RESULT_NAME = "training.json"
@@ -87,10 +84,13 @@ class TrainingRecord(Protocol):
         """Tell something to a person."""
 
     def tell(self, report: RoundReport) -> None:
-        """Tell what a round brought on all ranks."""
+        """Tell what a round brought on all ranks, and what became of saves."""
 
-    def save(self, records: Sequence[StateRecord]) -> str | None:
-        """Save the states of all ranks and return the name; None if that failed, or on all ranks but 0."""
+    def save_later(self, records: Sequence[StateRecord]) -> None:
+        """Save the states of all ranks beside training."""
+
+    def save_now(self, records: Sequence[StateRecord]) -> str | None:
+        """Save them, wait, and return the name; None if that failed, or on all ranks but 0."""
 
     def stop(self) -> None:
         """Tell that training was interrupted."""
@@ -116,7 +116,10 @@ class NoRecord:
     def tell(self, report: RoundReport) -> None:
         """Do nothing."""
 
-    def save(self, records: Sequence[StateRecord]) -> str | None:
+    def save_later(self, records: Sequence[StateRecord]) -> None:
+        """Do nothing."""
+
+    def save_now(self, records: Sequence[StateRecord]) -> str | None:
         """Return None."""
         return None
 
@@ -140,6 +143,7 @@ class WrittenRecord:
         hub: EventHub,
         *,
         world_size: int,
+        notices: Sequence[str] = (),
     ) -> None:
         """Bind them; nothing is written yet.
 
@@ -149,26 +153,21 @@ class WrittenRecord:
             folder: The run's, held.
             hub: Where events go.
             world_size: Number of ranks.
+            notices: For a person, told at the start.
         """
         self._config, self._assembly = config, assembly
         self._folder, self._hub = folder, hub
         self._trainer, self._world_size = assembly.trainer, world_size
-        self._store = CheckpointStore(
-            folder.checkpoints_path,
-            kind=CHECKPOINT_KIND,
-            esper_version=version("esper-lite"),
-            keep=config.checkpoint.keep,
-        )
+        self._notices = (*config.training.notices, *notices)
+        self._saver = RunSaver(folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND)
         self._topology_hash = canonical_hash(
             {name: list(x.shape) for name, x in assembly.network.state_dict().items()}
         )
         self._rounds: list[dict[str, float]] = []
         self._num_env_steps = 0
-        self._num_failures = 0
-        self._saved_name: str | None = None
-        self._passed_over: tuple[str, ...] = ()
+        self._loaded_name = ""
         self._rewinds_to: int | None = None
-        self._store.clean()
+        self._saver.clean()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -179,14 +178,14 @@ class WrittenRecord:
             CheckpointError: If no valid checkpoint is left.
             ForeignCheckpointError: If it is of another policy.
         """
-        loaded = self._store.load()
+        loaded = self._saver.load()
         match loaded.record.state:
             case {
                 "rounds": list(rounds),
                 "num_env_steps": int(num_env_steps),
                 "last_seq": int(last_seq),
             } if loaded.topology_hash == self._topology_hash:
-                self._saved_name, self._passed_over = loaded.name, tuple(map(str, loaded.rejected))
+                self._loaded_name = loaded.name
                 self._rounds = [
                     {str(name): float(str(value)) for name, value in row.items()}
                     for row in rounds
@@ -198,36 +197,31 @@ class WrittenRecord:
             f"checkpoint {loaded.name} of {self._folder.path} holds no training of this policy"
         )
 
-    def save(self, records: Sequence[StateRecord]) -> str | None:
-        """See `TrainingRecord.save`; a failure is reported, and the run goes on."""
-        trainer = self._trainer
-        name = checkpoint_name(trainer.round, trainer.num_collected)
-        if name == self._saved_name:  # nothing was trained since: it is there already
-            return name
-        self._hub.flush(durable=True)
+    def save_later(self, records: Sequence[StateRecord]) -> None:
+        """See `TrainingRecord.save_later`; a failure is told, and the run goes on."""
+        self._saver.save_later(self._place, lambda: self._join(records))
+
+    def save_now(self, records: Sequence[StateRecord]) -> str | None:
+        """See `TrainingRecord.save_now`."""
+        return self._saver.save_now(self._place, lambda: self._join(records))
+
+    def close(self) -> None:
+        """Wait for what is being saved, and tell."""
+        self._saver.close(self._trainer.round)
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._trainer.round, self._trainer.num_collected)
+
+    def _join(self, records: Sequence[StateRecord]) -> Snapshot:
         joined = join_rows(records)
         state: dict[str, JsonValue] = {
             "training": joined.state,
             "world_size": self._world_size,
             "rounds": [dict(metrics) for metrics in self._rounds],
             "num_env_steps": self._num_env_steps,
-            "last_seq": self._hub.next_seq - 1,
         }
-        try:
-            saved = self._store.save(
-                name, StateRecord(tensors=joined.tensors, state=state), topology_hash=self._topology_hash
-            )
-        except CheckpointError as error:
-            self._num_failures += 1
-            self._hub.emit(
-                CheckpointFailed(
-                    epoch=trainer.round, name=name, error=str(error), num_failures=self._num_failures
-                )
-            )
-            return None
-        self._saved_name = name
-        self._hub.emit(CheckpointSaved(epoch=trainer.round, name=saved.name, num_bytes=saved.num_bytes))
-        return name
+        return Snapshot(StateRecord(tensors=joined.tensors, state=state), self._topology_hash)
 
     # ------------------------------------------------------------------ telling
 
@@ -247,10 +241,10 @@ class WrittenRecord:
                 rewinds_to_seq=self._rewinds_to,
             )
         )
-        for text in config.training.notices:
+        for text in self._notices:
             self.say(text)
-        for name in self._passed_over:
-            self.say(f"checkpoint {name} is damaged; going on from {self._saved_name}")
+        for name in self._saver.passed_over:
+            self.say(f"checkpoint {name} is damaged; going on from {self._loaded_name}")
 
     def say(self, text: str) -> None:
         """See `TrainingRecord.say`."""
@@ -279,6 +273,7 @@ class WrittenRecord:
         ]
         for event in events:
             self._hub.emit(event)
+        self._saver.tell(report.round)
 
     def stop(self) -> None:
         """See `TrainingRecord.stop`."""
