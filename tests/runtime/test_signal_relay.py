@@ -15,6 +15,7 @@ _SAYS = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda number, frame: print(number, flush=True))
 signal.signal(signal.SIGINT, lambda number, frame: print(number, flush=True))
+signal.signal(signal.SIGUSR1, lambda number, frame: print(number, flush=True))
 print("ready", flush=True)
 while True:
     signal.pause()
@@ -38,7 +39,7 @@ def child() -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Handlers as in a shell's foreground: a suite in the background inherits ignored signals."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     previous = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     yield
     for number, handler in zip(numbers, previous, strict=True):
@@ -62,6 +63,16 @@ def test_signals_reach_a_rank_in_their_order_also_one_that_starts_later(
         signal.raise_signal(signal.SIGINT)
         assert read_line(child) == str(int(signal.SIGINT))
     assert relay.requested == signal.SIGTERM
+
+
+def test_a_wish_to_save_is_handed_on_and_ends_nothing(child: subprocess.Popen[str], tmp_path: Path) -> None:
+    path_of_pid(tmp_path, 0).write_text(str(child.pid), encoding="ascii")
+    with SignalRelay(tmp_path, num_ranks=1, patience_s=0.1) as relay:
+        signal.raise_signal(signal.SIGUSR1)
+        assert read_line(child) == str(int(signal.SIGUSR1))
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        assert relay.requested == 0
 
 
 def test_a_rank_that_does_not_end_in_time_is_killed(child: subprocess.Popen[str], tmp_path: Path) -> None:

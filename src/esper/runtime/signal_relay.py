@@ -1,8 +1,9 @@
-"""Hands the stop signals of a launcher on to its ranks, those that start a moment later included.
+"""Hands the signals of a launcher on to its ranks, those that start a moment later included.
 
 ```
-SIGINT, SIGTERM, SIGHUP -> handler: note it -> relay thread: send it to each rank whose process is known
-                                            -> after the patience: SIGKILL to what is left
+SIGINT, SIGTERM, SIGHUP, SIGUSR2 -> handler: note it -> relay thread: send it to each rank that is known
+                                                     -> after the patience: SIGKILL to what is left
+SIGUSR1 (save and go on)         -> the same, without an end
 ```
 A terminal does not reach ranks, because each leads a session of its own. A second SIGINT is handed on, too:
 it lets a rank end at once. Each rank writes the number of its process into a file; only a child of this
@@ -20,7 +21,8 @@ from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Self, final
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAVE = signal.SIGUSR1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, _SAVE)
 _END = 0
 """No signal has number 0, so this ends the thread."""
 _EVERY_S = 0.05
@@ -29,7 +31,7 @@ _EVERY_S = 0.05
 
 @final
 class SignalRelay:
-    """While entered, stop signals go to the ranks; the handlers found before are put back afterwards.
+    """While entered, signals go to the ranks; the handlers found before are put back afterwards.
 
     A signal that was ignored before (SIGHUP under nohup) stays ignored. Main thread only.
 
@@ -82,7 +84,7 @@ class SignalRelay:
         self._thread.join()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if not self._requested:
+        if not self._requested and number != _SAVE:
             self._requested = number
         self._received.put(number)
 
@@ -98,7 +100,8 @@ class SignalRelay:
                 return
             if number is not None:
                 numbers.append(number)
-                kill_at_s = kill_at_s or time.monotonic() + self._patience_s
+                if number != _SAVE:
+                    kill_at_s = kill_at_s or time.monotonic() + self._patience_s
             if kill_at_s is not None and signal.SIGKILL not in numbers and time.monotonic() >= kill_at_s:
                 numbers.append(signal.SIGKILL)
             self._hand_on(numbers)
