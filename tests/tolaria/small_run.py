@@ -132,8 +132,9 @@ def make_parts(
     registry: BlueprintRegistry | None = None,
     dropout: float = 0.0,
     kernel_size: int = 3,
+    norm: str = "batch",
 ) -> HostRunParts:
-    """Return parts around a CNN of 4, 8 and 16 channels with batch norm."""
+    """Return parts around a CNN of 4, 8 and 16 channels."""
     chosen = make_data() if data is None else data
     host = CNNHostConfig(
         in_channels=1,
@@ -141,6 +142,7 @@ def make_parts(
         base_channels=4,
         kernel_size=kernel_size,
         dropout=dropout,
+        norm=norm,
     )
 
     def build() -> nn.Module:

@@ -26,6 +26,7 @@ from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.governor import Governor, GovernorConfig
+from esper.tolaria.host_ranks import BatchShare, HostRanks, OneRank, SharedState
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
@@ -34,7 +35,15 @@ from esper.tolaria.objectives import Objective, build_objective
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
 from esper.tolaria.precision import Autocast, LossScaler
-from esper.tolaria.reducer import GradientReducer, NoReduce, PlanEntry, StepFlags, StepVerdict
+from esper.tolaria.reducer import (
+    GradientReducer,
+    NoReduce,
+    PlanEntry,
+    StepFlags,
+    StepVerdict,
+    hash_layout,
+)
+from esper.tolaria.rng import OwnRng
 from esper.tolaria.signals import SignalTracker, SignalTrackerConfig
 
 __all__ = [
@@ -46,6 +55,7 @@ __all__ = [
     "ROLLBACK_MODES",
     "Autocast",
     "BackgroundWriter",
+    "BatchShare",
     "CheckpointStore",
     "EpochProgress",
     "Evaluator",
@@ -54,6 +64,7 @@ __all__ = [
     "Governor",
     "GovernorConfig",
     "GradientReducer",
+    "HostRanks",
     "HostRun",
     "HostRunConfig",
     "HostRunParts",
@@ -64,12 +75,15 @@ __all__ = [
     "MemoryWatch",
     "NoReduce",
     "Objective",
+    "OneRank",
     "OptimizerConfig",
+    "OwnRng",
     "PlanEntry",
     "SaveOutcome",
     "SaveRequest",
     "SavedCheckpoint",
     "SerialFleet",
+    "SharedState",
     "SignalTracker",
     "SignalTrackerConfig",
     "SplitResult",
@@ -85,6 +99,7 @@ __all__ = [
     "detach_record",
     "estimate_mean",
     "estimate_need",
+    "hash_layout",
     "refuse_shortage",
     "train_flops",
 ]

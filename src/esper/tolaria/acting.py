@@ -2,8 +2,9 @@
 
 ```
 1) ask          is it legal, does it fit?       -> else refused, nothing was tried
-2) carry out    lifecycle, then the optimiser   -> memory runs out: all of it is taken back, refused
-3) tell         the decision with its fate, then what happened
+2) plant        a germination is tried           -> memory runs out, on any rank: taken back on all, refused
+3) carry out    anything else, once no rank refuses
+4) tell         the decision with its fate, then what happened
 ```
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from esper.kasmina import Clock, SeedState, is_allocation_failure
@@ -20,24 +22,24 @@ from esper.leyline import (
     Action,
     ActionResult,
     Decision,
-    DecisionMade,
     Event,
     LifecycleOp,
     Observation,
     derive_seed,
     refuse_action,
 )
-from esper.tolaria.parts import Workbench
+from esper.tolaria.host_events import describe_decision
+from esper.tolaria.host_ranks import HostRanks
+from esper.tolaria.shared_state import describe_shared
+from esper.tolaria.snapshot import RunState
 
 
-class ActingRun(Protocol):
+class ActingRun(RunState, Protocol):
     """What of a host run a decision is carried out on; `HostRun` is its implementation."""
 
-    bench: Workbench
     run_seed: int
     instance: int
-    epoch: int
-    event_count: int
+    ranks: HostRanks
 
     @property
     def clock(self) -> Clock:
@@ -51,57 +53,49 @@ class ActingRun(Protocol):
 
 
 def act(run: ActingRun, decision: Decision) -> ActionResult:
-    """Carry out a decision; one that is illegal, or for which memory runs out, is refused."""
+    """Carry out a decision; one that is illegal, or for which memory runs out on any rank, is refused."""
+    bench, ranks = run.bench, run.ranks
+    run.event_count += 1
+    path = ("seed", run.instance, run.event_count, bench.governor.rollback_count)
+    build_seed = derive_seed(run.run_seed, *path)
+    decision = ranks.announce(decision, bench.space, (run.epoch, run.event_count, build_seed))
     action = decision.action
     refusal = refuse_action(action, run.observe())
+    before: SeedState | None = None
+    if refusal is None and action.op is LifecycleOp.GERMINATE:
+        before = copy.deepcopy(bench.model.slot(str(action.slot)).state)
     events: list[Event] = []
-    run.event_count += 1
-    with run.bench.rng.installed():
-        if refusal is None:
-            events, refusal = _carry_out(run, action)
+
+    def plant() -> str | None:
+        """A germination can be taken back, so it is tried before ranks vote; anything else is done after."""
+        return None if before is None else _carry_out(run, action, build_seed, events)
+
+    with bench.rng.installed():
+        refusal = ranks.vote(refusal, plant)
+        if refusal is None and before is None:
+            _carry_out(run, action, build_seed, events)
+    if refusal is not None and before is not None:
+        # Here, because until the error is gone its frames hold what was built of the seed.
+        bench.take_back(str(action.slot), before)
     result = ActionResult(requested=action, effective=WAIT if refusal else action, refusal=refusal)
-    run.emit([_describe_decision(decision, refusal, run.epoch), *events])
+    told: Sequence[Event] = () if refusal else events
+    run.emit([describe_decision(decision, refusal, run.epoch), *told])
+    if result.effective is not WAIT:
+        ranks.share_seed(None if before is None else bench.model.slot(str(action.slot)).seed)
+        ranks.check("event", partial(describe_shared, run))
     return result
 
 
-def _carry_out(run: ActingRun, action: Action) -> tuple[list[Event], str | None]:
-    """Return what happened, and why not if memory ran out."""
+def _carry_out(run: ActingRun, action: Action, build_seed: int, events: list[Event]) -> str | None:
+    """Add what happened to `events`; return why not if memory ran out."""
     bench = run.bench
-    path = ("seed", run.instance, run.event_count, bench.governor.rollback_count)
-    before: SeedState | None = None
     try:
-        if action.op is LifecycleOp.GERMINATE:
-            before = copy.deepcopy(bench.model.slot(str(action.slot)).state)
-        seed = derive_seed(run.run_seed, *path)
-        events = bench.model.apply_action(action, run.clock, build_seed=seed)
+        events += bench.model.apply_action(action, run.clock, build_seed=build_seed)
         bench.follow_topology()
     except (MemoryError, RuntimeError) as error:
         if action.op is not LifecycleOp.GERMINATE or not is_allocation_failure(error):
             raise
         why = (str(error).splitlines() or [""])[0] or type(error).__name__
-    else:
-        return events, None
-    # Here, because until the error is gone its frames hold what was built of the seed.
-    if before is not None:
-        bench.take_back(str(action.slot), before)
-    what = f"{action.blueprint!r} in {action.slot!r}"
-    return [], f"{MEMORY_REFUSAL}: {what} could not be built, the allocator said: {why}"
-
-
-def _describe_decision(decision: Decision, refusal: str | None, epoch: int) -> DecisionMade:
-    action, evidence = decision.action, decision.evidence
-    return DecisionMade(
-        epoch=epoch,
-        op=action.op.value,
-        slot=action.slot,
-        blueprint=action.blueprint,
-        reason=decision.reason,
-        confidence=decision.confidence,
-        refusal=refusal,
-        value=None if evidence is None else evidence.value,
-        probabilities={} if evidence is None else evidence.probabilities,
-        blend=action.blend.value,
-        curve=action.curve.value,
-        tempo_epochs=action.tempo_epochs,
-        alpha_target=action.alpha_target,
-    )
+        what = f"{action.blueprint!r} in {action.slot!r}"
+        return f"{MEMORY_REFUSAL}: {what} could not be built, the allocator said: {why}"
+    return None

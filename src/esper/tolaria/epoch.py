@@ -3,7 +3,7 @@
 ```
 for each batch:
   1) clock       ramps and learning rates take their closed-form values
-  2) host        forward, loss, backward (seeds that affect the output learn here)
+  2) host        this rank's rows: forward, loss, backward (seeds that affect the output learn here)
   3) incubate    each isolated seed's own bounded loss; the host is left bit-equal
   4) reduce      gradients over ranks (one process: missing ones become zeros by plan)
   5) check, clip per group, then one optimiser step; a faulty group is skipped alone
@@ -12,6 +12,7 @@ for each batch:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
@@ -29,10 +30,11 @@ from esper.kasmina import (
     untouched_statistics,
 )
 from esper.leyline import HostProbe, JsonValue, SlotOutcome
+from esper.tolaria.host_ranks import BatchShare
 from esper.tolaria.objectives import Objective
 from esper.tolaria.optimizers import GroupFlags, TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
-from esper.tolaria.reducer import GradientReducer, StepFlags
+from esper.tolaria.reducer import HOST, GradientReducer, StepFlags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,35 +141,39 @@ class EpochRunner:
         self._look_at_norms()
         self._model.train()
 
-    def train_batch(self, batch: Batch, clock_batch: int, progress: EpochProgress) -> None:
+    def train_batch(
+        self, batch: Batch, clock_batch: int, progress: EpochProgress, share: BatchShare | None = None
+    ) -> None:
         """Train on one batch and add its numbers to the progress.
 
         Args:
-            batch: Inputs [B, ...] and targets [B, ...] on the model's device.
+            batch: Inputs [B, ...] and targets [B, ...] on the model's device; the whole of it on every rank.
             clock_batch: Batches finished since the run began.
             progress: Sums to add to; its batch index is advanced by one.
+            share: This rank's rows of the batch; None = all of them.
         """
         model, optimizer = self._model, self._optimizer
         model.update_alphas(clock_batch)
         optimizer.set_batch(clock_batch)
         optimizer.zero_grad()
         saved_buffers = [buffer.clone() for buffer in self._buffers]
-        loss, outputs = self._forward(batch)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for slot in self._incubating:
-            self._incubate(slot, batch)
-        self._probe.after_backward(model, batch, progress.batch)
-        self._reducer.reduce(StepFlags())
+        local = self._learn(BatchShare(batch, 1.0) if share is None else share, progress)
+        verdict = self._reducer.reduce(local)
         flags = optimizer.check_and_clip(self._scaler.inverse_scale)
         self._scaler.update(flags)
-        loss_value = float(loss.detach())  # sync: one number per batch, together with the flags
-        if flags.is_host_faulty or loss_value != loss_value or loss_value in (float("inf"), float("-inf")):
+        assert verdict.loss is not None
+        assert verdict.metric_sum is not None
+        loss = float(verdict.loss)  # sync: one number per batch, together with the flags
+        if flags.is_host_faulty or HOST in verdict.faulty_ranks or not math.isfinite(loss):
             for buffer, saved in zip(self._buffers, saved_buffers, strict=True):
                 buffer.copy_(saved)
             progress.num_skipped += 1
         else:
             optimizer.step()
-            self._count(batch, outputs.detach(), loss_value, progress)
+            count = len(batch.targets)
+            progress.loss_sum += loss * count
+            progress.metric_sum += float(verdict.metric_sum)
+            progress.num_items += count
         self._count_groups(flags, progress)
         model.forget_records()
         progress.batch += 1
@@ -175,6 +181,20 @@ class EpochRunner:
     def _look_at_norms(self) -> None:
         self._norms = norms_with_statistics(self._model)
         self._buffers = tuple(buffer for norm in self._norms for buffer in norm.buffers(recurse=False))
+
+    def _learn(self, share: BatchShare, progress: EpochProgress) -> StepFlags:
+        """Put gradients of this rank's rows in place, as its part of the mean over the whole batch."""
+        batch = share.batch
+        if batch is None:
+            return StepFlags()
+        loss, outputs = self._forward(batch)
+        part = loss if share.weight == 1.0 else loss * share.weight
+        self._scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+        for slot in self._incubating:
+            self._incubate(slot, batch, share.weight)
+        self._probe.after_backward(self._model, batch, progress.batch)
+        metrics = self._objective.metrics(outputs.detach(), batch.targets)
+        return StepFlags(loss=part.detach(), metric_sum=metrics.sum())
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         model = self._model
@@ -186,13 +206,13 @@ class EpochRunner:
                 outputs = model(batch.inputs)
         return self._objective.loss(outputs, batch.targets), outputs
 
-    def _incubate(self, slot: SeedSlot, batch: Batch) -> None:
+    def _incubate(self, slot: SeedSlot, batch: Batch, weight: float) -> None:
         incubation, seed = self._model.incubation, slot.seed
         if incubation.is_in_graph or seed is None or slot.features is None:
             return
         gradient = slot.feature_gradient
-        if gradient is not None and self._scaler.is_enabled:
-            gradient = gradient * self._scaler.inverse_scale
+        if gradient is not None and (self._scaler.is_enabled or weight != 1.0):
+            gradient = gradient * (self._scaler.inverse_scale / weight)
 
         def tail_loss(features: Tensor) -> Tensor:
             outputs = self._model.run_tail(slot.slot_id, features, batch.inputs)
@@ -201,14 +221,8 @@ class EpochRunner:
         device = batch.inputs.device
         with untouched_rng(device), untouched_statistics(self._norms), self._autocast.context():
             loss = incubation.compute_loss(seed, slot.features.contiguous(), gradient, tail_loss)
-        apply_seed_gradient(self._scaler.scale(loss), list(seed.parameters()))
-
-    def _count(self, batch: Batch, outputs: Tensor, loss: float, progress: EpochProgress) -> None:
-        metrics = self._objective.metrics(outputs, batch.targets)
-        count = len(batch.targets)
-        progress.loss_sum += loss * count
-        progress.metric_sum += float(metrics.sum())
-        progress.num_items += count
+        part = loss if weight == 1.0 else loss * weight
+        apply_seed_gradient(self._scaler.scale(part), list(seed.parameters()))
 
     def _count_groups(self, flags: GroupFlags, progress: EpochProgress) -> None:
         host = flags.host

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 from esper.kasmina import Clock
@@ -31,7 +32,6 @@ from esper.leyline import (
     GovernorGaveUpError,
     JsonValue,
     Observation,
-    RolledBack,
     SlotOutcome,
     TaskSpec,
     TrainingSignals,
@@ -45,8 +45,11 @@ from esper.tolaria.config import HostRunConfig
 from esper.tolaria.ending import remove_unkept
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.governor import find_blamed
+from esper.tolaria.host_events import describe_rollback
+from esper.tolaria.host_ranks import HostRanks
 from esper.tolaria.measuring import SplitResult
 from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
+from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import capture_state, is_finite, restore_state
 from esper.tolaria.steps import (
     build_slot_events,
@@ -80,6 +83,7 @@ class HostRun:
         self.run_seed = run_seed
         self.instance = instance
         self._parts = parts
+        self.ranks: HostRanks = parts.ranks
         self.bench: Workbench = build_workbench(task, config, parts, run_seed=run_seed, instance=instance)
         self.horizon_epochs = config.epochs if config.epochs is not None else task.horizon_epochs
         self.epoch = 0
@@ -87,7 +91,7 @@ class HostRun:
         self.verdict = Verdict()
         self.is_terminated = False
         self.event_count = 0
-        """Seeds ever germinated; part of their random path and never rolled back."""
+        """Decisions so far; part of the random path of seeds and never rolled back."""
         self.signals = TrainingSignals()
         self.last_good: StateRecord = capture_state(self, with_last_good=False)
 
@@ -162,7 +166,7 @@ class HostRun:
                 return None
             outcome = self._measure(time.monotonic() - started)
             blamed = find_blamed(self.bench.model.reports(), outcome, self.bench.scaler.blamed)
-            self.verdict = self.bench.governor.judge(outcome, blamed_slot=blamed)
+            self.verdict = self.ranks.agree(self.bench.governor.judge(outcome, blamed_slot=blamed))
             if self.verdict.is_failure:
                 self._roll_back()
                 return outcome
@@ -193,14 +197,17 @@ class HostRun:
             self.bench.follow_topology()
             self.emit(bench.model.begin_epoch(self.clock))
             self.bench.follow_topology()
+        self.ranks.check("interval", partial(describe_shared, self))
         bench.runner.begin()
         order_epoch = self.epoch + bench.governor.rollback_count * self.horizon_epochs
         while progress.batch < bench.batches.num_batches:
             batch = bench.batches.row(order_epoch, progress.batch, 0)
-            bench.runner.train_batch(batch, self.clock.batch, progress)
+            self.ranks.seed_batch(bench.rng, self.run_seed, (self.instance, order_epoch, progress.batch))
+            bench.runner.train_batch(batch, self.clock.batch, progress, self.ranks.take_share(batch))
             if should_stop is not None and should_stop():
                 return False
         bench.model.update_alphas(self.clock.batch)
+        self.ranks.settle("epoch", partial(describe_shared, self))
         return True
 
     def _measure(self, seconds: float) -> EpochOutcome:
@@ -272,19 +279,7 @@ class HostRun:
         # The same numbers would lead to the same fault.
         bench.rng.reseed(derive_seed(self.run_seed, "torch", self.instance, self.epoch, count))
         self.is_terminated = is_terminal
-        self.emit(
-            [
-                RolledBack(
-                    epoch=self.epoch,
-                    verdict=verdict.kind,
-                    reason=verdict.reason,
-                    restored_epoch=self.epoch,
-                    blamed_slot=verdict.blamed_slot,
-                    rollback_count=count,
-                    is_terminal=is_terminal,
-                )
-            ]
-        )
+        self.emit([describe_rollback(verdict, self.epoch, count=count, is_terminal=is_terminal)])
         blamed = () if verdict.blamed_slot is None else (verdict.blamed_slot,)
         self.emit(bench.model.cull_live(self.clock, "rollback", blamed))
         for slot in bench.model.each_slot():
@@ -292,6 +287,7 @@ class HostRun:
         self.bench.follow_topology()
         # A second rollback must not bring the blamed seed back.
         self.last_good = capture_state(self, with_last_good=False)
+        self.ranks.check("rollback", partial(describe_shared, self))
 
     # ------------------------------------------------------------------ inside
 
@@ -349,6 +345,15 @@ class HostRun:
             self._parts.sink.emit(replace(event, instance=self.instance))
 
     # ------------------------------------------------------------------ state
+
+    def settle(self) -> None:
+        """Make the copies on other ranks equal to that of rank 0 and check it; all do, before one saves.
+
+        Raises:
+            RanksDisagreeError: If they differ in more than running statistics.
+        """
+        self.ranks.settle("checkpoint", partial(describe_shared, self))
+        self.ranks.check("checkpoint", partial(describe_shared, self))
 
     def state(self) -> StateRecord:
         """Return everything needed to go on bit for bit, the last known good state included."""

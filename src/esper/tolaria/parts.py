@@ -24,26 +24,25 @@ from esper.kasmina import (
 )
 from esper.leyline import (
     ActionSpace,
-    Collective,
     EventSink,
     HostProbe,
     NullProbe,
     NullSink,
     SeedStage,
-    SingleProcess,
     TaskSpec,
     derive_seed,
 )
 from esper.tolaria.config import HostRunConfig
 from esper.tolaria.epoch import EpochRunner
 from esper.tolaria.governor import Governor
+from esper.tolaria.host_ranks import HostRanks, OneRank
 from esper.tolaria.ledger import FlopsLedger
 from esper.tolaria.measuring import ContributionPool, Evaluator
 from esper.tolaria.memory import MemoryWatch
 from esper.tolaria.objectives import build_objective
 from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
-from esper.tolaria.reducer import GradientReducer, NoReduce
+from esper.tolaria.reducer import GradientReducer
 from esper.tolaria.rng import OwnRng
 from esper.tolaria.schedules import compute_newborn_warmup
 from esper.tolaria.scores import Scorer, ScoringItems
@@ -68,7 +67,8 @@ class HostRunParts:
     """Growth points to use; empty = all."""
     sink: EventSink = field(default_factory=NullSink)
     probe: HostProbe[MorphogeneticModel, Batch] = field(default_factory=NullProbe)
-    collective: Collective = field(default_factory=SingleProcess)
+    ranks: HostRanks = field(default_factory=OneRank)
+    """Copies of the host on other ranks; with more than one rank the parts serve a single host run."""
     augment: AugmentConfig | None = None
     """Random crop and flip of training batches; None = images as they are."""
     read_memory: Callable[[], int | None] = lambda: None
@@ -178,7 +178,7 @@ def build_workbench(
     objective = build_objective(task)
     autocast = Autocast(device, config.amp)
     scaler = LossScaler(is_enabled=config.amp == "fp16")
-    reducer = NoReduce()
+    reducer = parts.ranks.build_reducer()
     space = build_space(model, parts)
     return Workbench(
         model=model,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper.leyline import JsonValue, canonical_hash
 
@@ -51,6 +51,11 @@ class StepFlags:
     faulty_groups: frozenset[str] = frozenset()
     """Groups ("host", "seed:<slot>") whose local gradient is not finite."""
     is_stop_requested: bool = False
+    loss: Tensor | None = None
+    """0-dim, without gradient: what this rank's rows add to the mean loss of the whole batch; None = it had
+    no rows."""
+    metric_sum: Tensor | None = None
+    """0-dim: sum of the metric over this rank's rows; None = it had no rows."""
 
 
 @final
@@ -62,6 +67,10 @@ class StepVerdict:
     """Faulty group -> the highest rank that reported it."""
     is_stop_requested: bool = False
     """Whether any rank asked to stop."""
+    loss: Tensor | None = None
+    """0-dim: mean loss of the whole batch; None if no rank said anything about it."""
+    metric_sum: Tensor | None = None
+    """0-dim: sum of the metric over the whole batch; None if no rank said anything about it."""
 
 
 class GradientReducer(Protocol):
@@ -115,6 +124,8 @@ class NoReduce:
         return StepVerdict(
             faulty_ranks=dict.fromkeys(sorted(local.faulty_groups), 0),
             is_stop_requested=local.is_stop_requested,
+            loss=local.loss,
+            metric_sum=local.metric_sum,
         )
 
 
