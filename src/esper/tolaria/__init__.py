@@ -36,11 +36,13 @@ from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyO
 from esper.tolaria.parts import HostRunParts, Workbench
 from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import (
+    HOST,
     GradientReducer,
     NoReduce,
     PlanEntry,
     StepFlags,
     StepVerdict,
+    check_plan,
     hash_layout,
 )
 from esper.tolaria.rng import OwnRng
@@ -51,6 +53,7 @@ __all__ = [
     "CHECKPOINTING_MODES",
     "COMPILE_MODES",
     "FLOP_KINDS",
+    "HOST",
     "OPTIMIZER_NAMES",
     "ROLLBACK_MODES",
     "Autocast",
@@ -94,6 +97,7 @@ __all__ = [
     "TopologyOptimizer",
     "Workbench",
     "build_objective",
+    "check_plan",
     "checkpoint_name",
     "checkpoint_place",
     "detach_record",

@@ -43,6 +43,9 @@ class Operation(IntEnum):
     MODULE = 6
     BARRIER = 7
     GATHER_BYTES = 8
+    STEP = 9
+    ANNOUNCE = 10
+    VOTE = 11
 
     @property
     def label(self) -> str:

@@ -61,20 +61,30 @@ class MeanGradients:
         layout = [f"{tuple(p.shape)} {_wire_dtype(p)}" for p in parameters]
         _meet(self._channel, Operation.GRADIENTS, layout, length=sum(p.numel() for p in parameters))
         buckets = plan_buckets(parameters)
-        with torch.no_grad():
-            if self._is_ordered:
-                flats = [self._add_in_order(_flatten(bucket)) for bucket in buckets]
-            else:
-                flats = [_flatten(bucket) for bucket in buckets]
-                self._channel.add_all(Operation.GRADIENTS, flats)
-            for bucket, flat in zip(buckets, flats, strict=True):
-                _copy_back(bucket, flat.div_(self._channel.place.world_size))
+        flats = add_flats(self._channel, [flatten(bucket) for bucket in buckets], is_ordered=self._is_ordered)
+        for bucket, flat in zip(buckets, flats, strict=True):
+            copy_back(bucket, flat.div_(self._channel.place.world_size))
 
-    def _add_in_order(self, flat: Tensor) -> Tensor:
-        first, *rest = self._channel.gather(Operation.GRADIENTS, flat)
-        for other in rest:
-            first += other
-        return first
+
+def add_flats(channel: Channel, flats: Sequence[Tensor], *, is_ordered: bool) -> list[Tensor]:
+    """Return the sums over ranks of flat gradients, with the same bits on every rank; no meeting of its own.
+
+    Args:
+        channel: To the other ranks.
+        flats: Of the same lengths and types on all ranks; overwritten.
+        is_ordered: Add in the order of ranks, by gathering all.
+    """
+    if not is_ordered:
+        channel.add_all(Operation.GRADIENTS, flats)
+        return list(flats)
+    return [_add_in_order(channel.gather(Operation.GRADIENTS, flat)) for flat in flats]
+
+
+def _add_in_order(everyone: Sequence[Tensor]) -> Tensor:
+    first, *rest = everyone
+    for other in rest:
+        first += other
+    return first
 
 
 def plan_buckets(parameters: Sequence[nn.Parameter], max_bytes: int = BUCKET_BYTES) -> list[Bucket]:
@@ -108,7 +118,20 @@ def copy_weights(module: nn.Module, channel: Channel) -> None:
         RanksDisagreeError: If names, shapes or types differ between ranks.
         RankFailureError: If a rank did not come.
     """
-    named = [*module.named_parameters(), *module.named_buffers()]
+    copy_tensors([*module.named_parameters(), *module.named_buffers()], channel)
+
+
+def copy_tensors(named: Sequence[tuple[str, Tensor]], channel: Channel) -> None:
+    """Give all ranks rank 0's content of named tensors, bit by bit, in place and over the CPU.
+
+    Args:
+        named: Of the same names, shapes and types in the same order on all ranks.
+        channel: To the other ranks.
+
+    Raises:
+        RanksDisagreeError: If names, shapes or types differ between ranks.
+        RankFailureError: If a rank did not come.
+    """
     layout = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named]
     _meet(channel, Operation.MODULE, layout, length=len(named))
     for _, tensor in named:
@@ -133,16 +156,18 @@ def _wire_dtype(parameter: nn.Parameter) -> torch.dtype:
     return torch.float64 if parameter.dtype is torch.float64 else torch.float32
 
 
-def _flatten(bucket: Bucket) -> Tensor:
+def flatten(bucket: Bucket) -> Tensor:
+    """Return a bucket's gradients as one tensor, a copy; a missing one is zeros."""
     return torch.cat(
         [
-            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).to(bucket.dtype)
+            (torch.zeros_like(p) if p.grad is None else p.grad).detach().reshape(-1).to(bucket.dtype)
             for p in bucket.parameters
         ]
     )
 
 
-def _copy_back(bucket: Bucket, flat: Tensor) -> None:
+def copy_back(bucket: Bucket, flat: Tensor) -> None:
+    """Put the content of a flat tensor in the place of a bucket's gradients; afterwards none is missing."""
     pieces = torch.split(flat, [p.numel() for p in bucket.parameters])
     for parameter, piece in zip(bucket.parameters, pieces, strict=True):
         if parameter.grad is None:

@@ -91,6 +91,11 @@ class RankGroup:
         """Agreement over plain numbers."""
         return self._parts.collective
 
+    @property
+    def channel(self) -> Channel:
+        """The way to the other ranks, for exchanges of one's own."""
+        return self._parts.channel
+
     def pace(self, num_steps: int) -> RankPace:
         """Return when rollouts are cut, and where all ranks stop.
 
