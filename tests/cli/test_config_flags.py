@@ -29,6 +29,7 @@ DEFAULT = ExperimentConfig()
 LEAVES = tuple(leaf_values(DEFAULT))
 WORDS = {
     "policy": "never",
+    "parallel": "host",
     "task.name": "emoji9",
     "task.data_dir": "/data",
     "model.kind": "mlp",

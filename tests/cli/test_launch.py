@@ -85,6 +85,13 @@ def test_a_resumed_run_is_gone_on_with(fake: FakeLaunch, tmp_path: Path) -> None
     assert (plan.run_dir, plan.is_resumed) == (Path("a"), True)
 
 
+def test_one_host_that_all_processes_share_can_be_launched(fake: FakeLaunch) -> None:
+    inner = ("train", "never", "--task", "digits", "--parallel", "host", "--run-dir", "a")
+    assert start(inner=inner).code == 0
+    (plan,) = fake.plans
+    assert plan.args == inner
+
+
 def test_restarts_and_patience_can_be_set(fake: FakeLaunch) -> None:
     assert start("--max-restarts", "0", "--timeout-s", "7.5", num_ranks="4").code == 0
     (plan,) = fake.plans

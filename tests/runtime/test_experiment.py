@@ -19,6 +19,8 @@ from esper.runtime.experiment import CheckpointConfig, ExperimentConfig, ModelCo
         (lambda: CheckpointConfig(keep=1), "checkpoint.keep=1"),
         (lambda: ExperimentConfig(seed=-1), "seed=-1"),
         (lambda: ExperimentConfig(num_threads=-2), "num_threads=-2"),
+        (lambda: ExperimentConfig(parallel="hots"), "did you mean 'host'"),
+        (lambda: ExperimentConfig(parallel="host", policy="ppo"), "its processes share the policy"),
     ],
 )
 def test_out_of_range_values_are_named(build: Callable[[], object], named: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from esper.leyline import ConfigError
-from esper.runtime.policy_run import TrainingRequest, train_policy
+from esper.runtime.policy_run import TrainingRequest, train_among_ranks, train_policy
 from esper.runtime.rank_training import find_device, name_folder, train_as_rank
 from esper.runtime.ranks import RankEnvironment, RankVerdict, read_verdicts, write_verdict
 from esper.tamiyo import load_policy
@@ -27,6 +28,9 @@ def meeting_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
 
 
+join = partial(train_as_rank, train=train_among_ranks)
+
+
 def fail(code: int) -> None:
     pytest.fail(f"the process ended with code {code}")
 
@@ -40,7 +44,7 @@ def ask(run_dir: Path, num_rounds: int = 2) -> TrainingRequest:
 def test_a_single_rank_trains_the_very_policy_of_a_process_alone(tmp_path: Path) -> None:
     alone = train_policy(tiny_training(), run_dir=tmp_path / "alone", provenance={})
     ended: list[int] = []
-    joined = train_as_rank(ask(tmp_path / "rank"), ALONE, log=pytest.fail, exit_process=ended.append)
+    joined = join(ask(tmp_path / "rank"), ALONE, log=pytest.fail, exit_process=ended.append)
     assert joined is not None
     assert (joined.metrics, ended) == (alone.metrics, [])
     weights = [load_policy(result.policy_dir).network.state_dict() for result in (alone, joined)]
@@ -53,10 +57,7 @@ def test_an_error_leaves_a_verdict_and_one_line_and_ends_the_process(tmp_path: P
     config = replace(request.config, host=replace(request.config.host, device="cuda:77"))
     ended: list[int] = []
     lines: list[str] = []
-    assert (
-        train_as_rank(replace(request, config=config), ALONE, log=lines.append, exit_process=ended.append)
-        is None
-    )
+    assert join(replace(request, config=config), ALONE, log=lines.append, exit_process=ended.append) is None
     assert ended == [2]
     assert len(lines) == 1
     assert "cuda:77" in lines[0]
@@ -71,7 +72,7 @@ def test_a_restarted_worker_leaves_at_once_where_a_restart_is_in_vain(tmp_path: 
     ended: list[int] = []
     lines: list[str] = []
     again = replace(ALONE, restart_count=1)
-    assert train_as_rank(ask(tmp_path / "run"), again, log=lines.append, exit_process=ended.append) is None
+    assert join(ask(tmp_path / "run"), again, log=lines.append, exit_process=ended.append) is None
     assert ended == [5]
     assert lines == ["not restarted: rank 1 left with code 5: unequal"]
 
@@ -83,12 +84,10 @@ def test_a_restarted_worker_goes_on_from_the_newest_checkpoint_or_begins_anew(tm
     again = replace(ALONE, restart_count=1)
     (run_dir / "ranks").mkdir(parents=True)
     (run_dir / "meta.json").write_text("{}")  # of an attempt that died before its first checkpoint
-    first = train_as_rank(ask(run_dir, 1), again, log=lines.append, exit_process=fail)
+    first = join(ask(run_dir, 1), again, log=lines.append, exit_process=fail)
     assert first is not None
     assert (run_dir / "ranks" / "attempt-1" / "meta.json").exists()
-    second = train_as_rank(
-        ask(run_dir, 1), replace(again, restart_count=2), log=lines.append, exit_process=fail
-    )
+    second = join(ask(run_dir, 1), replace(again, restart_count=2), log=lines.append, exit_process=fail)
     assert second is not None
     assert second.metrics == first.metrics
     assert not lines

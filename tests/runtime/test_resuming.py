@@ -11,7 +11,13 @@ from esper.leyline import ConfigError, ForeignCheckpointError, RunDirectoryError
 from esper.runtime.assemble import assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.presets import digits
-from esper.runtime.resuming import compare_configs, refuse_changes, restore_assembly
+from esper.runtime.ranks import DistributedConfig
+from esper.runtime.resuming import (
+    compare_configs,
+    refuse_changes,
+    refuse_other_size,
+    restore_assembly,
+)
 from esper.runtime.run_folder import RunFolder, RunOrigin
 from esper.tolaria import StateRecord
 
@@ -34,6 +40,17 @@ def test_each_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="not a run"):
         refuse_changes(tmp_path, digits())
+
+
+@pytest.mark.battery("T12")
+def test_another_number_of_processes_is_refused_unless_it_is_wanted() -> None:
+    saved = StateRecord(tensors={}, state={"num_ranks": 2})
+    config = DistributedConfig()
+    refuse_other_size(saved, 2, config)
+    refuse_other_size(StateRecord(tensors={}, state={}), 1, config)
+    with pytest.raises(ConfigError, match="was saved by 2 processes, and here are 1"):
+        refuse_other_size(saved, 1, config)
+    refuse_other_size(saved, 1, replace(config, is_elastic=True))
 
 
 @pytest.mark.parametrize("state", [{}, {"run": {}, "policy": {}}, {"run": 1, "policy": {}, "last_seq": 0}])

@@ -1,11 +1,13 @@
 """esper launch --nproc-per-node N [--max-restarts K] [--timeout-s S] -- train ppo ...: train in N processes.
 
-Each process runs the command after `--`, which trains a policy. If one of them dies, all are started again
+Each process runs the command after `--`, which trains a policy on hosts of its own, or with --parallel host
+one host on its part of every batch. If one of them dies, all are started again
 from the newest checkpoint; after three attempts in a row without a newer one the exit code is 93. They are
 not started again after an error that would come again (exit codes 2, 3, 5, 6) or after a signal (130, 143).
 The first process keeps the terminal, the others write into RUN/ranks/rank-R.log.
 
 Example: esper launch --nproc-per-node 2 -- train ppo --task digits --run-dir runs/two
+Example: esper launch --nproc-per-node 2 -- train heuristic --task cifar10 --parallel host
 Example: esper launch --nproc-per-node 2 -- train --resume runs/two
 """
 
@@ -94,10 +96,10 @@ def _launch(given: argparse.Namespace, inner: Sequence[str]) -> int:
 
     command = resolve_command(inner[1:])
     config = command.resolved.config
-    if config.policy not in TRAINABLE_NAMES:
+    if config.policy not in TRAINABLE_NAMES and config.parallel == "none":
         raise ConfigError(
-            f"esper launch: only the training of a policy ({', '.join(TRAINABLE_NAMES)}) runs in several "
-            f"processes, not {config.policy!r}; as in: {_EXAMPLE}"
+            f"esper launch: only the training of a policy ({', '.join(TRAINABLE_NAMES)}) or of one host that "
+            f"processes share (--parallel host), runs in several, not {config.policy!r}; as in: {_EXAMPLE}"
         )
     if command.given.is_printed or command.given.is_dry_run:
         raise ConfigError("esper launch: --print-config and --dry-run train nothing; run them without launch")

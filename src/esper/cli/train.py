@@ -14,6 +14,7 @@ Example: esper train --resume runs/digits-heuristic-0-20260101-120000
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,10 @@ from esper.leyline import ConfigError, ExitCode, RunDirectoryError
 from esper.nissa import check_command
 from esper.runtime.config_file import ResolvedExperiment, merge_table, render_config
 from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
+from esper.runtime.host_parallel.host_training import HostTraining
+from esper.runtime.policy_run import TrainingRequest
+from esper.runtime.rank_training import name_folder, train_as_rank
+from esper.runtime.ranks import read_rank_environment
 from esper.runtime.run import ExperimentResult, run_experiment
 from esper.runtime.run_records import (
     CONFIG_NAME,
@@ -71,7 +76,8 @@ def run(args: Sequence[str]) -> int:
     if asks_for_help(args):
         _write_help(args)
         return int(ExitCode.OK)
-    given, resolved, run_dir, is_resumed = resolve_command(args)
+    command = resolve_command(args)
+    given, resolved, run_dir, is_resumed = command
     if given.is_printed:
         write_text(render_config(resolved.config, resolved.provenance))
         return int(ExitCode.OK)
@@ -81,20 +87,41 @@ def run(args: Sequence[str]) -> int:
         return run_training(resolved, args, run_dir=run_dir, is_resumed=is_resumed, is_json=given.is_json)
     if is_resumed and run_dir is not None and read_run_info(run_dir).state == "finished":
         report_note(f"{run_dir} has finished already; nothing is left to train")
-    result = run_experiment(
-        resolved.config,
-        run_dir=run_dir,
-        provenance=resolved.provenance,
-        resume=is_resumed,
-        is_dry_run=given.is_dry_run,
-        argv=("train", *args),
-    )
+    result = _train_host(command, args)
+    if result is None:  # rank 0 shows what came of it
+        return int(ExitCode.OK)
     if given.is_json:
         write_json(result.to_json())
     else:
         write_tables((render_slots(result), render_numbers(result)))
     _say_what_next(result, is_dry_run=given.is_dry_run)
     return int(ExitCode.OK)
+
+
+def _train_host(command: TrainCommand, args: Sequence[str]) -> ExperimentResult | None:
+    """Grow one host, alone or as one of several processes; None on all of these but the first."""
+    given, resolved, run_dir, is_resumed = command
+    config, argv = resolved.config, ("train", *args)
+    environment = read_rank_environment(os.environ) if config.parallel == "host" else None
+    if environment is None:
+        return run_experiment(
+            config,
+            run_dir=run_dir,
+            provenance=resolved.provenance,
+            resume=is_resumed,
+            is_dry_run=given.is_dry_run,
+            argv=argv,
+        )
+    if given.is_dry_run:
+        raise ConfigError("--dry-run tries the paths of one process; start it without a launcher")
+    request = TrainingRequest(
+        config=config,
+        run_dir=name_folder(run_dir),
+        provenance=resolved.provenance,
+        is_resumed=is_resumed,
+        argv=argv,
+    )
+    return train_as_rank(request, environment, log=report_note, train=HostTraining(config))
 
 
 def resolve_command(args: Sequence[str]) -> TrainCommand:

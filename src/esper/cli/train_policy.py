@@ -12,7 +12,7 @@ from pathlib import Path
 from esper.cli.output import Table, report_note, write_json, write_tables
 from esper.leyline import ExitCode
 from esper.runtime.config_file import ResolvedExperiment
-from esper.runtime.policy_run import TrainingRequest, train_policy
+from esper.runtime.policy_run import TrainingRequest, train_among_ranks, train_policy
 from esper.runtime.rank_training import name_folder, train_as_rank
 from esper.runtime.ranks import read_rank_environment
 from esper.runtime.training_record import TrainingResult
@@ -69,7 +69,7 @@ def run_training(
             is_resumed=is_resumed,
             argv=("train", *args),
         )
-        shared = train_as_rank(request, environment, log=report_note)
+        shared = train_as_rank(request, environment, log=report_note, train=train_among_ranks)
         if shared is None:  # rank 0 shows what came of it
             return int(ExitCode.OK)
         result = shared

@@ -25,7 +25,14 @@ from esper.runtime.devices import available_memory, resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
-from esper.tolaria import HostRun, HostRunParts, estimate_need, refuse_shortage
+from esper.tolaria import (
+    HostRanks,
+    HostRun,
+    HostRunParts,
+    OneRank,
+    estimate_need,
+    refuse_shortage,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,6 +113,7 @@ def assemble(
     loaded: tuple[TaskSpec, TaskData] | None = None,
     cache: DeviceCache | None = None,
     instance: int = 0,
+    ranks: HostRanks | None = None,
 ) -> Assembly:
     """Build everything that one experiment needs.
 
@@ -115,6 +123,7 @@ def assemble(
         loaded: Task and data, where they are shared by several runs; None loads them.
         cache: Owner of the data on the device; None makes one for this run.
         instance: Id of the host run; with the seed it fixes every random stream.
+        ranks: Copies of the host in other processes; None = there are none.
 
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
@@ -138,6 +147,7 @@ def assemble(
         sink=NullSink() if sink is None else sink,
         augment=choose_augmentation(config.task),
         read_memory=partial(available_memory, device),
+        ranks=OneRank() if ranks is None else ranks,
     )
     if loaded is None:  # a run by itself; who shares data among several asks for all of them at once
         check_memory(config, task, num_hosts=1)

@@ -19,6 +19,7 @@ from esper.tolaria import HostRunConfig
 HOST_KINDS = ("cnn", "mlp")
 TRAINABLE_NAMES = ("ppo",)
 """What `ExperimentConfig.policy` may be beside the names of tamiyo: a policy that is trained, not run."""
+PARALLEL_MODES = ("none", "host")
 
 
 @final
@@ -204,6 +205,9 @@ class ExperimentConfig:
     """Slot ids to use; empty = every growth point of the host."""
     num_threads: int = 0
     """CPU threads of torch, >= 0; 0 = leave torch's own choice."""
+    parallel: str = "none"
+    """What the processes of a launcher share: "host" = one host, each trains on its rows of every batch; or
+    "none". Off, because small hosts train faster alone; ppo shares its policy without being told."""
     task: TaskConfig = field(default_factory=TaskConfig)
     """Which task and data."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -236,8 +240,15 @@ class ExperimentConfig:
         """Check ranges.
 
         Raises:
-            ConfigError: If the seed or the thread count is negative.
+            ConfigError: If the seed or the thread count is negative, or the way to share is unknown.
         """
+        if self.parallel not in PARALLEL_MODES:
+            raise ConfigError(f"parallel={self.parallel!r}: {suggest(self.parallel, PARALLEL_MODES)}")
+        if self.parallel == "host" and self.policy in TRAINABLE_NAMES:
+            raise ConfigError(
+                f"parallel='host' with policy={self.policy!r}: a policy is trained on many small hosts, and "
+                "its processes share the policy; leave parallel out"
+            )
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: must be >= 0")
         if self.num_threads < 0:

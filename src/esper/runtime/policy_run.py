@@ -121,14 +121,19 @@ def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult 
     """
     config = request.config
     limit = TimeLimit(config.checkpoint.max_hours)
-    _refuse_other_settings(config, ranks)
+    refuse_other_settings(config, ranks)
     assembly = assemble_training(config, ranks)
     check_teachers(config)
     with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
         return _Training(request, assembly, ranks, record, RunStop(signals, limit)).run()
 
 
-def _refuse_other_settings(config: ExperimentConfig, ranks: Ranks) -> None:
+def refuse_other_settings(config: ExperimentConfig, ranks: Ranks) -> None:
+    """Refuse to train together with ranks that were started with other settings.
+
+    Raises:
+        RanksDisagreeError: On all ranks, if one differs in more than its device, data folder or telemetry.
+    """
     shared = {key: str(x) for key, x in leaf_values(config) if not key.startswith(_OF_ONE_RANK)}
     if not ranks.collective.all_agree(canonical_hash(dict(shared))):
         raise RanksDisagreeError("ranks were started with different settings; give all the same command line")

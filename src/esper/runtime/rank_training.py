@@ -1,7 +1,7 @@
-"""One process among several that train a policy together: who it is, how it joins, how it leaves.
+"""One process among several that train together: who it is, how it joins, how it leaves.
 
 ```
-train_as_rank: verdict of an earlier attempt? > place on a device > open the groups > train_among_ranks
+train_as_rank: verdict of an earlier attempt? > place on a device > open the groups > train
                any error > verdict, one line, out
 ```
 A launcher that restarts workers starts the same command again; so a restarted worker goes on from the newest
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -21,7 +22,7 @@ from esper.leyline import ConfigError
 from esper.runtime.devices import resolve_device
 from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.launching import find_newest_place, set_aside
-from esper.runtime.policy_run import TrainingRequest, train_among_ranks
+from esper.runtime.policy_run import TrainingRequest
 from esper.runtime.ranks import (
     Heartbeat,
     RankEnvironment,
@@ -32,7 +33,8 @@ from esper.runtime.ranks import (
 )
 from esper.runtime.ranks.rank_group import RankGroup
 from esper.runtime.run_records import RANKS_NAME
-from esper.runtime.training_record import TrainingResult
+
+ResultT = TypeVar("ResultT")
 
 
 def train_as_rank(
@@ -40,18 +42,20 @@ def train_as_rank(
     environment: RankEnvironment,
     *,
     log: Callable[[str], None],
+    train: Callable[[TrainingRequest, RankGroup], ResultT],
     exit_process: Callable[[int], object] = os._exit,
-) -> TrainingResult | None:
-    """Train one policy together with the other ranks; after an error the process ends here.
+) -> ResultT | None:
+    """Train together with the other ranks; after an error the process ends here.
 
     Args:
         request: The same on all ranks, with a directory that all of them see.
         environment: This process's place.
         log: Takes one line for a person.
+        train: What all ranks do once they are joined, such as `train_among_ranks`; its device is this rank's.
         exit_process: Ends the process with a code, without destructors.
 
     Returns:
-        The result on rank 0, None on the others.
+        What `train` returns; None if this rank is not to start.
     """
     folder = request.run_dir / RANKS_NAME
     verdict = find_final(folder) if environment.restart_count > 0 else None
@@ -80,7 +84,7 @@ def train_as_rank(
         ) as group:
             config = request.config
             config = replace(config, host=replace(config.host, device=str(device)))
-            return train_among_ranks(replace(request, config=config), group)
+            return train(replace(request, config=config), group)
     except BaseException as error:  # noqa: BLE001 - nothing may unwind into groups that block
         leave(
             error,

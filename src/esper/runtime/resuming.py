@@ -8,6 +8,7 @@ from esper.leyline import ConfigError, ForeignCheckpointError
 from esper.runtime.assemble import Assembly
 from esper.runtime.config_file import leaf_values, read_config
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.ranks import DistributedConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 from esper.tolaria import HostRun, StateRecord
 
@@ -56,6 +57,20 @@ def restore_host(host_run: HostRun, record: StateRecord, topology_hash: str) -> 
             f"the rebuilt topology has hash {rebuilt[:12]}, the checkpoint says {topology_hash[:12]}"
         )
     return last_seq
+
+
+def refuse_other_size(record: StateRecord, num_ranks: int, config: DistributedConfig) -> None:
+    """Refuse to go on in another number of processes than a host was saved by, unless that is wanted.
+
+    Raises:
+        ConfigError: Naming both numbers.
+    """
+    saved = record.state.get("num_ranks", 1)
+    if saved != num_ranks and not config.is_elastic:
+        raise ConfigError(
+            f"the run was saved by {saved} processes, and here are {num_ranks}: go on with as many, "
+            "or let its batches be dealt anew with --distributed.is-elastic true"
+        )
 
 
 def compare_configs(saved: ExperimentConfig, given: ExperimentConfig) -> list[str]:

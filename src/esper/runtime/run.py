@@ -35,8 +35,9 @@ from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.disk_estimate import check_disk
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.policies import SCORES_NOTICE, add_scores, find_policy, lacks_scores, resolve_auto
-from esper.runtime.resuming import refuse_changes, restore_assembly
+from esper.runtime.policies import find_policy
+from esper.runtime.resuming import refuse_changes, refuse_other_size, restore_assembly
+from esper.runtime.run_attempt import HeldRun, StopQuestion, settle_policy
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
 from esper.runtime.run_saver import Place, RunSaver, Snapshot
@@ -45,7 +46,6 @@ from esper.runtime.shutdown import StopSignal
 from esper.tolaria import SplitResult, StateRecord
 
 CHECKPOINT_KIND = "host-run"
-_SCORE_KEY = "host.measuring.score_every"
 
 
 @final
@@ -128,11 +128,7 @@ def run_experiment(
         InterruptedRunError: A signal, or the end of its time, stopped the run after its checkpoint was saved.
     """
     limit = TimeLimit(config.checkpoint.max_hours)
-    config = replace(config, policy=resolve_auto(config.policy))  # so that a later version resumes the same
-    notices: tuple[str, ...] = ()
-    if lacks_scores(config.policy, config):
-        config, notices = add_scores(config, config.policy), (SCORES_NOTICE,)
-        provenance = {**provenance, _SCORE_KEY: "policy"}
+    config, provenance, notices = settle_policy(config, provenance)
     if is_dry_run:
         find_policy(config.policy, config, seed=config.seed, is_greedy=False)  # refused before, too
         return _run_unwritten(_shorten(config))
@@ -149,20 +145,36 @@ def run_experiment(
         path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
         folder = RunFolder.create(path, config_text=render_config(config, provenance), origin=origin)
     with folder, StopSignal() as signals:
-        hub = build_hub(
-            config.telemetry,
-            run_id=folder.run_id,
-            stream=sys.stderr,
-            environ=os.environ,
-            directory=folder.path,
-        )
-        sink.target = hub
-        run = _WrittenRun(config, assembly, folder, hub)
-        try:
-            result = run.run(RunStop(signals, limit), notices, is_resumed=resume)
-        finally:
-            hub.close()
-        _write_results(config, folder)
+        held = HeldRun(config, assembly, folder)
+        return run_in_folder(held, sink, RunStop(signals, limit), notices, is_resumed=resume)
+
+
+def run_in_folder(
+    held: HeldRun, sink: LateSink, stop: StopQuestion, notices: Sequence[str], *, is_resumed: bool
+) -> ExperimentResult:
+    """Run an experiment to its horizon in a directory that is held; raises as `run_experiment` does.
+
+    Args:
+        held: What to run.
+        sink: What its assembly emits to; gets the hub as its target.
+        stop: Asked at every batch.
+        notices: For a person.
+        is_resumed: Go on from the newest valid checkpoint.
+    """
+    config, folder = held.config, held.folder
+    hub = build_hub(
+        config.telemetry,
+        run_id=folder.run_id,
+        stream=sys.stderr,
+        environ=os.environ,
+        directory=folder.path,
+    )
+    sink.target = hub
+    try:
+        result = _WrittenRun(held, hub).run(stop, notices, is_resumed=is_resumed)
+    finally:
+        hub.close()
+    _write_results(config, folder)
     return result
 
 
@@ -170,17 +182,16 @@ def run_experiment(
 class _WrittenRun:
     """One attempt at a run that has a directory."""
 
-    def __init__(
-        self, config: ExperimentConfig, assembly: Assembly, folder: RunFolder, hub: EventHub
-    ) -> None:
-        self._config = config
-        self._assembly = assembly
-        self._folder = folder
-        self._hub = hub
+    def __init__(self, held: HeldRun, hub: EventHub) -> None:
+        self._config, self._assembly = held.config, held.assembly
+        self._folder, self._hub = held.folder, hub
+        self._num_ranks, self._pass_on = held.num_ranks, held.pass_on
         self._loaded_name = ""
-        self._saver = RunSaver(folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND)
+        self._saver = RunSaver(
+            held.folder.checkpoints_path, hub, held.config.checkpoint, kind=CHECKPOINT_KIND
+        )
 
-    def run(self, stop: RunStop, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
+    def run(self, stop: StopQuestion, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
         host_run = self._assembly.host_run
         self._saver.clean()
         rewinds_to = self._load() if is_resumed else None
@@ -190,6 +201,7 @@ class _WrittenRun:
         try:
             self._loop(stop)
             test = host_run.finish()
+            host_run.settle()
             self._saver.save_now(self._place, self._capture)
         except GovernorGaveUpError:
             self._saver.close(host_run.epoch)  # before the last event
@@ -216,7 +228,7 @@ class _WrittenRun:
             flops=host_run.bench.ledger.totals(),
         )
 
-    def _loop(self, stop: RunStop) -> None:
+    def _loop(self, stop: StopQuestion) -> None:
         host_run, policy = self._assembly.host_run, self._assembly.policy
         every = self._config.checkpoint.every_epochs
         while not host_run.is_finished:
@@ -230,11 +242,13 @@ class _WrittenRun:
                 self._leave(stop)
             is_due = outcome is not None and every > 0 and host_run.epoch % every == 0
             if (stop.take_save_request() or is_due) and not host_run.is_finished:
+                host_run.settle()
                 self._saver.save_later(self._place, self._capture)
             self._saver.tell(host_run.epoch)
 
-    def _leave(self, stop: RunStop) -> NoReturn:
+    def _leave(self, stop: StopQuestion) -> NoReturn:
         """Save this place and end the attempt."""
+        self._assembly.host_run.settle()
         saved = self._saver.save_now(self._place, self._capture)
         if stop.is_time_over:
             self._hub.emit(Notice(epoch=self._assembly.host_run.epoch, text=f"stopped {stop.reason}"))
@@ -254,6 +268,7 @@ class _WrittenRun:
         state: dict[str, JsonValue] = {
             "run": record.state,
             "policy": dict(self._assembly.policy.state()),  # type: ignore[arg-type]
+            "num_ranks": self._num_ranks,
         }
         if self._assembly.policy_fingerprint is not None:
             state["policy_fingerprint"] = self._assembly.policy_fingerprint
@@ -264,6 +279,8 @@ class _WrittenRun:
     def _load(self) -> int:
         loaded = self._saver.load()
         self._loaded_name = loaded.name
+        refuse_other_size(loaded.record, self._num_ranks, self._config.distributed)
+        self._pass_on(loaded.record, loaded.topology_hash)
         return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
 
     def _describe_fallback(self) -> list[str]:

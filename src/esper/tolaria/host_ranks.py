@@ -84,8 +84,8 @@ class HostRanks(Protocol):
                 refusal. If the answer is not None, whoever calls takes it back.
         """
 
-    def share_seed(self, seed: nn.Module) -> None:
-        """Give all ranks rank 0's weights of a seed that was just planted."""
+    def share_seed(self, seed: nn.Module | None) -> None:
+        """Give all ranks rank 0's weights of a seed that was just planted; None = none was."""
 
     def settle(self, moment: str, describe: Callable[[], SharedState]) -> None:
         """Give all ranks rank 0's buffers.
@@ -131,7 +131,7 @@ class OneRank:
         """Try what is not refused; an error that is no refusal is raised as it is."""
         return attempt() if refusal is None else refusal
 
-    def share_seed(self, seed: nn.Module) -> None:
+    def share_seed(self, seed: nn.Module | None) -> None:
         """Do nothing."""
 
     def settle(self, moment: str, describe: Callable[[], SharedState]) -> None:

@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from esper.kasmina import Birth
-from esper.leyline import Action, Event, ExitCode
+from esper.kasmina import Clock
+from esper.leyline import Action, Event, ExitCode, LifecycleOp
 from esper.runtime.host_parallel.agreed_stop import AgreedStop
 from esper.runtime.host_parallel.host_copies import HostCopies
 from esper.runtime.ranks.channel import Channel
+from esper.runtime.run_stop import RunStop, TimeLimit
+from esper.runtime.shutdown import StopSignal
 from esper.tolaria import HostRun, HostRunConfig, OptimizerConfig, StateRecord
 from runtime.ranks.thread_ranks import run_ranks
 from tolaria.small_run import ListSink, make_config, make_parts, make_task
@@ -25,9 +27,10 @@ ResultT = TypeVar("ResultT")
 
 @dataclass
 class LocalSignal:
-    """A stop signal that a test sends."""
+    """Signals of one process that a test sends: what `RunStop` asks of a `StopSignal`."""
 
     code: ExitCode = ExitCode.OK
+    has_save_request: bool = False
 
     def __call__(self) -> bool:
         return self.code is not ExitCode.OK
@@ -35,6 +38,15 @@ class LocalSignal:
     @property
     def exit_code(self) -> ExitCode:
         return self.code
+
+    def take_save_request(self) -> bool:
+        has_request, self.has_save_request = self.has_save_request, False
+        return has_request
+
+
+def local_stop(signal: LocalSignal, max_hours: float | None = None) -> RunStop:
+    """Return what one process knows about stopping."""
+    return RunStop(cast("StopSignal", signal), TimeLimit(max_hours))
 
 
 @dataclass
@@ -51,21 +63,23 @@ class Copy:
 
 
 class _InTurns:
-    """A model's `prepare`, one rank at a time, once all have come.
+    """A model's `apply_action`, one rank at a time where it builds a seed, once all have come.
 
     Ranks are threads here: they share the process's stream, which every run borrows on entry and from which
     seeds are built. All ranks must come.
     """
 
     def __init__(
-        self, prepare: Callable[..., Birth | None], lock: threading.Lock, gate: threading.Barrier
+        self, apply: Callable[..., list[Event]], lock: threading.Lock, gate: threading.Barrier
     ) -> None:
-        self._prepare, self._lock, self._gate = prepare, lock, gate
+        self._apply, self._lock, self._gate = apply, lock, gate
 
-    def __call__(self, action: Action, *, build_seed: int) -> Birth | None:
+    def __call__(self, action: Action, clock: Clock, *, build_seed: int) -> list[Event]:
+        if action.op is not LifecycleOp.GERMINATE:
+            return self._apply(action, clock, build_seed=build_seed)
         self._gate.wait()
         with self._lock:
-            return self._prepare(action, build_seed=build_seed)
+            return self._apply(action, clock, build_seed=build_seed)
 
 
 def config_of(*, batch_size: int = 32, optimizer: str = "sgd", incubation: str = "shadow") -> HostRunConfig:
@@ -92,13 +106,13 @@ def run_copies(
 
     def work_as(channel: Channel) -> ResultT:
         signal, sink = LocalSignal(), ListSink()
-        stop = AgreedStop(signal)
+        stop = AgreedStop(local_stop(signal))
         ranks = HostCopies(channel, stop, sink, is_ordered=is_ordered)
         parts = replace(make_parts(sink=sink, norm=norm), ranks=ranks)
         with lock:
             run = HostRun(make_task(), config or config_of(), parts, run_seed=5)
         model = run.bench.model
-        object.__setattr__(model, "prepare", _InTurns(model.prepare, lock, gate))
+        object.__setattr__(model, "apply_action", _InTurns(model.apply_action, lock, gate))
         return work(Copy(channel.place.rank, run, channel, ranks, stop, signal, sink))
 
     return run_ranks(folder, world_size, work_as)

@@ -157,14 +157,14 @@ def test_if_one_rank_cannot_build_a_seed_nobody_plants_it_all_say_so_and_trainin
 ) -> None:
     def work(copy: Copy) -> tuple[str | None, bool, float]:
         model = copy.run.bench.model
-        prepare = model.prepare
+        apply = model.apply_action
 
         def fail(*args: object, **settings: object) -> object:
-            prepare(*args, **settings)  # type: ignore[arg-type]
+            apply(*args, **settings)  # type: ignore[arg-type]
             raise error
 
         if copy.rank == 1:
-            object.__setattr__(model, "prepare", fail)
+            object.__setattr__(model, "apply_action", fail)
         result = copy.run.apply(decide(0))
         assert result.effective is WAIT
         outcome = copy.run.train_epoch()
@@ -182,7 +182,9 @@ def test_a_blueprint_that_one_rank_lacks_is_planted_nowhere_and_no_neighbour_in_
 ) -> None:
     def work(copy: Copy) -> tuple[str | None, int]:
         bench = copy.run.bench
-        object.__delattr__(bench.model, "prepare")  # rank 1 never comes to it, so none waits for its turn
+        object.__delattr__(
+            bench.model, "apply_action"
+        )  # rank 1 never comes to it, so none waits for its turn
         if copy.rank == 1:
             ids = tuple(name for name in bench.space.blueprint_ids if name != "conv_light")
             bench.space = replace(bench.space, blueprint_ids=ids)

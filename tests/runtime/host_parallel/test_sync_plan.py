@@ -28,6 +28,7 @@ from .copies import (
     LocalSignal,
     config_of,
     largest_difference,
+    local_stop,
     results,
     run_copies,
     saved_tensors,
@@ -147,7 +148,7 @@ def entries_of(parameters: dict[str, nn.Parameter], *isolated: str) -> list[Plan
 
 
 def make_plan(channel: Channel, signal: LocalSignal | None = None) -> tuple[SyncPlan, AgreedStop]:
-    stop = AgreedStop(signal or LocalSignal())
+    stop = AgreedStop(local_stop(signal or LocalSignal()))
     return SyncPlan(channel, stop), stop
 
 

@@ -9,21 +9,12 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, final
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
 
-from esper.leyline import ExitCode
-
-
-class LocalStop(Protocol):
-    """What this process alone knows about stopping; see `StopSignal`."""
-
-    def __call__(self) -> bool:
-        """Whether a stop was asked for."""
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """What the process would return; OK while nobody asked."""
+from esper.leyline import ExitCode, InterruptedRunError
+from esper.runtime.run_stop import RunStop
 
 
 @final
@@ -36,38 +27,33 @@ class Wish(NamedTuple):
     """1 = save at the next boundary."""
 
 
-def _never() -> bool:
-    """Wish for nothing."""
-    return False
-
-
 @final
 class AgreedStop:
-    """Stops of all ranks as one answer; fits where a loop wants a stop check.
+    """Stops of all ranks as one answer: a `StopQuestion` whose answers are the same everywhere.
 
     Example:
-        stop = AgreedStop(signals)
+        stop = AgreedStop(RunStop(signals, limit))
         plan = SyncPlan(channel, stop)
-        host_run.train_epoch(stop)
+        host_run.train_epoch(stop.pauses)
     """
 
-    def __init__(self, local: LocalStop, take_save_request: Callable[[], bool] = _never) -> None:
+    def __init__(self, local: RunStop) -> None:
         """Join what this process knows.
 
         Args:
-            local: Signals of this process.
-            take_save_request: Whether a checkpoint was asked for here since the last call.
+            local: Signals and time of this process.
         """
-        self._local, self._take_local_save = local, take_save_request
+        self._local = local
         self._code = 0
         self._is_saving = False
 
     @property
     def wish(self) -> Wish:
         """What this rank asks for; a wish to save is taken by being read."""
-        return Wish(int(self._local.exit_code) if self._local() else 0, int(self._take_local_save()))
+        code = int(self._local.exit_code) if self._local() else 0
+        return Wish(code, int(self._local.take_save_request()))
 
-    def settle(self, wishes: list[Wish]) -> None:
+    def settle(self, wishes: Sequence[Wish]) -> None:
         """Hear what all ranks ask for; a stop stays, and of several codes the highest counts."""
         self._code = max(self._code, *(wish.code for wish in wishes))
         self._is_saving = self._is_saving or any(wish.save for wish in wishes)
@@ -86,6 +72,23 @@ class AgreedStop:
         return is_saving
 
     @property
+    def is_time_over(self) -> bool:
+        """Whether it was this rank's time limit that said stop."""
+        return self() and self._local.is_time_over
+
+    @property
     def exit_code(self) -> ExitCode:
         """What every rank returns."""
         return ExitCode(self._code)
+
+    @property
+    def reason(self) -> str:
+        """Why the run stops, as the end of a sentence that begins with "stopped"."""
+        return self._local.reason if self._local() else "by a signal to another rank, or the end of its time"
+
+    def describe(self, saved: str | None, run_dir: Path) -> InterruptedRunError:
+        """Return the error that ends the attempt of a rank; see `RunStop.describe`."""
+        what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
+        return InterruptedRunError(
+            f"stopped {self.reason}; {what}; go on: esper train --resume {run_dir}", self.exit_code
+        )

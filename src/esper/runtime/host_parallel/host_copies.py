@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from esper.data import Batch
-from esper.kasmina import Birth
 from esper.leyline import (
     ActionSpace,
     Decision,
@@ -46,7 +45,7 @@ from esper.runtime.host_parallel.sync_plan import SyncPlan
 from esper.runtime.ranks.channel import Channel, Operation
 from esper.runtime.ranks.gradients import copy_tensors, copy_weights
 from esper.runtime.ranks.torch_collective import TorchCollective
-from esper.tolaria import Ballot, BatchShare, GradientReducer, OwnRng, SharedState
+from esper.tolaria import BatchShare, GradientReducer, OwnRng, SharedState
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,30 +154,29 @@ class HostCopies:
             return Decision(action=chosen, reason="rank 0 decided")
         return decision
 
-    def vote(self, refusal: str | None, prepare: Callable[[], Birth | None]) -> Ballot:
-        """Build what an action needs on all ranks, and drop it on all where one cannot.
+    def vote(self, refusal: str | None, attempt: Callable[[], str | None]) -> str | None:
+        """Try an action on all ranks, and return why all of them must take it back, if one must.
 
         Raises:
             RanksDisagreeError: If ranks are here for something else.
             RankFailureError: If a rank did not come.
         """
-        birth: Birth | None = None
         if refusal is None:
             try:
-                birth = prepare()
+                refusal = attempt()
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not leave this rank alone
                 refusal = f"{type(error).__name__}: {error}"
         self._channel.meet(Operation.VOTE)
         mine = torch.tensor([int(refusal is None)], dtype=torch.int64)
-        votes = [int(vote) for vote in self._channel.gather(Operation.VOTE, mine)]
-        if all(votes):
-            return Ballot(None, birth)
+        if all(int(vote) for vote in self._channel.gather(Operation.VOTE, mine)):
+            return None
         told = self._collective.gather_bytes((refusal or "")[:_MAX_REASON].encode())
-        return Ballot(_join_refusals([text.decode(errors="replace") for text in told]), None)
+        return _join_refusals([text.decode(errors="replace") for text in told])
 
-    def share_seed(self, seed: nn.Module) -> None:
+    def share_seed(self, seed: nn.Module | None) -> None:
         """Give all ranks rank 0's weights of a new seed: all drew the same ones, on equal machines."""
-        copy_weights(seed, self._channel)
+        if seed is not None:
+            copy_weights(seed, self._channel)
 
     # ------------------------------------------------------------------ equality
 

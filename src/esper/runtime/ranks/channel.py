@@ -46,6 +46,7 @@ class Operation(IntEnum):
     STEP = 9
     ANNOUNCE = 10
     VOTE = 11
+    RECORD = 12
 
     @property
     def label(self) -> str:

@@ -45,8 +45,8 @@ class DistributedConfig:
 
     is_elastic: bool = False
     """Whether a saved training may go on with another number of ranks; no, because a changed number is more
-    often a mistake. The environments are dealt anew, and the numbers stay those of one process but for the
-    last bits."""
+    often a mistake. Environments, or rows of batches, are dealt anew, and the numbers stay those of one
+    process but for the last bits."""
 
     def __post_init__(self) -> None:
         """Check ranges.
