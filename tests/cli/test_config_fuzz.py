@@ -85,18 +85,21 @@ def _try_flags(flags: Mapping[str, str]) -> None:
     _check(call(["config", "show", *words]), one_line=False)
 
 
+@pytest.mark.battery("T43")
 @settings(max_examples=200)
 @given(content=FILES)
 def test_no_file_breaks_the_command(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     _try_file(content, tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.battery("T43")
 @settings(max_examples=30)
 @given(flags=st.dictionaries(st.sampled_from(KEYS), WORDS, min_size=1, max_size=3))
 def test_no_flag_breaks_the_command(flags: dict[str, str]) -> None:
     _try_flags(flags)
 
 
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
 @settings(max_examples=2000)
@@ -116,6 +119,7 @@ def test_five_hundred_flags_do_not_break_the_command(flags: dict[str, str]) -> N
     _try_flags(flags)
 
 
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize(
@@ -140,6 +144,7 @@ def test_a_bad_file_stops_the_program_before_a_run(content: bytes, tmp_path: Pat
     _expect_refusal(["train", "never", "--config", "bad.toml", "--run-dir", "out"], tmp_path, ["bad.toml"])
 
 
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize(

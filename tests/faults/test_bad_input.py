@@ -185,6 +185,7 @@ SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.battery("T44")
 @pytest.mark.parametrize(
     ("task", "damage"),
     [

@@ -90,6 +90,7 @@ def test_a_reference_is_split() -> None:
     assert split_reference("a.b_c:D", what="policy") == ("a.b_c", "D")
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -145,6 +146,7 @@ def test_a_policy_gets_its_seed_and_comes_untouched_from_its_contract_test(folde
     assert vars(policy) == {"seed": 7, "has_planted": False}
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -183,6 +185,7 @@ def test_a_term_comes_with_its_weight_and_none_without_the_setting(folder: Path)
     assert build_own_terms(RewardConfig()) == ()
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -229,6 +232,7 @@ def test_a_term_of_the_configuration_is_paid_under_its_own_name(folder: Path) ->
     assert shares[1] == [0.0, 0.0]
 
 
+@pytest.mark.battery("T50")
 def test_nothing_else_in_the_package_imports_by_name_and_no_entry_point_is_looked_up() -> None:
     found = {
         path.relative_to(SRC / "esper").as_posix()
