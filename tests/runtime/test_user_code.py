@@ -86,6 +86,27 @@ def test_a_malformed_reference_imports_nothing(text: str, folder: Path) -> None:
     assert str(folder) not in sys.path
 
 
+@pytest.mark.battery("T50")
+@pytest.mark.parametrize("marks", [("meta.json", "config.toml"), ("MANIFEST.json", "state.json")])
+@pytest.mark.parametrize("name", ["own_planted.py", "own_planted/__init__.py"])
+def test_code_inside_a_run_or_checkpoint_is_never_imported(
+    name: str, marks: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folder / "run"
+    module = run / name
+    module.parent.mkdir(parents=True)
+    module.write_text("open('canary', 'w').close()\nclass A: ...\n", encoding="utf-8")
+    for mark in marks:
+        (run / mark).write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(run)
+    with pytest.raises(ConfigError, match="a run or checkpoint: code is never taken from there"):
+        load_class("own_planted:A", what="policy")
+    assert not (run / "canary").exists()
+    (run / marks[1]).unlink()
+    assert load_class("own_planted:A", what="policy").__name__ == "A"
+    assert (run / "canary").exists()
+
+
 def test_a_reference_is_split() -> None:
     assert split_reference("a.b_c:D", what="policy") == ("a.b_c", "D")
 
