@@ -1,4 +1,4 @@
-"""No file that is read can run code: what would unpickle, evaluate or import by name is nowhere in the source."""
+"""No file that is read can run code: nothing in the source unpickles, evaluates text or loads programs."""
 
 from __future__ import annotations
 

@@ -134,9 +134,7 @@ def _fuzz_values(num_cases: int, folders: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.battery("T43")
-def test_no_file_breaks_the_command(
-    battery: BatteryRecord, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_no_file_breaks_the_command(battery: BatteryRecord, tmp_path_factory: pytest.TempPathFactory) -> None:
     _fuzz_files(200, tmp_path_factory)
     battery.record(n=200)
 

@@ -77,9 +77,7 @@ OWN = "own_policies:PlantOnce"
         ({"training.imitation.teachers": ("heuristic", OWN)}, {"training.imitation.teachers": OWN}),
     ],
 )
-def test_every_setting_that_names_code_is_found(
-    changes: dict[str, object], found: dict[str, str]
-) -> None:
+def test_every_setting_that_names_code_is_found(changes: dict[str, object], found: dict[str, str]) -> None:
     config = digits()
     for key, value in changes.items():
         config = put(config, key.split("."), value)

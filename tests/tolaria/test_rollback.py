@@ -38,6 +38,7 @@ from .small_run import (
     make_config,
     make_parts,
     make_run,
+    through_json,
 )
 
 Harm = Callable[[MorphogeneticModel, int], None]
@@ -227,6 +228,11 @@ def test_a_seed_of_nan_that_incubates_leaves_the_host_as_without_it(incubation: 
     assert_same(host_tensors_of(alone), host_tensors_of(grown))
     assert_same(moments_of(alone), moments_of(grown))
     assert alone.signals.validation_loss == grown.signals.validation_loss
+    state = grown.bench.model.slot("block2").state
+    assert state.shadow_gain is None
+    assert not state.is_healthy
+    resumed = make_run(config, make_parts(dropout=0.2))
+    resumed.restore(through_json(grown.state()))  # a sick seed does not keep a run from being saved
 
 
 def moments_of(run: HostRun) -> dict[str, Tensor]:

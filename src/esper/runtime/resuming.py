@@ -118,8 +118,8 @@ def refuse_unconfirmed_code(run_dir: Path, resolved: ResolvedExperiment, *, is_t
     if unconfirmed:
         shown = ", ".join(f"{key} = {text[:80]!r}" for key, text in unconfirmed.items())
         raise ConfigError(
-            f"{run_dir / CONFIG_NAME} names code, which going on would import and run: {shown}; if the run is "
-            f"yours, or you have read that code, say so with {TRUST_FLAG} or repeat the setting as a flag"
+            f"{run_dir / CONFIG_NAME} names code, which going on would import and run: {shown}; if the run "
+            f"is yours, or you have read that code, say so with {TRUST_FLAG} or repeat the setting as a flag"
         )
 
 

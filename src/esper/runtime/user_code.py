@@ -1,8 +1,8 @@
 """A user's own classes by "package.module:Class": imported, called, and held to their contract.
 
 Only what a configuration or a command line names is imported, and never from inside a run directory or a
-checkpoint. No entry point is looked up, and no checkpoint and no policy file names code. Whatever goes wrong becomes one `ConfigError` of one line; the user's own
-exception is its cause.
+checkpoint. No entry point is looked up, and no checkpoint and no policy file names code. Whatever goes wrong
+becomes one `ConfigError` of one line; the user's own exception is its cause.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def _refuse_code_of_a_run(name: str, where: str) -> None:
         for folder in () if place is None else Path(place).resolve().parents:
             if any(all((folder / name).is_file() for name in marks) for marks in _RUN_MARKS):
                 raise ConfigError(
-                    f"{where}: {place} lies in {folder}, a run or checkpoint: code is never taken from there; "
-                    "read it, then copy it beside your configuration"
+                    f"{where}: {place} lies in {folder}, a run or checkpoint: code is never taken from "
+                    "there; read it, then copy it beside your configuration"
                 )
 
 

@@ -58,7 +58,7 @@ def measure_slots(
     calibration: Tensor,
     items: tuple[Tensor, Tensor],
 ) -> tuple[dict[str, SlotOutcome], MeasuringBill]:
-    """Measure every seed that can be measured.
+    """Measure every seed that can be measured; what comes out as not finite is no measurement.
 
     Returns:
         Outcomes by slot (contribution or shadow gain), and the FLOPs it took.
@@ -70,7 +70,9 @@ def measure_slots(
     outcomes = {}
     for setting, difference in zip(settings, differences, strict=True):
         state = model.slot(setting.slot).state
-        if setting.alpha > 0.0:
+        if not bool(difference.isfinite().all()):
+            outcomes[setting.slot] = SlotOutcome()  # A broken pass measures nothing, and could not be saved.
+        elif setting.alpha > 0.0:
             outcomes[setting.slot] = SlotOutcome(shadow_gain=estimate_mean(-difference))
         else:
             pooled = pool.add(setting.slot, str(state.seed_id), state.stage, difference)
