@@ -64,6 +64,12 @@ def test_every_test_that_the_reliability_page_names_exists() -> None:
     assert find_missing_tests(page, REPO) == []
 
 
+def test_every_test_that_the_security_page_names_exists() -> None:
+    page = (REPO / "SECURITY.md").read_text(encoding="utf-8")
+    assert len(TEST_ID.findall(page)) > 20
+    assert find_missing_tests(page, REPO) == []
+
+
 def test_a_test_id_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert find_missing_tests("| fault | `tests/test_a.py::test_gone` |", tmp_path) == [
         "tests/test_a.py::test_gone"

@@ -6,8 +6,10 @@ No traceback, nothing written, no run started. Most cases run in process, some a
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from battery_rows import BatteryRecord
 from cli.calling import Answer, call
 from esper.runtime.config_file import leaf_values
 from esper.runtime.experiment import ExperimentConfig
@@ -56,6 +59,10 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+EXPECTATION = re.compile(r"expected|must|at most|did you mean|known|allowed|each")
+"""What follows "key = value:" says what would have been right."""
+
+
 def _check(answer: Answer, *, one_line: bool) -> None:
     assert answer.code in (0, 2), answer
     assert "Traceback" not in answer.err
@@ -80,42 +87,92 @@ def _try_file(content: bytes, folder: Path) -> None:
     assert [item.name for item in folder.iterdir()] == ["fuzz.toml"]
 
 
+def _try_value(key: str, literal: str, folder: Path) -> None:
+    content = f"{key} = {literal}".encode("utf-8", "surrogatepass")
+    _try_file(content, folder)
+    try:
+        tomllib.loads(content.decode())
+    except (ValueError, RecursionError):  # no TOML at all: there is no key to name
+        return
+    answer = call(["config", "show", "--config", str(folder / "fuzz.toml")])
+    if answer.code:
+        assert key.rpartition(".")[2] in answer.err, answer.err
+        assert EXPECTATION.search(answer.err), answer.err
+
+
 def _try_flags(flags: Mapping[str, str]) -> None:
     words = [word for key, value in flags.items() for word in ("--" + key.replace("_", "-"), value)]
     _check(call(["config", "show", *words]), one_line=False)
 
 
-@settings(max_examples=200)
-@given(content=FILES)
-def test_no_file_breaks_the_command(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    _try_file(content, tmp_path_factory.mktemp("fuzz"))
+def _fuzz_files(num_cases: int, folders: pytest.TempPathFactory) -> None:
+    @settings(max_examples=num_cases)
+    @given(content=FILES)
+    @example(content=b'policy = "' + b"x" * 5_000 + b'"')
+    def check(content: bytes) -> None:
+        _try_file(content, folders.mktemp("fuzz"))
+
+    check()
 
 
-@settings(max_examples=30)
-@given(flags=st.dictionaries(st.sampled_from(KEYS), WORDS, min_size=1, max_size=3))
-def test_no_flag_breaks_the_command(flags: dict[str, str]) -> None:
-    _try_flags(flags)
+def _fuzz_flags(num_cases: int) -> None:
+    @settings(max_examples=num_cases)
+    @given(flags=st.dictionaries(st.sampled_from(KEYS), WORDS, min_size=1, max_size=3))
+    def check(flags: dict[str, str]) -> None:
+        _try_flags(flags)
+
+    check()
 
 
-@pytest.mark.slow
-@pytest.mark.fault
-@settings(max_examples=2000)
-@given(content=FILES)
-@example(content=b'policy = "' + b"x" * 5_000 + b'"')
-def test_two_thousand_files_do_not_break_the_command(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory
+def _fuzz_values(num_cases: int, folders: pytest.TempPathFactory) -> None:
+    @settings(max_examples=num_cases)
+    @given(key=st.sampled_from(KEYS), literal=LITERALS)
+    def check(key: str, literal: str) -> None:
+        _try_value(key, literal, folders.mktemp("fuzz"))
+
+    check()
+
+
+@pytest.mark.battery("T43")
+def test_no_file_breaks_the_command(battery: BatteryRecord, tmp_path_factory: pytest.TempPathFactory) -> None:
+    _fuzz_files(200, tmp_path_factory)
+    battery.record(n=200)
+
+
+@pytest.mark.battery("T43")
+def test_no_flag_breaks_the_command(battery: BatteryRecord) -> None:
+    _fuzz_flags(30)
+    battery.record(n=30)
+
+
+@pytest.mark.battery("T43")
+def test_a_refused_value_is_told_with_its_key_and_what_is_expected(
+    battery: BatteryRecord, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    _try_file(content, tmp_path_factory.mktemp("fuzz"))
+    _fuzz_values(60, tmp_path_factory)
+    battery.record(n=60)
 
 
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
-@settings(max_examples=500)
-@given(flags=st.dictionaries(st.sampled_from(KEYS), WORDS, min_size=1, max_size=3))
-def test_five_hundred_flags_do_not_break_the_command(flags: dict[str, str]) -> None:
-    _try_flags(flags)
+def test_two_thousand_files_do_not_break_the_command(
+    battery: BatteryRecord, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _fuzz_files(2000, tmp_path_factory)
+    _fuzz_values(1000, tmp_path_factory)
+    battery.record(n=3000)
 
 
+@pytest.mark.battery("T43")
+@pytest.mark.slow
+@pytest.mark.fault
+def test_five_hundred_flags_do_not_break_the_command(battery: BatteryRecord) -> None:
+    _fuzz_flags(500)
+    battery.record(n=500)
+
+
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize(
@@ -140,6 +197,7 @@ def test_a_bad_file_stops_the_program_before_a_run(content: bytes, tmp_path: Pat
     _expect_refusal(["train", "never", "--config", "bad.toml", "--run-dir", "out"], tmp_path, ["bad.toml"])
 
 
+@pytest.mark.battery("T43")
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize(

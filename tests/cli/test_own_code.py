@@ -51,12 +51,13 @@ def test_a_policy_beside_the_run_trains_resumes_and_is_exported_without_its_code
     done = esper(folder, ["train", PLANT, *SHORT, "--run-dir", "out", "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["policy"] == PLANT
-    again = esper(folder, ["train", "--resume", "out", "--json"])
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == json.loads(done.stdout)
+    for confirmation in (["train", "--trust-code"], ["train", PLANT]):
+        again = esper(folder, [*confirmation, "--resume", "out", "--json"])
+        assert again.returncode == 0, again.stderr
+        assert json.loads(again.stdout) == json.loads(done.stdout)
     (folder / f"{POLICY_MODULE}.py").unlink()
     assert esper(folder, ["export", "out", "-o", "model"]).returncode == 0
-    lost = esper(folder, ["train", "--resume", "out"])
+    lost = esper(folder, ["train", "--resume", "out", "--trust-code"])
     assert lost.returncode == 2
     assert f"there is no module {POLICY_MODULE!r}" in lost.stderr
     assert "Traceback" not in lost.stderr

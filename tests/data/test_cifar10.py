@@ -71,6 +71,7 @@ def test_python_array_of_another_length_is_refused(tmp_path: Path) -> None:
         read_python_file(path, 1)
 
 
+@pytest.mark.battery("T44")
 @pytest.mark.parametrize("change", [-1, 1])
 def test_binary_file_of_another_length_is_refused(tmp_path: Path, change: int) -> None:
     path = write_cifar(tmp_path) / "data_batch_3.bin"
@@ -80,6 +81,7 @@ def test_binary_file_of_another_length_is_refused(tmp_path: Path, change: int) -
         load_cifar10(tmp_path, num_file_records=4)
 
 
+@pytest.mark.battery("T44")
 def test_binary_label_out_of_range_names_the_record(tmp_path: Path) -> None:
     path = write_cifar(tmp_path) / "data_batch_1.bin"
     content = bytearray(path.read_bytes())
@@ -171,6 +173,7 @@ def test_damaged_python_stream_is_refused(tmp_path: Path, stream: bytes, told: s
 _SMALL = pickle.dumps({b"data": np.zeros((1, 3072), np.uint8)[:, :3], b"labels": [0]}, protocol=2)
 
 
+@pytest.mark.battery("T44")
 @given(place=st.integers(0, len(_SMALL) - 1), patch=st.binary(min_size=1, max_size=4))
 def test_any_damage_to_a_python_file_is_a_data_error(place: int, patch: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

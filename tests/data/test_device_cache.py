@@ -83,6 +83,7 @@ def test_second_request_returns_the_same_storage() -> None:
         assert len(cache) == 4
 
 
+@pytest.mark.battery("T41")
 def test_fifty_sets_stay_within_the_bound() -> None:
     one = build_storage(_split(), device=CPU, mean=MEAN, std=STD, kind="uint8").num_bytes
     cache = DeviceCache(max_bytes=5 * one + 1)

@@ -41,6 +41,7 @@ def test_idx_is_read_plain_and_packed(tmp_path: Path, is_packed: bool) -> None:
     assert np.array_equal(read_idx(path, 3, CAP), IMAGES)
 
 
+@pytest.mark.battery("T44")
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -117,6 +118,7 @@ def _npy(header: str, payload: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + payload
 
 
+@pytest.mark.battery("T44")
 @pytest.mark.parametrize(
     "member",
     [
@@ -141,6 +143,7 @@ def test_npz_with_a_lying_member_is_refused(tmp_path: Path, member: bytes) -> No
         read_npz(path, ("x",), CAP)
 
 
+@pytest.mark.battery("T44")
 @given(
     base=st.sampled_from([GOOD, gzip.compress(GOOD, mtime=0), _npz(x=IMAGES)]),
     place=st.floats(0, 1, exclude_max=True),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -185,6 +186,7 @@ SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.battery("T44")
 @pytest.mark.parametrize(
     ("task", "damage"),
     [
@@ -296,6 +298,26 @@ def test_a_foreign_checkpoint_is_exit_2_and_never_run(target: str, run: Path, pl
     before = photograph(run / CHECKPOINTS_NAME)
     assert_refused(_resume(run), 2, "looks like a pickle, which runs code when it is read")
     assert photograph(run / CHECKPOINTS_NAME) == before
+
+
+@pytest.mark.battery("T50")
+def test_a_run_from_somebody_else_imports_nothing_that_it_names(run: Path, place: Path) -> None:
+    canary = place / "canary"
+    code = f"open({str(canary)!r}, 'w').close()\nclass P: ...\n"
+    for folder in (place, run):
+        (folder / "planted.py").write_text(code, encoding="utf-8")
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    planted = re.sub(r'^policy = "[^"]*"', 'policy = "planted:P"', config, flags=re.MULTILINE)
+    assert planted != config
+    (run / "config.toml").write_text(planted, encoding="utf-8")
+    before = photograph(run)
+    for args in (["train", "--resume", str(run)], ["train", "--resume", str(run), "--print-config"]):
+        assert_refused(call(args), 2, "planted:P", "--trust-code")
+    assert photograph(run) == before
+    call(["runs", "show", str(run)])
+    call(["replay", str(run)])
+    call(["export", str(run), "-o", "model"])
+    assert not canary.exists()
 
 
 def test_resuming_with_other_settings_names_them(run: Path) -> None:

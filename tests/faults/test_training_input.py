@@ -15,6 +15,7 @@ TEACHERS = ("--training.imitation.teachers",)
 IMITATING = ("--training.imitation.num-rounds", "1")
 
 
+@pytest.mark.battery("T36")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

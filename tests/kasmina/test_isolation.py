@@ -98,6 +98,7 @@ def test_isolated_seed_leaves_a_normal_pass_bit_equal(stage: SeedStage) -> None:
     assert torch.equal(model(INPUTS), bare(INPUTS))
 
 
+@pytest.mark.battery("T30")
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("incubation", ["shadow", "residual", "straight_through"])
 def test_sick_seed_in_training_leaves_output_bit_equal(incubation: str, poison: float) -> None:
@@ -112,6 +113,7 @@ def test_sick_seed_in_training_leaves_output_bit_equal(incubation: str, poison: 
             assert torch.equal(model(INPUTS), bare(INPUTS))
 
 
+@pytest.mark.battery("T30")
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_sick_blending_seed_at_alpha_zero_leaves_output_bit_equal(poison: float) -> None:
     model, bare = make_model(), make_model()
@@ -124,6 +126,7 @@ def test_sick_blending_seed_at_alpha_zero_leaves_output_bit_equal(poison: float)
     assert torch.equal(model(INPUTS), bare(INPUTS))
 
 
+@pytest.mark.battery("T30")
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_override_zero_skips_a_sick_seed(poison: float) -> None:
     model, bare = make_model().eval(), make_model().eval()
@@ -145,6 +148,7 @@ def test_live_alpha_does_change_output_and_host_gradient() -> None:
     assert not torch.equal(changed[name], plain[name])
 
 
+@pytest.mark.battery("T30")
 @pytest.mark.parametrize("poison", [0.0, math.nan, math.inf])
 def test_straight_through_keeps_value_and_hands_on_the_gradient(poison: float) -> None:
     h, residual = draw(2, 3).requires_grad_(), torch.full((2, 3), poison, requires_grad=True)

@@ -79,6 +79,16 @@ def culled(reason: str) -> SeedCulled:
             "host: update skipped in 3 batches (not finite)",
         ),
         (
+            UpdateSkipped(
+                epoch=1, group="host", num_batches=3, batch=7, place="weight", name="slots.b1.w", slot="b1"
+            ),
+            "host: update skipped in 3 batches (not finite: weight slots.b1.w, first at batch 7)",
+        ),
+        (
+            UpdateSkipped(epoch=1, group="b1", num_batches=0, place="loss", name=""),
+            "b1: update skipped in 0 batches (not finite: loss)",
+        ),
+        (
             CheckpointFailed(epoch=1, name="e1-b0", error="disk full", num_failures=2),
             "checkpoint e1-b0 not saved (2 failures): disk full",
         ),

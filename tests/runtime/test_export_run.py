@@ -262,6 +262,7 @@ def _grown() -> tuple[fx.GraphModule, Tensor, Tensor]:
         return network, sample, model.eval()(sample)
 
 
+@pytest.mark.battery("T50")
 def test_an_export_imports_no_code_that_a_run_names(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -306,7 +306,7 @@ def test_a_fault_that_does_not_come_again_is_a_difference(
         run_experiment(growing(epochs=4), run_dir=tmp_path / "run", provenance={})
     report = replay_run(tmp_path / "run")
     assert report.difference is not None
-    assert (report.difference.quantity, report.difference.recorded) == ("event", "RolledBack")
+    assert (report.difference.quantity, report.difference.recorded) == ("event", "UpdateSkipped")
 
 
 @pytest.mark.slow

@@ -9,13 +9,17 @@ import pytest
 
 from esper.leyline import ConfigError, ForeignCheckpointError, RunDirectoryError
 from esper.runtime.assemble import assemble
-from esper.runtime.config_file import render_config
+from esper.runtime.config_file import ResolvedExperiment, provenance_of_preset, render_config
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.presets import digits
 from esper.runtime.ranks import DistributedConfig
 from esper.runtime.resuming import (
+    choose_trust_flags,
     compare_configs,
+    find_named_code,
     refuse_changes,
     refuse_other_size,
+    refuse_unconfirmed_code,
     restore_assembly,
 )
 from esper.runtime.run_folder import RunFolder, RunOrigin
@@ -69,3 +73,51 @@ def test_another_topology_than_the_saved_one_is_refused() -> None:
     assert restore_assembly(assemble(digits()), saved, topology) == 7
     with pytest.raises(ForeignCheckpointError, match="rebuilt topology"):
         restore_assembly(assemble(digits()), saved, "f" * len(topology))
+
+
+OWN = "own_policies:PlantOnce"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, {}),
+        ({"policy": "schedule:plan.json"}, {}),
+        ({"policy": "runs/a/policy"}, {}),
+        ({"policy": OWN}, {"policy": OWN}),
+        ({"policy": "a.b_c:D"}, {"policy": "a.b_c:D"}),
+        ({"reward.extra_terms": ("own_terms:First=0.5",)}, {"reward.extra_terms": "own_terms:First=0.5"}),
+        ({"training.imitation.teachers": ("heuristic", OWN)}, {"training.imitation.teachers": OWN}),
+    ],
+)
+def test_every_setting_that_names_code_is_found(changes: dict[str, object], found: dict[str, str]) -> None:
+    config = digits()
+    for key, value in changes.items():
+        config = put(config, key.split("."), value)
+    assert find_named_code(config) == found
+
+
+def put(config: object, path: list[str], value: object) -> ExperimentConfig:
+    """Return the configuration with one field changed, wherever it is nested."""
+    name, *rest = path
+    inner = value if not rest else put(getattr(config, name), rest, value)
+    return replace(config, **{name: inner})  # type: ignore[type-var, return-value]
+
+
+@pytest.mark.battery("T50")
+def test_code_that_only_the_runs_own_file_names_must_be_confirmed(tmp_path: Path) -> None:
+    config = replace(digits(), policy=OWN)
+    stored = ResolvedExperiment(config=config, provenance=provenance_of_preset(config))
+    with pytest.raises(ConfigError, match=r"config\.toml names code.* policy = 'own_policies:PlantOnce'; .*"):
+        refuse_unconfirmed_code(tmp_path, stored, is_trusted=False)
+    refuse_unconfirmed_code(tmp_path, stored, is_trusted=True)
+    repeated = replace(stored, provenance={**stored.provenance, "policy": "flag"})
+    refuse_unconfirmed_code(tmp_path, repeated, is_trusted=False)
+
+
+def test_whoever_began_a_run_goes_on_with_the_code_that_it_names(tmp_path: Path) -> None:
+    assert choose_trust_flags(tmp_path) == ()
+    for policy, flags in (("never", ()), (OWN, ("--trust-code",))):
+        text = render_config(replace(digits(), policy=policy), {})
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+        assert choose_trust_flags(tmp_path) == flags

@@ -86,10 +86,32 @@ def test_a_malformed_reference_imports_nothing(text: str, folder: Path) -> None:
     assert str(folder) not in sys.path
 
 
+@pytest.mark.battery("T50")
+@pytest.mark.parametrize("marks", [("meta.json", "config.toml"), ("MANIFEST.json", "state.json")])
+@pytest.mark.parametrize("name", ["own_planted.py", "own_planted/__init__.py"])
+def test_code_inside_a_run_or_checkpoint_is_never_imported(
+    name: str, marks: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folder / "run"
+    module = run / name
+    module.parent.mkdir(parents=True)
+    module.write_text("open('canary', 'w').close()\nclass A: ...\n", encoding="utf-8")
+    for mark in marks:
+        (run / mark).write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(run)
+    with pytest.raises(ConfigError, match="a run or checkpoint: code is never taken from there"):
+        load_class("own_planted:A", what="policy")
+    assert not (run / "canary").exists()
+    (run / marks[1]).unlink()
+    assert load_class("own_planted:A", what="policy").__name__ == "A"
+    assert (run / "canary").exists()
+
+
 def test_a_reference_is_split() -> None:
     assert split_reference("a.b_c:D", what="policy") == ("a.b_c", "D")
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -145,6 +167,7 @@ def test_a_policy_gets_its_seed_and_comes_untouched_from_its_contract_test(folde
     assert vars(policy) == {"seed": 7, "has_planted": False}
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -183,6 +206,7 @@ def test_a_term_comes_with_its_weight_and_none_without_the_setting(folder: Path)
     assert build_own_terms(RewardConfig()) == ()
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -229,6 +253,7 @@ def test_a_term_of_the_configuration_is_paid_under_its_own_name(folder: Path) ->
     assert shares[1] == [0.0, 0.0]
 
 
+@pytest.mark.battery("T50")
 def test_nothing_else_in_the_package_imports_by_name_and_no_entry_point_is_looked_up() -> None:
     found = {
         path.relative_to(SRC / "esper").as_posix()

@@ -56,6 +56,7 @@ def test_a_value_out_of_range_is_refused_with_its_name(build: Callable[[], objec
         build()
 
 
+@pytest.mark.battery("T36")
 def test_a_target_divergence_is_refused_only_where_it_cannot_act() -> None:
     with pytest.raises(ConfigError, match="cannot act with epochs=1 and num_minibatches=1"):
         PPOConfig(epochs=1, num_minibatches=1)

@@ -130,6 +130,7 @@ def test_padding_that_a_mask_should_have_excluded_counts_as_waiting() -> None:
     assert rewards[0].facts[0].result.effective.op is LifecycleOp.WAIT
 
 
+@pytest.mark.battery("T31")
 def test_a_failed_host_is_terminated_with_the_verdict_as_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     env, rewards = make_env(1, horizon_semantics="truncate")
     env.reset(all_rows(env))

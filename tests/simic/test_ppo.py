@@ -125,6 +125,7 @@ def test_a12_a_rollout_that_scoring_does_not_repeat_is_reported_and_still_anchor
 # ---------------------------------------------------------------------- stopping
 
 
+@pytest.mark.battery("T36")
 def test_a15_the_offending_step_is_not_applied_and_steps_count_what_was_executed() -> None:
     config = TrainingConfig(ppo=PPOConfig(num_minibatches=1, learning_rate=0.1, target_kl=0.01, epochs=6))
     bench, twin = build_bench(config), build_bench(replace(config, ppo=replace(config.ppo, target_kl=0.0)))
@@ -140,6 +141,7 @@ def test_a15_the_offending_step_is_not_applied_and_steps_count_what_was_executed
     assert twin.learner.update(twin.collect().batch).num_steps == 6
 
 
+@pytest.mark.battery("T36")
 def test_a15_the_stop_is_at_one_and_a_half_times_the_target() -> None:
     ppo = PPOConfig(num_minibatches=1, learning_rate=0.02, target_kl=0.0, epochs=2)
     free = build_bench(TrainingConfig(ppo=ppo))
@@ -418,6 +420,7 @@ class Spoiled(TinyActorCritic):
         return scored._replace(**{self.term: getattr(scored, self.term) * math.nan})
 
 
+@pytest.mark.battery("T29")
 @pytest.mark.parametrize(
     ("field", "term"), [("log_probs", "policy"), ("values", "value"), ("entropy", "entropy")]
 )

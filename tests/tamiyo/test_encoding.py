@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from battery_rows import BatteryRecord
 from builders import make_budgets, make_estimate, make_observation, make_report, make_space
 from esper.leyline import (
     BLUEPRINT_FAMILIES,
@@ -62,17 +63,38 @@ def assert_within_contract(encoded: EncodedObservation) -> None:
         assert bool((tensor[..., columns_of(features, FeatureScale.SIGNED)].abs() <= 1).all())
 
 
-@settings(max_examples=60)
-@given(wild_observations())
-def test_any_number_in_any_field_is_encoded_within_the_bound(observation: Observation) -> None:
-    assert_within_contract(encode(observation))
+def check_encoding(num_cases: int) -> None:
+    """Encode that many observations in which any number may stand anywhere."""
+
+    @settings(max_examples=num_cases)
+    @given(wild_observations())
+    def check(observation: Observation) -> None:
+        assert_within_contract(encode(observation))
+
+    check()
 
 
+@pytest.mark.battery("T35")
+def test_any_number_in_any_field_is_encoded_within_the_bound(battery: BatteryRecord) -> None:
+    check_encoding(60)
+    battery.record(n=60)
+
+
+@pytest.mark.battery("T35")
 @pytest.mark.slow
-@settings(max_examples=1000)
-@given(wild_observations())
-def test_any_number_in_any_field_is_encoded_within_the_bound_in_many_cases(observation: Observation) -> None:
-    assert_within_contract(encode(observation))
+def test_any_number_in_any_field_is_encoded_within_the_bound_in_many_cases(battery: BatteryRecord) -> None:
+    check_encoding(1000)
+    battery.record(n=1000)
+
+
+@pytest.mark.battery("T35")
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_any_number_in_any_field_is_encoded_within_the_bound_ten_thousand_times(
+    battery: BatteryRecord,
+) -> None:
+    check_encoding(10_000)
+    battery.record(n=10_000)
 
 
 @settings(max_examples=60)

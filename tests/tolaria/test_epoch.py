@@ -46,6 +46,7 @@ class BadGradient:
         """Do nothing."""
 
 
+@pytest.mark.battery("T29")
 def test_a_batch_with_a_faulty_host_gradient_changes_neither_weights_nor_statistics() -> None:
     run = make_run(parts=make_parts(probe=BadGradient("host", batch=0)))
     before = tensors_of(run)
@@ -54,6 +55,7 @@ def test_a_batch_with_a_faulty_host_gradient_changes_neither_weights_nor_statist
     assert (run.progress.num_skipped, run.progress.num_items, run.progress.num_steps) == (1, 0, 0)
 
 
+@pytest.mark.battery("T29")
 def test_a_faulty_seed_is_skipped_alone() -> None:
     sink = ListSink()
     spoiled = make_run(parts=make_parts(sink=sink, probe=BadGradient("slots")))

@@ -73,6 +73,15 @@ def test_more_than_half_of_the_batches_skipped_is_a_verdict() -> None:
     assert build([], max_skipped_fraction=1.0).judge(outcome(1.0, skipped=10)) == Verdict()
 
 
+def test_a_bad_number_that_stays_is_a_verdict_although_the_losses_are_sound() -> None:
+    governor = build([])
+    verdict = governor.judge(outcome(1.0), blamed_slot="s1", lasting="not finite: moment host.w")
+    assert verdict == Verdict(
+        kind=VerdictKind.NON_FINITE, reason="not finite: moment host.w", blamed_slot="s1"
+    )
+    assert str(math.nan) in governor.judge(outcome(math.nan), lasting="not finite: moment host.w").reason
+
+
 # ---------------------------------------------------------------------- divergence
 
 

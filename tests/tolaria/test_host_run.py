@@ -232,6 +232,7 @@ def test_an_unknown_blueprint_and_slot_are_refused_with_the_nearest_name() -> No
     assert "block1" in str(run.apply(Decision(action=germinate("blok1"))).refusal)
 
 
+@pytest.mark.battery("T31")
 def test_a_poisoned_host_goes_back_exactly_and_the_blamed_seed_is_culled() -> None:
     sink = ListSink()
     run = make_run(replace(make_config(), snapshot_every=1), make_parts(sink=sink, probe=Poison(4)))
@@ -268,6 +269,7 @@ def test_a_rollback_without_a_blamed_seed_culls_nothing() -> None:
     assert not sink.of("SeedCulled")
 
 
+@pytest.mark.battery("T34")
 def test_a_host_that_keeps_failing_is_given_up_after_the_allowed_rollbacks() -> None:
     config = replace(make_config(), governor=GovernorConfig(max_rollbacks=2))
     run = make_run(config, make_parts(probe=Poison(*range(20))))
@@ -290,6 +292,7 @@ def test_a_rollback_survives_a_save_and_a_resume() -> None:
     assert run.state().state == resumed.state().state
 
 
+@pytest.mark.battery("T31")
 def test_terminate_mode_goes_back_says_so_and_ends_the_episode() -> None:
     sink = ListSink()
     config = replace(make_config(), on_failure="terminate", snapshot_every=1)

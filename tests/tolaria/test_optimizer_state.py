@@ -14,6 +14,7 @@ from esper.tolaria.optimizer_state import (
     ParameterOwner,
     check_groups,
     check_held,
+    find_faulty,
     group_prefix,
     is_decayed,
     read_owners,
@@ -254,3 +255,11 @@ def test_reading_owners_leaves_the_present_ones_alone() -> None:
     assert list(read) == ["s1", "host"]
     assert (read["s1"].birth_batch, read["s1"].is_newborn, read["s1"].is_frozen) == (9, True, True)
     assert present["s1"].birth_batch == 1
+
+
+def test_the_first_bad_gradient_is_named_else_the_largest() -> None:
+    gradients = {"a": torch.tensor([1.0, -9.0]), "b": torch.tensor([1.0, 5.0]), "c": torch.tensor([0.0])}
+    assert find_faulty(3.0, gradients) == ""
+    assert find_faulty(float("inf"), gradients) == "a"
+    for bad in (float("nan"), float("-inf")):
+        assert find_faulty(float("nan"), gradients | {"b": torch.tensor([1.0, bad])}) == "b"

@@ -38,6 +38,7 @@ def set_gradients(module: nn.Module, value: float) -> None:
         parameter.grad = torch.full_like(parameter, value)
 
 
+@pytest.mark.battery("T29")
 @each_optimizer
 @pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf, 3e38])
 def test_a_faulty_seed_leaves_host_and_other_seeds_as_without_it(name: str, fault: float) -> None:
@@ -66,6 +67,7 @@ def test_a_faulty_seed_leaves_host_and_other_seeds_as_without_it(name: str, faul
     assert all(torch.equal(after[key], moments[key]) for key in moments if key.startswith("s1."))
 
 
+@pytest.mark.battery("T29")
 @each_optimizer
 def test_a_faulty_host_skips_the_whole_step(name: str) -> None:
     optimizer, host, seeds = start(build_config(name))

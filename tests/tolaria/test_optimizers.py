@@ -174,6 +174,7 @@ def test_the_plan_says_who_is_isolated() -> None:
 # ---------------------------------------------------------------------- removal
 
 
+@pytest.mark.battery("T33")
 @each_optimizer
 def test_a_removed_seed_dies_and_leaves_groups_and_state_as_they_were(name: str) -> None:
     optimizer, host, _ = start(build_config(name), num_seeds=0)

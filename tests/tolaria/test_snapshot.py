@@ -103,6 +103,7 @@ def test_weights_are_those_that_were_saved() -> None:
     assert other.bench.model.topology_hash() == run.bench.model.topology_hash()
 
 
+@pytest.mark.battery("T32")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_state_with_a_number_that_is_not_finite_never_becomes_the_last_good_one(value: float) -> None:
     run = make_run(replace(make_config(), snapshot_every=1))

@@ -42,6 +42,7 @@ from esper.runtime.host_parallel.host_training import HostTraining
 from esper.runtime.policy_run import TrainingRequest
 from esper.runtime.rank_training import name_folder, train_as_rank
 from esper.runtime.ranks import read_rank_environment
+from esper.runtime.resuming import TRUST_FLAG, refuse_unconfirmed_code
 from esper.runtime.run import ExperimentResult, run_experiment
 from esper.runtime.run_records import (
     CONFIG_NAME,
@@ -138,7 +139,11 @@ def resolve_command(args: Sequence[str]) -> TrainCommand:
     request = _add_policy(request, policy)
     is_resumed = given.resume is not None
     run_dir = _find_resumed(given) if is_resumed else given.run_dir
-    resolved = _resolve_resumed(run_dir, request) if is_resumed else resolve_request(request)
+    if is_resumed:
+        resolved = _resolve_resumed(run_dir, request)
+        refuse_unconfirmed_code(run_dir, resolved, is_trusted=given.is_code_trusted)
+    else:
+        resolved = resolve_request(request)
     check_command(resolved.config.telemetry.on_alert)
     return TrainCommand(given, resolved, run_dir, is_resumed)
 
@@ -169,6 +174,13 @@ def _build_parser() -> CommandParser:
         const=_NEWEST,
         metavar="PATH",
         help="go on with this run; without PATH: the newest below runs/ that was stopped",
+    )
+    parser.add_argument(
+        TRUST_FLAG,
+        action="store_true",
+        dest="is_code_trusted",
+        help="import the classes of your own that the configuration of the resumed run names; without it "
+        "they must be named on the command line again",
     )
     parser.add_argument(
         "--dry-run",

@@ -5,6 +5,7 @@ Only `lifecycle` writes `stage`; the rest is written by the slot, the lifecycle 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import final
@@ -156,12 +157,15 @@ class SeedState:
 
         Raises:
             UnknownNameError: If a stage, form or curve has an unknown name; lists the known ones.
-            ValueError: If a field is missing or unknown.
+            ValueError: If a field is missing, unknown, or of another kind or range.
         """
         names = {item.name for item in fields(SeedState)}
         if set(data) != names:
             raise ValueError(f"seed state fields differ: {sorted(set(data) ^ names)}")
-        return SeedState(**{name: _from_plain(name, value) for name, value in data.items()})  # type: ignore[arg-type]
+        read = {name: _from_plain(name, value) for name, value in data.items()}
+        for item in fields(SeedState):
+            _check_kind(item.name, str(item.type), read[item.name])
+        return SeedState(**read)  # type: ignore[arg-type]
 
 
 _SEED_FIELDS = (
@@ -225,13 +229,42 @@ def _from_plain(name: str, value: JsonValue) -> object:
     if name == "ramp" and isinstance(value, dict):
         return AlphaRamp.from_dict(value)
     if name in ("contribution", "shadow_gain") and isinstance(value, list):
-        mean, error, num_items, num_intervals = value
-        return Estimate(mean=mean, standard_error=error, num_items=num_items, num_intervals=num_intervals)
+        return _build_estimate(value)
     if name == "scores" and isinstance(value, dict):
         return _read_scores(value)
     if name == "history" and isinstance(value, list):
         return [(stage, epoch) for stage, epoch in value]
     return value
+
+
+def _check_kind(name: str, kinds: str, value: object) -> None:
+    """Refuse a value that a record of ours never holds: it would be found in the middle of a run."""
+    for kind in kinds.split(" | "):
+        if kind == "None" and value is None:
+            return
+        if kind == "int" and type(value) is int and value >= 0:
+            return
+        if kind == "float" and _is_number(value) and (name != "alpha" or 0.0 <= float(str(value)) <= 1.0):
+            return
+        if type(value).__name__ == kind.partition("[")[0] and kind not in ("int", "float"):
+            return
+    raise ValueError(f"seed state {name} is {str(value)[:80]!r}: expected {kinds}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _build_estimate(value: list[JsonValue]) -> Estimate:
+    mean, error, num_items, num_intervals = value
+    if not (_is_number(mean) and _is_number(error) and type(num_items) is type(num_intervals) is int):
+        raise ValueError(f"estimate {str(value)[:80]!r}: expected two numbers and two counts")
+    return Estimate(
+        mean=float(str(mean)),
+        standard_error=float(str(error)),
+        num_items=int(str(num_items)),
+        num_intervals=int(str(num_intervals)),
+    )
 
 
 def _read_scores(value: dict[str, JsonValue]) -> SlotScores:

@@ -227,11 +227,20 @@ class RolledBack(Event):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSkipped(Event):
-    """A non-finite gradient or loss kept a group from being updated."""
+    """Numbers that are not finite, or too large to be squared, kept a group from being updated."""
 
     group: str
     """"host" or a slot id."""
     num_batches: int
+    batch: int | None = None
+    """Batch of the epoch where that was first seen, from 0; None if it was found after the last one."""
+    place: str | None = None
+    """What was bad first: moment, weight, statistic, input, activation, loss or gradient; None if the host's
+    fault explains the seed's."""
+    name: str | None = None
+    """Qualified name of that tensor or module."""
+    slot: str | None = None
+    """Slot whose seed it belongs to; None = the host."""
 
 
 @final

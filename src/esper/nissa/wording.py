@@ -287,7 +287,13 @@ def _tell_rollback(event: RolledBack, host: _Host) -> Line:
 
 def _tell_skip(event: UpdateSkipped, host: _Host) -> Line:
     del host
-    text = f"{clean_text(event.group)}: update skipped in {event.num_batches} batches (not finite)"
+    found = (
+        "" if event.place is None else f": {clean_text(event.place)} {clean_text(event.name or '')}".rstrip()
+    )
+    batch = "" if event.batch is None else f", first at batch {event.batch}"
+    text = (
+        f"{clean_text(event.group)}: update skipped in {event.num_batches} batches (not finite{found}{batch})"
+    )
     return Line(text=text, tone=Tone.WARNING)
 
 

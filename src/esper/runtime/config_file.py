@@ -345,8 +345,11 @@ def _shorten(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Join the words; of too many keep the beginning, which names the key, and the end, which the remedy."""
     joined = " ".join(text.split())
-    return joined if len(joined) <= 4 * _MAX_SHOWN else joined[: 4 * _MAX_SHOWN - 3] + "..."
+    if len(joined) <= 4 * _MAX_SHOWN:
+        return joined
+    return f"{joined[: 2 * _MAX_SHOWN]} ... {joined[-2 * _MAX_SHOWN :]}"
 
 
 def _show_path(path: Path) -> str:

@@ -26,6 +26,7 @@ from esper.runtime.launch_rules import Judgement, RankExit, build_restart_args, 
 from esper.runtime.rank_workers import Attempt, describe_logs, start_ranks
 from esper.runtime.ranks import Pulse
 from esper.runtime.ranks.heartbeat import read_pulse
+from esper.runtime.resuming import choose_trust_flags
 from esper.runtime.run_folder import refuse_occupied
 from esper.runtime.run_lock import RunLock
 from esper.runtime.run_records import CHECKPOINTS_NAME, LOCK_NAME, RANKS_NAME, read_meta
@@ -247,7 +248,9 @@ class _Launch:
         if place is not None:
             rollbacks, epoch, batch = place
             self._say(f"{count} from checkpoint {checkpoint_name(epoch, batch, rollbacks)}")
-            return build_restart_args(plan.args, plan.run_dir, is_resumed=plan.is_resumed)
+            again = build_restart_args(plan.args, plan.run_dir, is_resumed=plan.is_resumed)
+            # The command that began the run, a moment ago, named the code that it needs.
+            return again if plan.is_resumed else (*again, *choose_trust_flags(plan.run_dir))
         target = None if plan.is_resumed else set_aside(plan.run_dir, number - 1)
         moved = "" if target is None else f"; what the attempt wrote is in {target}"
         self._say(f"{count} from the beginning, because nothing was saved yet{moved}")

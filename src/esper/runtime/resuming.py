@@ -1,18 +1,28 @@
-"""Going on with a run: the same settings, saved state and topology. Knows no loop and no telemetry."""
+"""Going on with a run: the same settings, saved state and topology. Knows no loop and no telemetry.
+
+A run directory may come from somebody else. What its configuration names as code is imported only once the
+command line has said so.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from esper.leyline import ConfigError, ForeignCheckpointError
 from esper.runtime.assemble import Assembly
-from esper.runtime.config_file import leaf_values, read_config
+from esper.runtime.config_file import ResolvedExperiment, leaf_values, read_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.ranks import DistributedConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 from esper.tolaria import HostRun, StateRecord
 
+TRUST_FLAG = "--trust-code"
+"""Flag by which a command line says that the code which a run's configuration names may be imported."""
 _NOT_COMPARED = ("telemetry.", "checkpoint.", "distributed.", "num_threads")
+_REFERENCE = re.compile(r"\w+(?:\.\w+)*:\w+(?:=.*)?", re.DOTALL)
+_SCHEDULE = "schedule:"
 
 
 def restore_assembly(assembly: Assembly, record: StateRecord, topology_hash: str) -> int:
@@ -95,3 +105,44 @@ def refuse_changes(run_dir: Path, given: ExperimentConfig) -> None:
             f"{run_dir} was started with other settings: {', '.join(changed)}; resume without them, or start "
             "a new run"
         )
+
+
+def find_named_code(config: ExperimentConfig) -> dict[str, str]:
+    """Return dotted key -> text of every setting that looks like "package.module:Class"; imports nothing."""
+    found: dict[str, str] = {}
+    for key, value in leaf_values(config):
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, str) and _REFERENCE.fullmatch(item) and not item.startswith(_SCHEDULE):
+                found.setdefault(key, item)
+    return found
+
+
+def refuse_unconfirmed_code(run_dir: Path, resolved: ResolvedExperiment, *, is_trusted: bool) -> None:
+    """Refuse to import what only the configuration inside a run directory names.
+
+    Args:
+        run_dir: The run that is gone on with.
+        resolved: Its configuration under the flags of this command.
+        is_trusted: Whether the command line has said that such code may be imported.
+
+    Raises:
+        ConfigError: Naming each setting that the command line did not repeat.
+    """
+    named = {} if is_trusted else find_named_code(resolved.config)
+    unconfirmed = _leave_out_flags(named, resolved.provenance)
+    if unconfirmed:
+        shown = ", ".join(f"{key} = {text[:80]!r}" for key, text in unconfirmed.items())
+        raise ConfigError(
+            f"{run_dir / CONFIG_NAME} names code, which going on would import and run: {shown}; if the run "
+            f"is yours, or you have read that code, say so with {TRUST_FLAG} or repeat the setting as a flag"
+        )
+
+
+def choose_trust_flags(run_dir: Path) -> tuple[str, ...]:
+    """Return the flags with which whoever began a run goes on with it: `TRUST_FLAG` if it names code."""
+    path = run_dir / CONFIG_NAME
+    return (TRUST_FLAG,) if path.is_file() and find_named_code(read_config(path)) else ()
+
+
+def _leave_out_flags(named: Mapping[str, str], provenance: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in named.items() if provenance.get(key) != "flag"}

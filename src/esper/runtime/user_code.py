@@ -1,8 +1,8 @@
 """A user's own classes by "package.module:Class": imported, called, and held to their contract.
 
-Only what a configuration or a command line names is imported. No entry point is looked up, and no checkpoint
-and no policy file names code. Whatever goes wrong becomes one `ConfigError` of one line; the user's own
-exception is its cause.
+Only what a configuration or a command line names is imported, and never from inside a run directory or a
+checkpoint. No entry point is looked up, and no checkpoint and no policy file names code. Whatever goes wrong
+becomes one `ConfigError` of one line; the user's own exception is its cause.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from esper.leyline import ConfigError, EsperError, TamiyoPolicy, suggest
+from esper.runtime.run_records import CONFIG_NAME, META_NAME
 from esper.simic import (
     RewardConfig,
     RewardTerm,
@@ -31,6 +33,8 @@ from esper.simic import (
 from esper.tamiyo import require_policy
 
 REFERENCE_FORM = "package.module:Class"
+_RUN_MARKS = ((META_NAME, CONFIG_NAME), ("MANIFEST.json", "state.json"))
+"""A folder with the files of one of these rows is a run or a checkpoint."""
 _MAX_LISTED = 12
 """Names that a message lists; of more only the nearest ones are worth reading."""
 _MAX_SHOWN = 300
@@ -65,11 +69,12 @@ def load_class(reference: str, *, what: str) -> type:
         what: The setting that holds it, for messages.
 
     Raises:
-        ConfigError: If the reference is malformed, there is no such module, importing it fails, or it holds
-            no such class.
+        ConfigError: If the reference is malformed, there is no such module, it lies inside a run directory,
+            importing it fails, or it holds no such class.
     """
     module_name, name = split_reference(reference, what=what)
     _make_folder_importable()
+    _refuse_code_of_a_run(module_name, f"{what} {reference!r}")
     module = _import_module(module_name, f"{what} {reference!r}")
     found: object = getattr(module, name, None)
     if isinstance(found, type):
@@ -134,6 +139,23 @@ def _make_folder_importable() -> None:
     if not sys.flags.safe_path and folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)
     importlib.invalidate_caches()  # a file may have been written after its folder was last searched
+
+
+def _refuse_code_of_a_run(name: str, where: str) -> None:
+    """Refuse a module that came with somebody's run or checkpoint, before anything of it is run."""
+    package = name.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(package)  # of a top-level name: imports nothing
+    except (ImportError, ValueError):
+        return  # importing it says why
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    for place in places:
+        for folder in () if place is None else Path(place).resolve().parents:
+            if any(all((folder / name).is_file() for name in marks) for marks in _RUN_MARKS):
+                raise ConfigError(
+                    f"{where}: {place} lies in {folder}, a run or checkpoint: code is never taken from "
+                    "there; read it, then copy it beside your configuration"
+                )
 
 
 def _import_module(name: str, where: str) -> ModuleType:

@@ -6,16 +6,18 @@ for each batch:
   2) host        this rank's rows: forward, loss, backward (seeds that affect the output learn here)
   3) incubate    each isolated seed's own bounded loss; the host is left bit-equal
   4) reduce      gradients over ranks (one process: missing ones become zeros by plan)
-  5) check, clip per group, then one optimiser step; a faulty group is skipped alone
+  5) check, clip per group, then one optimiser step; a faulty group is skipped alone, and what was bad first
+     is looked for once per epoch and group
 ```
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
+
+import torch
 
 from esper.data import Batch
 from esper.kasmina import (
@@ -30,6 +32,15 @@ from esper.kasmina import (
     untouched_statistics,
 )
 from esper.leyline import HostProbe, JsonValue, SlotOutcome
+from esper.tolaria.fault_origin import (
+    LARGEST_SOUND,
+    FaultOrigin,
+    compute_norm,
+    find_bad_name,
+    find_in_pass,
+    find_lasting,
+    is_sound,
+)
 from esper.tolaria.host_ranks import BatchShare
 from esper.tolaria.objectives import Objective
 from esper.tolaria.optimizers import GroupFlags, TopologyOptimizer
@@ -52,13 +63,17 @@ class SlotTotals:
     num_batches: int = 0
     num_skipped: int = 0
 
-    def outcome(self) -> SlotOutcome:
-        """Return the epoch's gradient facts."""
+    def outcome(self, *, is_sound: bool = True) -> SlotOutcome:
+        """Return the epoch's gradient facts.
+
+        Args:
+            is_sound: False if the seed holds a bad number that its gradients may not show.
+        """
         has_gradients = self.num_batches > 0
         return SlotOutcome(
             gradient_ratio=self.ratio / self.num_batches if has_gradients else None,
             gradient_norm=self.norm / self.num_batches if has_gradients else None,
-            has_finite_gradients=self.num_skipped == 0,
+            has_finite_gradients=is_sound and self.num_skipped == 0,
             num_skipped_batches=self.num_skipped,
         )
 
@@ -77,6 +92,8 @@ class EpochProgress:
     num_steps: int = 0
     num_skipped: int = 0
     slots: dict[str, SlotTotals] = field(default_factory=dict)
+    faults: dict[str, FaultOrigin] = field(default_factory=dict)
+    """Group ("host" or a slot) -> what was bad in its first skipped batch."""
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return plain data."""
@@ -92,6 +109,7 @@ class EpochProgress:
                 slot: [totals.ratio, totals.norm, totals.num_batches, totals.num_skipped]
                 for slot, totals in self.slots.items()
             },
+            "faults": {group: origin.to_json() for group, origin in self.faults.items()},
         }
 
     @staticmethod
@@ -103,8 +121,11 @@ class EpochProgress:
             slot: SlotTotals(ratio=ratio, norm=norm, num_batches=count, num_skipped=skipped)
             for slot, (ratio, norm, count, skipped) in saved.items()
         }
-        plain = {name: value for name, value in data.items() if name != "slots"}
-        return EpochProgress(slots=slots, **plain)  # type: ignore[arg-type]
+        origins = data.get("faults", {})
+        assert isinstance(origins, dict)
+        faults = {group: FaultOrigin.from_json(origin) for group, origin in origins.items()}
+        plain = {name: value for name, value in data.items() if name not in ("slots", "faults")}
+        return EpochProgress(slots=slots, faults=faults, **plain)  # type: ignore[arg-type]
 
 
 @final
@@ -164,10 +185,8 @@ class EpochRunner:
         assert verdict.loss is not None
         assert verdict.metric_sum is not None
         loss = float(verdict.loss)  # sync: one number per batch, together with the flags
-        if flags.is_host_faulty or HOST in verdict.faulty_ranks or not math.isfinite(loss):
-            for buffer, saved in zip(self._buffers, saved_buffers, strict=True):
-                buffer.copy_(saved)
-            progress.num_skipped += 1
+        if flags.is_host_faulty or HOST in verdict.faulty_ranks or not is_sound(loss):
+            self._withhold(batch, saved_buffers, flags, progress)
         else:
             optimizer.step()
             count = len(batch.targets)
@@ -175,6 +194,7 @@ class EpochRunner:
             progress.metric_sum += float(verdict.metric_sum)
             progress.num_items += count
         self._count_groups(flags, progress)
+        self._explain_seeds(flags, progress)
         model.forget_records()
         progress.batch += 1
 
@@ -194,7 +214,12 @@ class EpochRunner:
             self._incubate(slot, batch, share.weight)
         self._probe.after_backward(self._model, batch, progress.batch)
         metrics = self._objective.metrics(outputs.detach(), batch.targets)
-        return StepFlags(loss=part.detach(), metric_sum=metrics.sum())
+        return StepFlags(loss=self._spoil(part.detach()), metric_sum=metrics.sum())
+
+    def _spoil(self, loss: Tensor) -> Tensor:
+        """Return the loss, or NaN if a running statistic is bad: one number tells every rank of both."""
+        norm = compute_norm(self._buffers)
+        return loss if norm is None else torch.where(norm < LARGEST_SOUND, loss, torch.nan)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         model = self._model
@@ -205,6 +230,55 @@ class EpochRunner:
             else:
                 outputs = model(batch.inputs)
         return self._objective.loss(outputs, batch.targets), outputs
+
+    def _withhold(
+        self, batch: Batch, saved_buffers: Sequence[Tensor], flags: GroupFlags, progress: EpochProgress
+    ) -> None:
+        """Leave the network as it was before the batch, and find out once per epoch what was bad."""
+        statistic = find_bad_name(self._model.named_buffers()) if HOST not in progress.faults else None
+        for buffer, saved in zip(self._buffers, saved_buffers, strict=True):
+            buffer.copy_(saved)
+        progress.num_skipped += 1
+        if HOST not in progress.faults:
+            origin = self._explain_host(batch, flags, statistic)
+            progress.faults[HOST] = replace(origin, batch=progress.batch)
+
+    def _explain_host(self, batch: Batch, flags: GroupFlags, statistic: str | None) -> FaultOrigin:
+        lasting = find_lasting(self._model, self._optimizer)
+        alone = {slot.slot_id for slot in self._model.each_slot() if not slot.state.stage.affects_output}
+        for group, origin in lasting.items():
+            if group not in alone or self._model.incubation.is_in_graph:
+                return origin
+        losses: list[float] = []
+
+        def run() -> None:
+            with self._model.planned(_RECORDING), self._autocast.context():
+                outputs: Tensor = self._model.host(batch.inputs)
+            losses.append(float(self._objective.loss(outputs, batch.targets)))
+
+        with untouched_rng(batch.inputs.device), untouched_statistics(self._norms):
+            seen = find_in_pass(self._model, batch.inputs, run)
+        if seen is not None:
+            return seen
+        if not is_sound(losses[0]):
+            return FaultOrigin(place="loss", name="")
+        if flags.is_host_faulty:
+            return FaultOrigin(place="gradient", name=flags.host.faulty_name)
+        return (
+            FaultOrigin(place="statistic", name=statistic)
+            if statistic
+            else FaultOrigin(place="loss", name="")
+        )
+
+    def _explain_seeds(self, flags: GroupFlags, progress: EpochProgress) -> None:
+        """Say for each seed that was faulty without the host what was bad in it."""
+        bad = [slot for slot, flag in flags.seeds.items() if flag.is_faulty and slot not in progress.faults]
+        if not bad or flags.is_host_faulty:
+            return
+        lasting = find_lasting(self._model, self._optimizer)
+        for slot in bad:
+            gradient = FaultOrigin(place="gradient", name=flags.seeds[slot].faulty_name, slot=slot)
+            progress.faults[slot] = replace(lasting.get(slot, gradient), batch=progress.batch)
 
     def _incubate(self, slot: SeedSlot, batch: Batch, weight: float) -> None:
         incubation, seed = self._model.incubation, slot.seed

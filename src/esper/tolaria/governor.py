@@ -1,7 +1,7 @@
 """Vital signs to a verdict: is this host still worth training from here, or must it go back?
 
 ```
-non_finite           a loss is not finite, or too many updates were skipped
+non_finite           a loss or a number that stays is not finite, or too many updates were skipped
 diverged             the validation loss left its window for several intervals in a row,
                      or is a multiple of the best and worse than guessing
 collapsed_to_chance  a host that had learned answers as if it guessed
@@ -104,16 +104,19 @@ class Governor:
         self._strikes = 0
         self.rollback_count = 0
 
-    def judge(self, outcome: EpochOutcome, *, blamed_slot: str | None = None) -> Verdict:
+    def judge(
+        self, outcome: EpochOutcome, *, blamed_slot: str | None = None, lasting: str | None = None
+    ) -> Verdict:
         """Return the verdict on one interval.
 
         Args:
             outcome: Its numbers.
             blamed_slot: The slot whose seed would be culled (see `find_blamed`).
+            lasting: A moment, weight or statistic of what makes the output that is not finite.
         """
         loss = outcome.validation_loss
         for kind, reason in (
-            (VerdictKind.NON_FINITE, self._find_non_finite(outcome)),
+            (VerdictKind.NON_FINITE, self._find_non_finite(outcome) or lasting),
             (VerdictKind.COLLAPSED, self._find_collapse(loss)),
             (VerdictKind.DIVERGED, self._find_lost(loss)),
         ):
@@ -207,26 +210,32 @@ class Governor:
 
 
 def find_blamed(
-    slots: Sequence[SlotReport], outcome: EpochOutcome, overflowing: Collection[str]
+    slots: Sequence[SlotReport],
+    outcome: EpochOutcome,
+    overflowing: Collection[str],
+    found: Collection[str] = (),
 ) -> str | None:
     """Return the slot whose seed a rollback would cull, or None.
 
     Only seeds that blend or are on probation come into question: an isolated one leaves the host bit-equal, a
-    fossil stays. Of those, first one that the loss scaler blames, then the one with the most faulty batches
-    beyond the host's own (a faulty host makes every gradient faulty), then the one that began to blend last.
+    fossil stays. Of those, first one that the loss scaler blames, then one in which a bad number was found,
+    then the one with the most faulty batches beyond the host's own (a faulty host makes every gradient
+    faulty), then the one that began to blend last.
 
     Args:
         slots: Reports at the end of the interval.
         outcome: The interval's numbers.
         overflowing: Slots that the loss scaler blames.
+        found: Slots in which a bad number was found.
     """
 
-    def rank(report: SlotReport) -> tuple[bool, int, bool, int]:
+    def rank(report: SlotReport) -> tuple[bool, bool, int, bool, int]:
         measured = outcome.slots.get(report.slot)
         num_skipped = 0 if measured is None else measured.num_skipped_batches
         num_own = max(0, num_skipped - outcome.num_skipped_batches)
         is_blending = report.stage is SeedStage.BLENDING
-        return report.slot in overflowing, num_own, is_blending, -report.epochs_in_stage
+        known = report.slot in overflowing, report.slot in found
+        return *known, num_own, is_blending, -report.epochs_in_stage
 
     suspects = [slot for slot in slots if slot.stage in (SeedStage.BLENDING, SeedStage.PROBATIONARY)]
     return max(suspects, key=rank).slot if suspects else None

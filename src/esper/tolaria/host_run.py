@@ -16,7 +16,7 @@ It is handed decisions and never asks who made them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import final
@@ -26,16 +26,15 @@ from esper.leyline import (
     ActionResult,
     Budgets,
     Decision,
-    EpochCompleted,
     EpochOutcome,
     Event,
     GovernorGaveUpError,
+    HostError,
     JsonValue,
     Observation,
     SlotOutcome,
     TaskSpec,
     TrainingSignals,
-    UpdateSkipped,
     Verdict,
     derive_seed,
 )
@@ -44,7 +43,7 @@ from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.config import HostRunConfig
 from esper.tolaria.ending import remove_unkept
 from esper.tolaria.epoch import EpochProgress, StopCheck
-from esper.tolaria.governor import find_blamed
+from esper.tolaria.fault_origin import FaultOrigin, find_lasting
 from esper.tolaria.host_events import describe_rollback
 from esper.tolaria.host_ranks import HostRanks
 from esper.tolaria.measuring import SplitResult
@@ -52,9 +51,12 @@ from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
 from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import capture_state, is_finite, restore_state
 from esper.tolaria.steps import (
+    build_epoch_event,
+    build_skip_events,
     build_slot_events,
     charge_training,
     join_outcomes,
+    judge_interval,
     measure_slots,
     record_outcome,
     update_scores,
@@ -75,7 +77,8 @@ class HostRun:
         """Build the host and everything around it; nothing is trained yet.
 
         Raises:
-            HostError: If the host's growth points do not match its forward pass.
+            HostError: If the host's growth points do not match its forward pass, or one of its weights is not
+                finite: there would be no good state to go back to.
             ConfigError: If the device or precision is not available here.
         """
         self.task = task
@@ -93,6 +96,9 @@ class HostRun:
         self.event_count = 0
         """Decisions so far; part of the random path of seeds and never rolled back."""
         self.signals = TrainingSignals()
+        bad = find_lasting(self.bench.model, self.bench.optimizer)
+        if bad:
+            raise HostError(f"the host as built is not finite: {next(iter(bad.values())).describe()}")
         self.last_good: StateRecord = capture_state(self, with_last_good=False)
 
     # ------------------------------------------------------------------ what a policy sees
@@ -164,11 +170,11 @@ class HostRun:
         with self.bench.rng.installed():
             if not self._train(should_stop):
                 return None
-            outcome = self._measure(time.monotonic() - started)
-            blamed = find_blamed(self.bench.model.reports(), outcome, self.bench.scaler.blamed)
-            self.verdict = self.ranks.agree(self.bench.governor.judge(outcome, blamed_slot=blamed))
+            lasting = find_lasting(self.bench.model, self.bench.optimizer)
+            outcome = self._measure(time.monotonic() - started, lasting)
+            self.verdict = self.ranks.agree(judge_interval(self.bench, self.progress, outcome, lasting))
             if self.verdict.is_failure:
-                self._roll_back()
+                self._roll_back(outcome)
                 return outcome
             self._tick(outcome)
         return outcome
@@ -210,12 +216,15 @@ class HostRun:
         self.ranks.settle("epoch", partial(describe_shared, self))
         return True
 
-    def _measure(self, seconds: float) -> EpochOutcome:
+    def _measure(self, seconds: float, lasting: Mapping[str, FaultOrigin]) -> EpochOutcome:
         bench, progress = self.bench, self.progress
         charge_training(bench.ledger, bench.model, bench.batches.num_items)
         validation = bench.evaluator.evaluate(bench.model, *bench.validation)
         bench.ledger.charge("validation", None, bench.model.forward_flops * validation.num_items)
-        trained = {slot_id: totals.outcome() for slot_id, totals in progress.slots.items()}
+        trained = {
+            slot_id: totals.outcome(is_sound=slot_id not in lasting)
+            for slot_id, totals in progress.slots.items()
+        }
         measured: dict[str, SlotOutcome] = {}
         if (self.epoch + 1) % self.config.measuring.counterfactual_every == 0:
             measured, bill = measure_slots(
@@ -254,7 +263,13 @@ class HostRun:
             record_outcome(
                 slot, outcome.slots.get(slot.slot_id), metric=outcome.metric, gate_metric=gate_metric
             )
-        self.emit(self._epoch_events(outcome))
+        self.emit(
+            [
+                build_epoch_event(bench.model, bench.ledger, outcome),
+                *build_slot_events(bench.model, outcome.slots, outcome.epoch),
+                *build_skip_events(self.progress, outcome),
+            ]
+        )
         self.epoch += 1
         self.progress = EpochProgress()
         self.emit(bench.model.tick(self.clock))
@@ -266,8 +281,9 @@ class HostRun:
             # A seed that nothing depends on can go bad without a sign in the host's numbers.
             self.last_good = record if is_finite(record) else self.last_good
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, outcome: EpochOutcome) -> None:
         bench, verdict = self.bench, self.verdict
+        self.emit(build_skip_events(self.progress, outcome))
         is_terminal = self.config.on_failure == "terminate"
         count = bench.governor.count_rollback()
         if count > self.config.governor.max_rollbacks and not is_terminal:
@@ -311,33 +327,6 @@ class HostRun:
             min_cull_age_epochs=life.min_cull_age_epochs,
             is_sequential=life.is_sequential,
         )
-
-    def _epoch_events(self, outcome: EpochOutcome) -> list[Event]:
-        events: list[Event] = [
-            EpochCompleted(
-                epoch=outcome.epoch,
-                train_loss=outcome.train_loss,
-                validation_loss=outcome.validation_loss,
-                metric=outcome.metric,
-                raw_metrics=outcome.raw_metrics,
-                learning_rate=outcome.learning_rate,
-                host_gradient_norm=outcome.host_gradient_norm,
-                total_params=self.bench.model.num_params,
-                flops=self.bench.ledger.totals(),
-                num_skipped_batches=outcome.num_skipped_batches,
-                seconds=outcome.seconds,
-            )
-        ]
-        events += build_slot_events(self.bench.model, outcome.slots, outcome.epoch)
-        skipped = {"host": outcome.num_skipped_batches} | {
-            slot_id: slot.num_skipped_batches for slot_id, slot in outcome.slots.items()
-        }
-        events += [
-            UpdateSkipped(epoch=outcome.epoch, group=group, num_batches=count)
-            for group, count in skipped.items()
-            if count
-        ]
-        return events
 
     def emit(self, events: Sequence[Event]) -> None:
         """Send events on, marked with this run's instance."""

@@ -7,6 +7,7 @@ plain data lists owners, groups and names, and all must match in both directions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -267,3 +268,17 @@ def _read_groups(listed: JsonValue) -> dict[str, list[str]]:
                     f"saved optimiser group {entry!r}: expected [name, [parameter names]]"
                 )
     return groups
+
+
+def find_faulty(norm: float, gradients: Mapping[str, Tensor]) -> str:
+    """Return the first name with a NaN or infinity, else the one that holds the largest number.
+
+    Args:
+        norm: Of all of them; empty is returned if it is finite.
+        gradients: By name.
+    """
+    if math.isfinite(norm):
+        return ""
+    largest = {name: float(gradient.abs().max()) for name, gradient in gradients.items()}
+    bad = (name for name, value in largest.items() if not math.isfinite(value))
+    return next(bad, max(largest, key=lambda name: largest[name]))

@@ -30,6 +30,7 @@ from esper.tolaria.optimizer_state import (
     collect_tensors,
     describe_groups,
     describe_owners,
+    find_faulty,
     group_prefix,
     read_owners,
     select_trainable,
@@ -103,6 +104,8 @@ class GroupFlag:
     rms: float
     """norm / sqrt(number of values)."""
     has_gradient: bool
+    faulty_name: str = ""
+    """Of a faulty gradient: the first parameter with such a number, else the one with the largest."""
 
     @property
     def is_faulty(self) -> bool:
@@ -376,8 +379,9 @@ class TopologyOptimizer:
         return self._owners[slot]
 
     def _flag(self, name: str, norm: float) -> GroupFlag:
-        sizes = [p.numel() for p in self._owners[name].parameters.values() if p.grad is not None]
-        return GroupFlag(norm=norm, rms=norm / math.sqrt(max(1, sum(sizes))), has_gradient=bool(sizes))
+        named = {key: p.grad for key, p in self._owners[name].parameters.items() if p.grad is not None}
+        rms = norm / math.sqrt(max(1, sum(gradient.numel() for gradient in named.values())))
+        return GroupFlag(norm=norm, rms=rms, has_gradient=bool(named), faulty_name=find_faulty(norm, named))
 
     def _clip(self, name: str, flag: GroupFlag, norm: Tensor | None, *, should_drop: bool) -> None:
         parameters = self._owners[name].parameters.values()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
-from esper.leyline import ForeignCheckpointError, JsonValue, TrainingSignals
+from esper.leyline import EsperError, ForeignCheckpointError, JsonValue, TrainingSignals
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.epoch import EpochProgress
 from esper.tolaria.parts import Workbench
@@ -84,8 +84,26 @@ def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) ->
         keep_counters: True for a rollback: what may never run backwards stays as it is.
 
     Raises:
-        ForeignCheckpointError: If slots, tensor names or shapes do not fit.
+        ForeignCheckpointError: If slots, tensor names or shapes do not fit, or any part is malformed.
     """
+    try:
+        _restore_parts(run, record, keep_counters=keep_counters)
+    except EsperError:
+        raise
+    # Whatever stands in a file whose hashes fit may come from somebody else.
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise ForeignCheckpointError(f"the saved state is malformed: {type(e).__name__}: {e}") from e
+
+
+def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -> None:
     bench, state = run.bench, record.state
     missing = [name for name in ("epoch", "event_count", "is_terminated") if name not in state]
     if missing:
@@ -102,14 +120,16 @@ def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) ->
     bench.scaler.load(_mapping(state, "scaler"))
     bench.tracker.restore(_mapping(state, "tracker"))
     bench.governor.restore(_mapping(state, "governor"), keep_rollback_count=keep_counters)
-    run.epoch = int(str(state["epoch"]))
-    run.progress = EpochProgress.from_dict(_mapping(state, "progress"))
-    run.signals = _signals_from_dict(_mapping(state, "signals"))
+    run.epoch = _count(state, "epoch")
+    run.progress = EpochProgress.from_dict(_numbers(_mapping(state, "progress"), EpochProgress().to_dict()))
+    run.signals = _signals_from_dict(
+        _numbers(_mapping(state, "signals"), _signals_to_dict(TrainingSignals()))
+    )
     if keep_counters:
         return
     bench.ledger.restore(_mapping(state, "ledger"))
-    run.event_count = int(str(state["event_count"]))
-    run.is_terminated = bool(state["is_terminated"])
+    run.event_count = _count(state, "event_count")
+    run.is_terminated = state["is_terminated"] is True
     if "last_good" in state:
         saved = {
             name.removeprefix(_LAST_GOOD): tensor
@@ -128,6 +148,44 @@ def _mapping(state: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         raise ForeignCheckpointError(f"saved state lacks the object {name!r}")
     return value
+
+
+def _count(state: dict[str, JsonValue], name: str) -> int:
+    value = state[name]
+    if type(value) is not int or value < 0:
+        raise ForeignCheckpointError(f"saved {name} is {value!r}: expected a whole number >= 0")
+    return value
+
+
+def _numbers(data: dict[str, JsonValue], pattern: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return the data if each field is of the pattern's kind: truth value, number or None, container."""
+    for name, like in pattern.items():
+        value = data.get(name, like)
+        if isinstance(like, bool):
+            fits = isinstance(value, bool)
+        elif isinstance(like, list | dict):
+            fits = isinstance(value, type(like)) and all(map(_is_plain, _leaves(value)))
+        else:
+            fits = _is_number(value)
+        if not fits:
+            raise ForeignCheckpointError(
+                f"saved {name} is {str(value)[:80]!r}: expected the kind of {like!r}"
+            )
+    return data
+
+
+def _leaves(value: JsonValue) -> list[JsonValue]:
+    """Return what a list or object holds, two levels deep."""
+    items = list(value.values()) if isinstance(value, dict) else list(value)  # type: ignore[arg-type]
+    return [leaf for item in items for leaf in (item if isinstance(item, list) else [item])]
+
+
+def _is_number(value: JsonValue) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_plain(value: JsonValue) -> bool:
+    return _is_number(value) or isinstance(value, str)
 
 
 def _signals_to_dict(signals: TrainingSignals) -> dict[str, JsonValue]:

@@ -10,9 +10,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.kasmina import MorphogeneticModel, SeedSlot
-from esper.leyline import Event, SeedStage, SlotMeasured, SlotOutcome
+from esper.leyline import (
+    EpochCompleted,
+    EpochOutcome,
+    Event,
+    SeedStage,
+    SlotMeasured,
+    SlotOutcome,
+    UpdateSkipped,
+    Verdict,
+)
+from esper.tolaria.epoch import EpochProgress
+from esper.tolaria.fault_origin import FaultOrigin
+from esper.tolaria.governor import find_blamed
 from esper.tolaria.ledger import FlopsLedger, train_flops
 from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
+from esper.tolaria.parts import Workbench
+from esper.tolaria.reducer import HOST
 from esper.tolaria.scores import Scorer
 
 if TYPE_CHECKING:
@@ -44,7 +58,7 @@ def measure_slots(
     calibration: Tensor,
     items: tuple[Tensor, Tensor],
 ) -> tuple[dict[str, SlotOutcome], MeasuringBill]:
-    """Measure every seed that can be measured.
+    """Measure every seed that can be measured; what comes out as not finite is no measurement.
 
     Returns:
         Outcomes by slot (contribution or shadow gain), and the FLOPs it took.
@@ -56,7 +70,9 @@ def measure_slots(
     outcomes = {}
     for setting, difference in zip(settings, differences, strict=True):
         state = model.slot(setting.slot).state
-        if setting.alpha > 0.0:
+        if not bool(difference.isfinite().all()):
+            outcomes[setting.slot] = SlotOutcome()  # A broken pass measures nothing, and could not be saved.
+        elif setting.alpha > 0.0:
             outcomes[setting.slot] = SlotOutcome(shadow_gain=estimate_mean(-difference))
         else:
             pooled = pool.add(setting.slot, str(state.seed_id), state.stage, difference)
@@ -167,3 +183,75 @@ def build_slot_events(
             )
         )
     return events
+
+
+def build_epoch_event(
+    model: MorphogeneticModel, ledger: FlopsLedger, outcome: EpochOutcome
+) -> EpochCompleted:
+    """Return the event of an interval that ended well."""
+    return EpochCompleted(
+        epoch=outcome.epoch,
+        train_loss=outcome.train_loss,
+        validation_loss=outcome.validation_loss,
+        metric=outcome.metric,
+        raw_metrics=outcome.raw_metrics,
+        learning_rate=outcome.learning_rate,
+        host_gradient_norm=outcome.host_gradient_norm,
+        total_params=model.num_params,
+        flops=ledger.totals(),
+        num_skipped_batches=outcome.num_skipped_batches,
+        seconds=outcome.seconds,
+    )
+
+
+def build_skip_events(progress: EpochProgress, outcome: EpochOutcome) -> list[Event]:
+    """Return one `UpdateSkipped` per group that was skipped, or in which a bad number was found."""
+    skipped = {HOST: outcome.num_skipped_batches} | {
+        slot_id: slot.num_skipped_batches for slot_id, slot in outcome.slots.items()
+    }
+    events: list[Event] = []
+    for group, count in skipped.items():
+        origin = progress.faults.get(group)
+        if origin is not None:
+            events.append(
+                UpdateSkipped(
+                    epoch=outcome.epoch,
+                    group=group,
+                    num_batches=count,
+                    batch=origin.batch,
+                    place=origin.place,
+                    name=origin.name,
+                    slot=origin.slot,
+                )
+            )
+        elif count:
+            events.append(UpdateSkipped(epoch=outcome.epoch, group=group, num_batches=count))
+    return events
+
+
+def judge_interval(
+    bench: Workbench, progress: EpochProgress, outcome: EpochOutcome, lasting: Mapping[str, FaultOrigin]
+) -> Verdict:
+    """Ask the governor, tell it what was found bad, and let its reason name that.
+
+    Args:
+        bench: The run's parts.
+        progress: The interval's; what is bad after it is added to its faults.
+        outcome: The interval's numbers.
+        lasting: Group -> what is bad now and would be in every batch to come.
+    """
+    for group, origin in lasting.items():
+        progress.faults.setdefault(group, origin)
+    reports = bench.model.reports()
+    harmful = {HOST, *(report.slot for report in reports if report.stage.affects_output)}
+    harm = next((origin for group, origin in lasting.items() if group in harmful), None)
+    found = {origin.slot for origin in progress.faults.values() if origin.slot is not None}
+    verdict = bench.governor.judge(
+        outcome,
+        blamed_slot=find_blamed(reports, outcome, bench.scaler.blamed, found),
+        lasting=None if harm is None else f"not finite: {harm.describe()}",
+    )
+    first = progress.faults.get(HOST)
+    if not verdict.is_failure or first is None or first.describe() in verdict.reason:
+        return verdict
+    return replace(verdict, reason=f"{verdict.reason}; bad first: {first.describe()}")

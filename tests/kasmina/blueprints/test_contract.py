@@ -124,6 +124,7 @@ def test_every_builtin_blueprint_is_covered() -> None:
     assert {name for name, _ in CASES} == set(REGISTRY.ids)
 
 
+@pytest.mark.battery("T50")
 @pytest.mark.parametrize(
     ("build", "count", "reason"),
     [

@@ -164,6 +164,7 @@ class _LateWeights(nn.Module):
         return out
 
 
+@pytest.mark.battery("T50")
 def test_weights_that_do_not_follow_the_seed_are_found_behind_a_delta_of_zero() -> None:
     ambient = torch.Generator().manual_seed(1)
     sick = _make_blueprint(build=lambda spec: _LateWeights(ambient), count_params=lambda spec: 144)

@@ -226,8 +226,10 @@ def test_a_panic_of_one_ranks_governor_rolls_all_ranks_back_to_the_same_place(tm
             [Verdict(kind=VerdictKind.DIVERGED, reason="lost", blamed_slot="block1")],
         )
 
-        def panic(outcome: EpochOutcome, *, blamed_slot: str | None = None) -> Verdict:
-            healthy = judge(outcome, blamed_slot=blamed_slot)
+        def panic(
+            outcome: EpochOutcome, *, blamed_slot: str | None = None, lasting: str | None = None
+        ) -> Verdict:
+            healthy = judge(outcome, blamed_slot=blamed_slot, lasting=lasting)
             return panics.pop() if copy.run.epoch == 3 and panics else healthy
 
         if copy.rank == 1:
