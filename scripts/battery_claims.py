@@ -85,7 +85,6 @@ T50 P  blueprints that lie or come from where they should not: refused before tr
 """One claim a line: id, tiers, what is done and what then holds."""
 _GAPS: Mapping[str, str] = MappingProxyType(
     {
-        "T15": "checkpoints are not saved in the background",
         "T28": "needs two GPUs or more",
         "T40": _DASHBOARD,
         "T49": _DASHBOARD,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +25,7 @@ def build_hub(
     environ: Mapping[str, str],
     directory: Path | None = None,
     rank: int = 0,
+    watchers: Sequence[OutputBackend] = (),
 ) -> EventHub:
     """Build the hub of one process; a directory that holds events already is continued.
 
@@ -38,6 +39,7 @@ def build_hub(
         environ: Environment variables: NO_COLOR, CI and TERM are read.
         directory: The run's directory; None writes no files.
         rank: This process; only rank 0 shows progress.
+        watchers: Further backends; they see every event after it was written.
 
     Raises:
         RunDirectoryError: If the directory is missing, cannot be written, or belongs to another run.
@@ -67,4 +69,5 @@ def build_hub(
         console = build_console(config.progress, stream=stream, environ=environ, is_quiet=config.is_quiet)
         if console is not None:
             backends.append(BufferedBackend(console, capacity=config.buffer_records))
+    backends += watchers
     return EventHub(backends, run_id, attempt=attempt, rank=rank, first_seq=first_seq)

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.data import DeviceCache, TaskData
-from esper.kasmina import CNNHost, CNNHostConfig, MLPHost, MLPHostConfig, build_seeded, builtin_registry
+from esper.data import Batch, DeviceCache, TaskData
+from esper.kasmina import (
+    CNNHost,
+    CNNHostConfig,
+    MLPHost,
+    MLPHostConfig,
+    MorphogeneticModel,
+    build_seeded,
+    builtin_registry,
+)
 from esper.leyline import (
     ConfigError,
     EventSink,
     HostError,
+    HostProbe,
     Layout,
+    NullProbe,
     NullSink,
     TamiyoPolicy,
     TaskSpec,
@@ -114,6 +124,7 @@ def assemble(
     cache: DeviceCache | None = None,
     instance: int = 0,
     ranks: HostRanks | None = None,
+    probe: HostProbe[MorphogeneticModel, Batch] | None = None,
 ) -> Assembly:
     """Build everything that one experiment needs.
 
@@ -124,6 +135,7 @@ def assemble(
         cache: Owner of the data on the device; None makes one for this run.
         instance: Id of the host run; with the seed it fixes every random stream.
         ranks: Copies of the host in other processes; None = there are none.
+        probe: What sees model and gradients of every batch; None = nothing.
 
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
@@ -145,6 +157,7 @@ def assemble(
         blueprints=config.blueprints,
         slots=config.slots,
         sink=NullSink() if sink is None else sink,
+        probe=NullProbe() if probe is None else probe,
         augment=choose_augmentation(config.task),
         read_memory=partial(available_memory, device),
         ranks=OneRank() if ranks is None else ranks,

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, final
@@ -32,6 +32,8 @@ from esper.nissa import build_hub
 from esper.runtime.config_file import leaf_values, render_config
 from esper.runtime.disk_estimate import check_training_disk
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_plan import FaultPlan
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.imitating import check_teachers, describe_imitation, start_by_imitation
 from esper.runtime.life_sharing import share_lives
 from esper.runtime.rank_records import join_reports, pack_record, pack_report, unpack_record
@@ -67,6 +69,8 @@ class TrainingRequest:
     is_resumed: bool = False
     argv: tuple[str, ...] = ()
     """Command line, for the record."""
+    points: FaultPoints = field(default_factory=lambda: FaultPoints(FaultPlan()))
+    """Where a drill may strike in this process."""
 
     @property
     def origin(self) -> RunOrigin:
@@ -102,7 +106,12 @@ def train_policy(
         origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed)
         run_dir = default_run_path(RUNS_ROOT, origin, datetime.now())
     request = TrainingRequest(
-        config=config, run_dir=run_dir, provenance=provenance, is_resumed=resume, argv=tuple(argv)
+        config=config,
+        run_dir=run_dir,
+        provenance=provenance,
+        is_resumed=resume,
+        argv=tuple(argv),
+        points=FaultPoints(FaultPlan.from_environ(os.environ)),
     )
     result = train_among_ranks(request, LoneRank())
     assert result is not None, "rank 0 writes the results"
@@ -122,7 +131,7 @@ def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult 
     config = request.config
     limit = TimeLimit(config.checkpoint.max_hours)
     refuse_other_settings(config, ranks)
-    assembly = assemble_training(config, ranks)
+    assembly = assemble_training(config, ranks, request.points)
     check_teachers(config)
     with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
         return _Training(request, assembly, ranks, record, RunStop(signals, limit)).run()
@@ -163,10 +172,19 @@ def _open_record(
             stream=sys.stderr,
             environ=os.environ,
             directory=folder.path,
+            watchers=request.points.backends,
         )
         try:
             size = ranks.collective.world_size
-            record = WrittenRecord(config, assembly, folder, hub, world_size=size, notices=notices)
+            record = WrittenRecord(
+                config,
+                assembly,
+                folder,
+                hub,
+                world_size=size,
+                notices=(*notices, *request.points.notices),
+                file_ops=request.points.file_ops,
+            )
             try:
                 yield record
             finally:
@@ -221,7 +239,7 @@ class _Training:
                 self._assembly.pace.go_on()
             self._meet_hosts()
             self._ranks.enter("rollout", trainer.round)
-            report = trainer.run_round(self._should_pause)
+            report = trainer.run_round(self._request.points.ask(self._should_pause))
             if report is None:  # all ranks stand at the same step, and agree above on why
                 continue
             self._tell(report)

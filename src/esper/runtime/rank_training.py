@@ -21,6 +21,7 @@ import torch
 from esper.leyline import ConfigError
 from esper.runtime.devices import resolve_device
 from esper.runtime.fault_plan import FaultPlan
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.launching import find_newest_place, set_aside
 from esper.runtime.policy_run import TrainingRequest
 from esper.runtime.ranks import (
@@ -63,12 +64,13 @@ def train_as_rank(
         log(f"not restarted: rank {verdict.rank} left with code {verdict.code}: {verdict.reason}")
         exit_process(verdict.code)
         return None
+    plan = FaultPlan.from_environ(os.environ, rank=environment.rank)
     heartbeat = Heartbeat(
         folder,
         rank=environment.rank,
         session=environment.session,
         every_s=request.config.distributed.heartbeat_every_s,
-        faults=FaultPlan.from_environ(os.environ, rank=environment.rank),
+        faults=plan,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def train_as_rank(
         ) as group:
             config = request.config
             config = replace(config, host=replace(config.host, device=str(device)))
-            return train(replace(request, config=config), group)
+            return train(replace(request, config=config, points=FaultPoints(plan)), group)
     except BaseException as error:  # noqa: BLE001 - nothing may unwind into groups that block
         leave(
             error,

@@ -35,6 +35,8 @@ from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.disk_estimate import check_disk
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_plan import FaultPlan
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.policies import find_policy
 from esper.runtime.resuming import refuse_changes, refuse_other_size, restore_assembly
 from esper.runtime.run_attempt import HeldRun, StopQuestion, settle_policy
@@ -132,9 +134,9 @@ def run_experiment(
     if is_dry_run:
         find_policy(config.policy, config, seed=config.seed, is_greedy=False)  # refused before, too
         return _run_unwritten(_shorten(config))
-    sink = LateSink()
-    assembly = assemble(config, sink)
-    notices += check_disk(config, assembly, run_dir)
+    sink, points = LateSink(), FaultPoints(FaultPlan.from_environ(os.environ))
+    assembly = assemble(config, sink, probe=points.probe)
+    notices += (*check_disk(config, assembly, run_dir), *points.notices)
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
     if resume:
         if run_dir is None:
@@ -145,7 +147,7 @@ def run_experiment(
         path = default_run_path(RUNS_ROOT, origin, datetime.now()) if run_dir is None else run_dir
         folder = RunFolder.create(path, config_text=render_config(config, provenance), origin=origin)
     with folder, StopSignal() as signals:
-        held = HeldRun(config, assembly, folder)
+        held = HeldRun(config, assembly, folder, points)
         return run_in_folder(held, sink, RunStop(signals, limit), notices, is_resumed=resume)
 
 
@@ -168,6 +170,7 @@ def run_in_folder(
         stream=sys.stderr,
         environ=os.environ,
         directory=folder.path,
+        watchers=held.points.backends,
     )
     sink.target = hub
     try:
@@ -187,8 +190,13 @@ class _WrittenRun:
         self._folder, self._hub = held.folder, hub
         self._num_ranks, self._pass_on = held.num_ranks, held.pass_on
         self._loaded_name = ""
+        self._points = held.points
         self._saver = RunSaver(
-            held.folder.checkpoints_path, hub, held.config.checkpoint, kind=CHECKPOINT_KIND
+            held.folder.checkpoints_path,
+            hub,
+            held.config.checkpoint,
+            kind=CHECKPOINT_KIND,
+            file_ops=held.points.file_ops,
         )
 
     def run(self, stop: StopQuestion, notices: Sequence[str], *, is_resumed: bool) -> ExperimentResult:
@@ -237,7 +245,7 @@ class _WrittenRun:
             if not stop():
                 if host_run.progress.batch == 0:
                     host_run.apply(policy.decide(host_run.observe()))
-                outcome = host_run.train_epoch(stop.pauses)
+                outcome = host_run.train_epoch(self._points.ask(stop.pauses))
             if stop() and not host_run.is_finished:
                 self._leave(stop)
             is_due = outcome is not None and every > 0 and host_run.epoch % every == 0

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, final
 from esper.leyline import InterruptedRunError
 from esper.runtime.assemble import Assembly
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.policies import SCORES_NOTICE, add_scores, lacks_scores, resolve_auto
 from esper.runtime.run_folder import RunFolder
 from esper.tolaria import StateRecord
@@ -73,6 +74,8 @@ class HeldRun(NamedTuple):
     assembly: Assembly
     folder: RunFolder
     """Held."""
+    points: FaultPoints
+    """Where a drill may strike."""
     num_ranks: int = 1
     """Processes that share the host."""
     pass_on: Callable[[StateRecord, str], None] = _keep

@@ -30,6 +30,7 @@ from esper.tolaria import (
     checkpoint_name,
     detach_record,
 )
+from esper.tolaria.checkpoint import FileOps
 
 
 @final
@@ -71,7 +72,15 @@ class RunSaver:
         saver.save_later(Place(epoch=5), lambda: Snapshot(run.state(), run.topology_hash()))
     """
 
-    def __init__(self, root: Path, hub: EventHub, config: CheckpointConfig, *, kind: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        hub: EventHub,
+        config: CheckpointConfig,
+        *,
+        kind: str,
+        file_ops: FileOps | None = None,
+    ) -> None:
         """Prepare; nothing is read or written yet.
 
         Args:
@@ -80,10 +89,13 @@ class RunSaver:
                 of its log.
             config: How many are kept, and whether training waits for them.
             kind: What is saved, as the store demands.
+            file_ops: Through which everything is written; None lets every call through.
         """
         self._hub = hub
         self._is_asynchronous = config.is_asynchronous
-        self._store = CheckpointStore(root, kind=kind, esper_version=version("esper-lite"), keep=config.keep)
+        self._store = CheckpointStore(
+            root, kind=kind, esper_version=version("esper-lite"), keep=config.keep, file_ops=file_ops
+        )
         self._writer = BackgroundWriter(self._store)
         self._num_failures = 0
         self._settled: str | None = None

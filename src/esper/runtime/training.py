@@ -11,6 +11,7 @@ from esper.leyline import Collective, ConfigError, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
@@ -53,12 +54,15 @@ class TrainingAssembly:
     """Numbers of this rank's environments."""
 
 
-def assemble_training(config: ExperimentConfig, ranks: Ranks) -> TrainingAssembly:
+def assemble_training(
+    config: ExperimentConfig, ranks: Ranks, points: FaultPoints | None = None
+) -> TrainingAssembly:
     """Build everything that one rank needs to train a policy together with the others.
 
     Args:
         config: The same on all ranks, but for the device.
         ranks: Of this training.
+        points: Where a drill may strike; None = nowhere.
 
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
@@ -73,13 +77,14 @@ def assemble_training(config: ExperimentConfig, ranks: Ranks) -> TrainingAssembl
     network = build_network(network_config, env.layout, seed=config.seed)
     device = resolve_device(config.host.device)
     network.to(device)
+    reduce_gradients = ranks.reduce_gradients if points is None else points.reduce(ranks.reduce_gradients)
     learner = PPOLearner(
         LearnerParts(
             network=network,
             config=config.training,
             seed=derive_seed(config.seed, "learner"),
             collective=ranks.collective,
-            reduce_gradients=ranks.reduce_gradients,
+            reduce_gradients=reduce_gradients,
         )
     )
     num_steps = horizon if config.training.rollout.num_steps is None else config.training.rollout.num_steps

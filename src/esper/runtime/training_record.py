@@ -36,6 +36,7 @@ from esper.runtime.training import TrainingAssembly, count_parameters
 from esper.simic import RoundReport, join_rows
 from esper.tamiyo import save_policy
 from esper.tolaria import StateRecord
+from esper.tolaria.checkpoint import FileOps
 
 CHECKPOINT_KIND = "policy-training"
 RESULT_NAME = "training.json"
@@ -144,6 +145,7 @@ class WrittenRecord:
         *,
         world_size: int,
         notices: Sequence[str] = (),
+        file_ops: FileOps | None = None,
     ) -> None:
         """Bind them; nothing is written yet.
 
@@ -154,12 +156,15 @@ class WrittenRecord:
             hub: Where events go.
             world_size: Number of ranks.
             notices: For a person, told at the start.
+            file_ops: Through which checkpoints are written; None lets every call through.
         """
         self._config, self._assembly = config, assembly
         self._folder, self._hub = folder, hub
         self._trainer, self._world_size = assembly.trainer, world_size
         self._notices = (*config.training.notices, *notices)
-        self._saver = RunSaver(folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND)
+        self._saver = RunSaver(
+            folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND, file_ops=file_ops
+        )
         self._topology_hash = canonical_hash(
             {name: list(x.shape) for name, x in assembly.network.state_dict().items()}
         )

@@ -80,15 +80,17 @@ class HostTraining:
                 enter=group.enter,
                 is_ordered=request.config.training.is_sum_ordered,
             )
-            assembly = assemble(settled.config, sink, ranks=copies)
+            assembly = assemble(settled.config, sink, ranks=copies, probe=request.points.probe)
             result = None
             notices = settled.notices + check_disk(settled.config, assembly, request.run_dir)
+            notices += request.points.notices
             if group.collective.rank == 0:
                 with self._open_folder(request, settled) as folder:
                     held = HeldRun(
                         settled.config,
                         assembly,
                         folder,
+                        request.points,
                         num_ranks=group.collective.world_size,
                         pass_on=_Sender(group.channel),
                     )
