@@ -94,6 +94,14 @@ def test_one_number_of_one_gradient_is_spoilt_in_the_batch_that_was_named(
     assert [loss for loss in losses[2] if loss] != [loss for loss in losses[3] if loss]
 
 
+def test_any_other_fault_happens_between_a_backward_pass_and_its_step(
+    tmp_path: Path, order: pytest.MonkeyPatch
+) -> None:
+    order.setenv("FAULTS", "exception@seed=host,step=1,batch=1")
+    with pytest.raises(InjectedFaultError):
+        run_experiment(tiny("never", epochs=2), run_dir=tmp_path / "run", provenance={})
+
+
 @pytest.mark.slow
 def test_an_exception_in_an_update_ends_a_training_as_a_program_error_does(
     tmp_path: Path, order: pytest.MonkeyPatch

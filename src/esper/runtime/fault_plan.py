@@ -30,16 +30,17 @@ POINTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "phase": ("phase", "step"),
         "collective": ("operation", "phase", "step"),
-        "boundary": (),
+        "boundary": ("step",),
         "file": ("operation",),
         "event": ("event", "step", "slot"),
         "gradient": ("seed", "step", "batch"),
-        "minibatch": (),
+        "minibatch": ("step",),
     }
 )
 """Point -> what it tells about itself: a rank begins a phase or enters an exchange; a loop asks whether it
 should stop; before a file operation of a save; after an event was written; gradients of a host's batch are
-there; gradients of a policy's minibatch are there."""
+there; gradients of a policy's minibatch are there. A step is an epoch of
+a host or a round of a training: as many as are finished."""
 
 _TEXTS = ("point", "phase", "operation", "event", "slot", "seed")
 _NUMBERS: Mapping[str, tuple[int, int]] = MappingProxyType(
@@ -75,6 +76,8 @@ KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Kind -> what can be said about it beyond where it happens. `stop` is SIGSTOP, `gil` a call that lets no
 other thread run; without seconds it and `sleep` last for a day."""
+TENSOR_KINDS = ("nan", "bitflip")
+"""Kinds that are carried out by whoever holds the tensors."""
 _ONLY_AT: Mapping[str, str] = MappingProxyType({"nan": "gradient", "bitflip": "gradient", "io-error": "file"})
 _SIGNALS: Mapping[str, signal.Signals] = MappingProxyType(
     {

@@ -18,7 +18,7 @@ from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
 from esper.leyline import EpochOutcome, HostProbe, NullProbe
 from esper.nissa import OutputBackend, Record
-from esper.runtime.fault_plan import Fault, FaultPlan
+from esper.runtime.fault_plan import TENSOR_KINDS, Fault, FaultPlan, cause
 from esper.tolaria.checkpoint import FileOps
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class FaultPoints:
             return should_stop
 
         def ask() -> bool:
-            self._plan.reach("boundary")
+            self._plan.reach("boundary", step=self._progress.step)
             return should_stop()
 
         return ask
@@ -91,7 +91,7 @@ class FaultPoints:
             return reduce_gradients
 
         def reduce(parameters: Sequence[nn.Parameter]) -> None:
-            self._plan.reach("minibatch")
+            self._plan.reach("minibatch", step=self._progress.step)
             reduce_gradients(parameters)
 
         return reduce
@@ -144,7 +144,10 @@ class _GradientPoint:
         }
         for seed, module in owners.items():
             for fault in self._plan.take("gradient", seed=seed, step=self._progress.step, batch=batch_index):
-                spoil(fault, module)
+                if fault.kind in TENSOR_KINDS:
+                    spoil(fault, module)
+                else:
+                    cause(fault)
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
         """Do nothing."""

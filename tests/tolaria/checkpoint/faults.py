@@ -100,13 +100,43 @@ def run_program(function: str, *arguments: object) -> subprocess.Popen[str]:
     text = f"import sys; sys.path.insert(0, {str(tests)!r}); from tolaria.checkpoint import faults; "
     text += f"faults.{function}(*sys.argv[1:])"
     command = [sys.executable, "-c", text, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def save_and_die(root: str, epoch: str, at: str) -> None:
     """Save one epoch and die at the given file operation; exit 0 when there are fewer operations."""
     store = build_store(Path(root), before=FailAt(int(at), fault=die))
     store.save(checkpoint_name(int(epoch), 0), build_record(int(epoch)), topology_hash=TOPOLOGY)
+
+
+def save_in_children(root: str, function: str) -> None:
+    """For each line of standard input start a process that saves until it is killed, by a function of these.
+
+    It says its number first, then each epoch that is durable; its end is told as "dead". A child by
+    fork costs milliseconds, a program that imports torch seconds.
+    """
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            sys.stdout.write(f"pid {os.getpid()}\n")
+            {"save_forever": save_forever, "save_forever_in_background": save_forever_in_background}[
+                function
+            ](root)
+        os.waitpid(child, 0)
+        sys.stdout.write("dead\n")
+        sys.stdout.flush()
+
+
+def die_in_children(folder: str, num_operations: str) -> None:
+    """In a child for each k save epoch 3 into the folder k and die at the k-th operation; tell how it ended."""
+    for at in range(int(num_operations)):
+        child = os.fork()
+        if child == 0:
+            save_and_die(str(Path(folder) / str(at)), "3", str(at))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
 
 
 def save_forever(root: str) -> None:
