@@ -52,4 +52,4 @@ def assert_bit_equal(left: Path, right: Path) -> int:
 
 def _is_notice(line: str) -> bool:
     """Notices say that a run was disturbed; whatever else they are about is told elsewhere, too."""
-    return json.loads(line).get("kind") == "Notice"
+    return bool(json.loads(line)["kind"] == "Notice")

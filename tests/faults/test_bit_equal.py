@@ -180,8 +180,8 @@ def test_the_stop_in_mid_blending_falls_at_alpha_three_eighths(
         run_experiment(scripted(tmp_path / "schedule.json"), run_dir=tmp_path / "run", provenance={})
     run = read_state(last_checkpoint(tmp_path / "run"))["run"]
     assert isinstance(run, dict)
-    assert run["slots"][SECOND]["stage"] == "BLENDING"  # type: ignore[index, call-overload]
-    assert run["slots"][SECOND]["alpha"] == 0.375  # type: ignore[index, call-overload]
+    assert run["slots"][SECOND]["stage"] == "BLENDING"
+    assert run["slots"][SECOND]["alpha"] == 0.375
 
 
 def test_a_run_stopped_just_after_a_rollback_goes_on_bit_for_bit(

@@ -42,6 +42,7 @@ def kill_after_line(run_dir: Path, arguments: tuple[str, ...], beginning: str) -
         return process.wait(timeout=60)
 
 
+@pytest.mark.battery("T02")
 def test_a_run_killed_without_warning_resumes_to_the_same_result(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     assert call(["train", "heuristic", *FLAGS, "--run-dir", str(whole)]).code == 0
@@ -58,6 +59,7 @@ POLICY_FLAGS = ("--task", "synthetic", "--epochs", "12", "--envs", "2", "--round
 SMALL_POLICY = ("--network.hidden-size", "16", "--network.token-size", "8", "--network.core-size", "16")
 
 
+@pytest.mark.battery("T02")
 def test_a_policy_training_killed_without_warning_ends_in_the_same_weights_and_metrics(
     tmp_path: Path,
 ) -> None:

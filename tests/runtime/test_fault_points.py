@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from battery_rows import BatteryRecord
 from cli.calling import call
 from esper.leyline import CheckpointFailed, Event, Notice, NullProbe, PolicyUpdated, UpdateSkipped
 from esper.nissa import read_run
+from esper.runtime.experiment import CheckpointConfig
 from esper.runtime.fault_plan import Fault, FaultPlan, InjectedFaultError, parse_faults
 from esper.runtime.fault_points import FaultPoints, flip_bit, spoil
 from esper.runtime.policy_run import train_policy
@@ -33,6 +36,25 @@ def order(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def events_of(run_dir: Path) -> list[Event]:
     return [record.event for record in read_run(run_dir).records]
+
+
+@pytest.mark.slow
+@pytest.mark.battery("T03")
+def test_a_run_goes_on_whichever_file_operation_of_its_first_save_fails(
+    tmp_path: Path, order: pytest.MonkeyPatch, battery: BatteryRecord
+) -> None:
+    config = replace(tiny("never", epochs=2), checkpoint=CheckpointConfig(every_epochs=1))
+    for call_number in range(1, 17):
+        order.setenv("FAULTS", f"io-error@point=file,call={call_number}")
+        path = tmp_path / str(call_number)
+        assert run_experiment(config, run_dir=path, provenance={}).epochs == 2
+        failed = [event.name for event in events_of(path) if isinstance(event, CheckpointFailed)]
+        assert failed in (["e0001-b00000"], [])
+        saved = {folder.name for folder in (path / "checkpoints").iterdir() if folder.is_dir()}
+        # A save whose last steps fail counts as failed, although it is there.
+        assert {"e0001-b00000", "e0002-b00000"} - saved <= set(failed)
+        assert run_experiment(config, run_dir=path, provenance={}, resume=True).epochs == 2
+        battery.record()
 
 
 def test_without_an_order_a_run_is_handed_nothing_of_a_drill() -> None:

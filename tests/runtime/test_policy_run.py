@@ -65,6 +65,7 @@ def send_after(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, num_step
     monkeypatch.setattr(GrowthRolloutEnv, "step", counted)
 
 
+@pytest.mark.battery("T02")
 def test_a_training_stopped_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_corrupt_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         run_experiment(tiny(epochs=2), run_dir=target, provenance={}, resume=True)
 
 
+@pytest.mark.battery("T11")
 def test_resuming_with_other_settings_is_refused_and_names_them(tmp_path: Path) -> None:
     target, config = tmp_path / "run", tiny(epochs=2)
     run_experiment(config, run_dir=target, provenance={})
@@ -218,6 +219,7 @@ def test_after_a_rollback_every_checkpoint_is_saved_under_a_name_of_its_own(
     assert {"e0004-b00000", "e0004-b00000-r1", "e0008-b00000-r1"} <= names
 
 
+@pytest.mark.battery("T03", "T05")
 def test_a_save_that_fails_is_reported_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

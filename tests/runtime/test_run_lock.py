@@ -58,6 +58,7 @@ def test_the_same_process_cannot_hold_it_twice(tmp_path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.battery("T13")
 def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with _other_process(path) as other:
@@ -67,6 +68,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path: Path) -> 
     RunLock(path).release()
 
 
+@pytest.mark.battery("T13")
 def test_the_lock_of_a_killed_process_is_recovered(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with _other_process(path) as other:

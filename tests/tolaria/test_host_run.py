@@ -133,6 +133,7 @@ def test_the_same_seed_gives_the_same_event_log_and_another_seed_another() -> No
     assert logs[0] != logs[2]
 
 
+@pytest.mark.battery("T02")
 @pytest.mark.parametrize(
     ("epoch", "batch"),
     [
@@ -279,6 +280,7 @@ def test_a_host_that_keeps_failing_is_given_up_after_the_allowed_rollbacks() -> 
         run.train_epoch()
 
 
+@pytest.mark.battery("T02")
 def test_a_rollback_survives_a_save_and_a_resume() -> None:
     config = replace(make_config(), snapshot_every=1)
     run = make_run(config, make_parts(probe=Poison(4)))

@@ -297,9 +297,8 @@ class MorphogeneticModel(nn.Module):
         """Put a saved topology and its weights back: topology first, then tensors, strictly by name.
 
         Raises:
-            ValueError: If the records name other slots, or a record is malformed.
-            UnknownNameError: If a blueprint is not in the registry.
-            RuntimeError: If tensor names or shapes differ.
+            ValueError: If the records name other slots, a record is malformed, a blueprint is not in the
+                registry, or names or shapes of tensors differ; the first difference is named.
         """
         if set(records) != set(self.slot_ids):
             raise ValueError(f"saved slots {sorted(records)} differ from the host's {sorted(self.slot_ids)}")
@@ -313,8 +312,16 @@ class MorphogeneticModel(nn.Module):
                 action = Action(
                     op=LifecycleOp.GERMINATE, slot=state.slot, blueprint=state.blueprint, blend=state.blend
                 )
-                seed = self._build_birth(slot, action, state.build_seed).seed
+                try:
+                    seed = self._build_birth(slot, action, state.build_seed).seed
+                except UnknownNameError as error:
+                    raise ValueError(f"slot {slot.slot_id!r}: {error}") from error
             self.lifecycle.restore(slot, state, seed)
+        own = self.state_dict()
+        for name in sorted(own.keys() | tensors.keys()):
+            saved, built = (_describe_tensor(part.get(name)) for part in (tensors, own))
+            if saved != built:
+                raise ValueError(f"tensor {name!r}: saved {saved}, the rebuilt network has {built}")
         self.load_state_dict(dict(tensors), strict=True)
 
     def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
@@ -334,6 +341,10 @@ class MorphogeneticModel(nn.Module):
             self._segment_after[slot_id] = names.index(path) + 1
             self._tail_flops[slot_id] = sum(costs[names.index(path) + 1 :])
         self._segments = segments
+
+
+def _describe_tensor(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else f"one of shape {list(tensor.shape)}"
 
 
 def _choose_points(points: Sequence[InjectionPoint], slots: Sequence[str]) -> tuple[InjectionPoint, ...]:

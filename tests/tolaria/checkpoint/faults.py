@@ -94,11 +94,11 @@ class FailAt:
             self.fault()
 
 
-def run_program(function: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a Python process that calls a function of this module with these arguments."""
+def run_program(function: str, *arguments: object, module: str = "faults") -> subprocess.Popen[str]:
+    """Start a Python process that calls a function of a module beside this one with these arguments."""
     tests = Path(__file__).parents[2]
-    text = f"import sys; sys.path.insert(0, {str(tests)!r}); from tolaria.checkpoint import faults; "
-    text += f"faults.{function}(*sys.argv[1:])"
+    text = f"import sys; sys.path[:0] = {[str(tests), str(tests.parent / 'scripts')]!r}; "
+    text += f"from tolaria.checkpoint.{module} import {function}; {function}(*sys.argv[1:])"
     command = [sys.executable, "-c", text, *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -129,7 +129,7 @@ def save_in_children(root: str, function: str) -> None:
 
 
 def die_in_children(folder: str, num_operations: str) -> None:
-    """In a child for each k save epoch 3 into the folder k and die at the k-th operation; tell how it ended."""
+    """In a child for each k save epoch 3 into the folder k, die at the k-th operation; tell how it ended."""
     for at in range(int(num_operations)):
         child = os.fork()
         if child == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from esper.leyline import JsonValue
@@ -43,6 +43,18 @@ def build_body(tensors: bytes, state: bytes, **changes: JsonValue) -> dict[str, 
         "files": files,
     }
     return body | changes
+
+
+def reseal(path: Path, change: Callable[[dict[str, JsonValue]], object] = id, **changes: JsonValue) -> None:
+    """Change the state of a checkpoint, or keys of its manifest, and make all hashes fit again."""
+    content = json.loads((path / STATE_FILE).read_bytes())
+    change(content["state"])
+    state = json.dumps(content).encode()
+    (path / STATE_FILE).write_bytes(state)
+    body = json.loads((path / "MANIFEST.json").read_bytes())
+    del body["manifest_sha256"]
+    body["files"][STATE_FILE] = {"num_bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+    (path / "MANIFEST.json").write_bytes(seal_manifest(body | changes))
 
 
 def write_sealed(path: Path, tensors: bytes, state: bytes = EMPTY_STATE, **changes: JsonValue) -> Path:

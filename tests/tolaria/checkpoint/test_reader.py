@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from battery_rows import BatteryRecord
 from esper.leyline import CheckpointError, ExitCode, ForeignCheckpointError, JsonValue
 from esper.tolaria.checkpoint.reader import (
     DamagedCheckpointError,
@@ -57,9 +58,12 @@ def test_a_valid_checkpoint_is_read_whole(saved: Path) -> None:
     assert loaded.manifest.torch_version == torch.__version__
 
 
+@pytest.mark.battery("T06")
 @pytest.mark.fault
 @pytest.mark.parametrize("name", FILES)
-def test_every_truncation_is_damage_that_names_the_file(saved: Path, name: str) -> None:
+def test_every_truncation_is_damage_that_names_the_file(
+    saved: Path, name: str, battery: BatteryRecord
+) -> None:
     whole = (saved / name).read_bytes()
     picked = random.Random(1).sample(range(len(whole)), min(40, len(whole)))
     for length in {0, 1, 8, *picked, len(whole) - 1} - {len(whole)}:
@@ -69,10 +73,12 @@ def test_every_truncation_is_damage_that_names_the_file(saved: Path, name: str) 
                 check(saved)
             assert caught.value.file == name
             assert caught.value.exit_code is ExitCode.DATA
+        battery.record()
 
 
+@pytest.mark.battery("T07")
 @pytest.mark.fault
-def test_200_flipped_bits_are_all_found(saved: Path) -> None:
+def test_200_flipped_bits_are_all_found(saved: Path, battery: BatteryRecord) -> None:
     contents = {name: (saved / name).read_bytes() for name in FILES}
     places = [(name, bit) for name, data in contents.items() for bit in range(8 * len(data))]
     for name, bit in random.Random(2).sample(places, 200):
@@ -82,6 +88,7 @@ def test_200_flipped_bits_are_all_found(saved: Path) -> None:
         with pytest.raises(DamagedCheckpointError, match=name):
             read(saved)
         (saved / name).write_bytes(contents[name])
+        battery.record()
     read(saved)
 
 
@@ -114,6 +121,7 @@ def test_a_longer_file_and_a_huge_manifest_are_refused_by_size(saved: Path) -> N
         read(saved)
 
 
+@pytest.mark.battery("T08")
 @pytest.mark.fault
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", [*FILES, ".metadata", "model.pt"])
@@ -130,6 +138,7 @@ def test_a_malicious_pickle_in_any_place_is_refused_and_never_run(
     assert not canary.exists()
 
 
+@pytest.mark.battery("T08")
 @pytest.mark.fault
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_malicious_pickle_under_a_fitting_manifest_is_refused_and_never_run(

@@ -210,6 +210,7 @@ def test_a_named_checkpoint_is_loaded_without_fallback(tmp_path: Path) -> None:
         store.load("../x")
 
 
+@pytest.mark.battery("T11", "T14")
 def test_a_newer_format_is_refused_and_an_older_one_taken_only_when_named(tmp_path: Path) -> None:
     store = save_epochs(tmp_path, 1)
     write_sealed(tmp_path / E2, build_tensor_bytes(b"{}"), format_version=2)

@@ -180,6 +180,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.battery("T09")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_headers_are_refused_without_allocating(case: str) -> None:
     data, message = HOSTILE[case]
@@ -192,6 +193,7 @@ def test_hostile_headers_are_refused_without_allocating(case: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.battery("T09")
 def test_a_header_of_100_megabytes_is_refused_by_its_length() -> None:
     data = build_tensor_bytes(bytes(100_000_000))
     tracemalloc.start()
@@ -203,6 +205,7 @@ def test_a_header_of_100_megabytes_is_refused_by_its_length() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.battery("T09")
 def test_a_million_tensors_are_refused_before_they_are_parsed() -> None:
     entries = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(10**6))
     with pytest.raises(ValueError, match="header of 57888891 bytes"):
@@ -234,6 +237,7 @@ def test_the_library_agrees_with_what_the_check_lets_through() -> None:
     assert safetensors.torch.load(data).keys() == {"a", "b"}
 
 
+@pytest.mark.battery("T10")
 @given(st.binary(max_size=300))
 def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
     for candidate in (data, build_tensor_bytes(data), build_tensor_bytes({"a": WHOLE}, data)):
