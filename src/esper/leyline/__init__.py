@@ -38,24 +38,19 @@ from esper.leyline.errors import (
     suggest,
 )
 from esper.leyline.events import (
-    EVENT_TYPES,
     SAMPLE_KINDS,
     AlertFailed,
     AlphaRetargeted,
-    AnomalyFound,
     BackendFailed,
     CheckpointFailed,
     CheckpointSaved,
     DecisionMade,
-    EpisodeFinished,
     EpochCompleted,
     Event,
     EventClass,
     EventsDropped,
     GateEvaluated,
     Notice,
-    PolicyTrainingStarted,
-    PolicyUpdated,
     RolledBack,
     RunFinished,
     RunStarted,
@@ -87,6 +82,13 @@ from esper.leyline.legality import (
 )
 from esper.leyline.observation import Budgets, Observation
 from esper.leyline.outcomes import EpochOutcome, Estimate, MetricSpec, SlotOutcome, Verdict, VerdictKind
+from esper.leyline.policy_events import (
+    EVENT_TYPES,
+    AnomalyFound,
+    EpisodeFinished,
+    PolicyTrainingStarted,
+    PolicyUpdated,
+)
 from esper.leyline.protocols import (
     Collective,
     EventSink,
