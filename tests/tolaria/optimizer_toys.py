@@ -7,7 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from esper.tolaria.optimizers import GroupFlags, OptimizerConfig, TopologyOptimizer
+from esper.tolaria.group_flags import GroupFlags
+from esper.tolaria.optimizers import OptimizerConfig, TopologyOptimizer
 
 TOTAL_BATCHES = 40
 WARMUP_BATCHES = 6

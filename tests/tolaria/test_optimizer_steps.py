@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from esper.tolaria.optimizers import GroupFlag, OptimizerConfig, TopologyOptimizer
+from esper.tolaria.group_flags import GroupFlag
+from esper.tolaria.optimizers import OptimizerConfig, TopologyOptimizer
 
 from .optimizer_toys import (
     NAMES,

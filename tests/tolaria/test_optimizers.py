@@ -1,4 +1,5 @@
-"""One optimiser that follows the topology: groups, rates, faults, and state through every change."""
+"""One optimiser that follows the topology: groups, rates, faults, and state through every change; covers
+tolaria/group_flags.py."""
 
 from __future__ import annotations
 

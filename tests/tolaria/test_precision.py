@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue
-from esper.tolaria.optimizers import GroupFlag, GroupFlags
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
 from esper.tolaria.precision import Autocast, LossScaler
 
 from .optimizer_toys import (

@@ -41,9 +41,10 @@ from esper.tolaria.fault_origin import (
     find_lasting,
     is_sound,
 )
+from esper.tolaria.group_flags import GroupFlags
 from esper.tolaria.host_ranks import BatchShare
 from esper.tolaria.objectives import Objective
-from esper.tolaria.optimizers import GroupFlags, TopologyOptimizer
+from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import HOST, GradientReducer, StepFlags
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, suggest
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
 from esper.tolaria.optimizer_state import (
     ParameterOwner,
     apply_tensors,
@@ -92,40 +93,6 @@ class OptimizerConfig:
         for name, values in (("momentum", (self.momentum,)), ("betas", self.betas)):
             if not all(0 <= value < 1 for value in values):
                 raise ConfigError(f"optimizer.{name}={getattr(self, name)}: must be in [0, 1)")
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFlag:
-    """One owner's gradient in one batch, after unscaling and before clipping."""
-
-    norm: float
-    """L2 norm; not finite when the gradient is not, or when its square overflows float32."""
-    rms: float
-    """norm / sqrt(number of values)."""
-    has_gradient: bool
-    faulty_name: str = ""
-    """Of a faulty gradient: the first parameter with such a number, else the one with the largest."""
-
-    @property
-    def is_faulty(self) -> bool:
-        """Whether the gradient is not finite."""
-        return not math.isfinite(self.norm)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupFlags:
-    """Host and seeds in one batch."""
-
-    host: GroupFlag
-    seeds: Mapping[str, GroupFlag]
-    """By slot."""
-
-    @property
-    def is_host_faulty(self) -> bool:
-        """Whether the whole step is skipped."""
-        return self.host.is_faulty
 
 
 @final

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, suggest
-from esper.tolaria.optimizers import GroupFlag, GroupFlags
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
 
 _DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
     {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
