@@ -93,5 +93,6 @@ def read_outcome(run_dir: Path) -> dict[str, object]:
 
 
 def _is_mark(line: str) -> bool:
-    """Whether a line tells of attempts, or of places where training was saved."""
-    return any(mark in line for mark in ('"PolicyTrainingStarted"', '"RunFinished"', '"CheckpointSaved"'))
+    """Whether a line tells of attempts, of places where training was saved, or of a fault on order."""
+    marks = ('"PolicyTrainingStarted"', '"RunFinished"', '"CheckpointSaved"', '"text": "a drill: ')
+    return any(mark in line for mark in marks)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from esper.leyline import ConfigError
+from esper.runtime.config_file import read_config
 from esper.runtime.policy_run import TrainingRequest, train_among_ranks, train_policy
 from esper.runtime.rank_training import find_device, name_folder, train_as_rank
 from esper.runtime.ranks import RankEnvironment, RankVerdict, read_verdicts, write_verdict
@@ -49,6 +50,8 @@ def test_a_single_rank_trains_the_very_policy_of_a_process_alone(tmp_path: Path)
     assert (joined.metrics, ended) == (alone.metrics, [])
     weights = [load_policy(result.policy_dir).network.state_dict() for result in (alone, joined)]
     assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+    # As given: another rank, and another attempt, are to find a device of their own.
+    assert read_config(tmp_path / "rank" / "config.toml").host.device == "auto"
 
 
 @pytest.mark.usefixtures("meeting_point")

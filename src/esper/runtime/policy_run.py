@@ -72,6 +72,14 @@ class TrainingRequest:
     points: FaultPoints = field(default_factory=lambda: FaultPoints(FaultPlan()))
     """Where a drill may strike in this process."""
 
+    given: ExperimentConfig | None = None
+    """The settings as they were given, where `config` names the device of one rank; None = `config`."""
+
+    @property
+    def settings(self) -> ExperimentConfig:
+        """What is written and compared: that of all ranks."""
+        return self.config if self.given is None else self.given
+
     @property
     def origin(self) -> RunOrigin:
         """What the run is started with."""
@@ -158,12 +166,12 @@ def _open_record(
         return
     config = request.config
     if request.is_resumed:
-        refuse_changes(request.run_dir, config)
+        refuse_changes(request.run_dir, request.settings)
         folder = RunFolder.open(request.run_dir)
         notices: tuple[str, ...] = ()
     else:
         notices = check_training_disk(config, assembly.trainer.state(), request.run_dir)
-        text = render_config(config, request.provenance)
+        text = render_config(request.settings, request.provenance)
         folder = RunFolder.create(request.run_dir, config_text=text, origin=request.origin)
     with folder:
         hub = build_hub(

@@ -84,9 +84,9 @@ def train_as_rank(
             device=device,
             is_ordered=request.config.training.is_sum_ordered,
         ) as group:
-            config = request.config
-            config = replace(config, host=replace(config.host, device=str(device)))
-            return train(replace(request, config=config, points=FaultPoints(plan)), group)
+            given = request.config
+            config = replace(given, host=replace(given.host, device=str(device)))
+            return train(replace(request, config=config, given=given, points=FaultPoints(plan)), group)
     except BaseException as error:  # noqa: BLE001 - nothing may unwind into groups that block
         leave(
             error,
