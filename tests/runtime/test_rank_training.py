@@ -45,7 +45,9 @@ def ask(run_dir: Path, num_rounds: int = 2) -> TrainingRequest:
 def test_a_single_rank_trains_the_very_policy_of_a_process_alone(tmp_path: Path) -> None:
     alone = train_policy(tiny_training(), run_dir=tmp_path / "alone", provenance={})
     ended: list[int] = []
-    joined = join(ask(tmp_path / "rank"), ALONE, log=pytest.fail, exit_process=ended.append)
+    request = ask(tmp_path / "rank")
+    config = replace(request.config, host=replace(request.config.host, device="auto"))
+    joined = join(replace(request, config=config), ALONE, log=pytest.fail, exit_process=ended.append)
     assert joined is not None
     assert (joined.metrics, ended) == (alone.metrics, [])
     weights = [load_policy(result.policy_dir).network.state_dict() for result in (alone, joined)]
