@@ -279,7 +279,7 @@ class RunMachine(RuleBasedStateMachine):
             self.fossils[event.slot] = event.seed_id
 
     def read_alphas(self) -> None:
-        """Invariant 2, first half: alpha moves towards its target only, and only under influence."""
+        """Take alphas as they are: every batch of a ramp is looked at by the walk of a single slot."""
         for slot_id, seen in self.seen.items():
             seen.alpha = self.model.slot(slot_id).state.alpha
 

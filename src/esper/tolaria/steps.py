@@ -245,7 +245,8 @@ def judge_interval(
     reports = bench.model.reports()
     harmful = {HOST, *(report.slot for report in reports if report.stage.affects_output)}
     harm = next((origin for group, origin in lasting.items() if group in harmful), None)
-    found = {origin.slot for origin in progress.faults.values() if origin.slot is not None}
+    # Gradients are counted per batch, and so weighed, by `find_blamed` itself.
+    found = {o.slot for o in progress.faults.values() if o.slot is not None and o.place != "gradient"}
     verdict = bench.governor.judge(
         outcome,
         blamed_slot=find_blamed(reports, outcome, bench.scaler.blamed, found),
