@@ -277,12 +277,12 @@ def test_bug18_weights_that_the_governor_rejects_are_never_snapshotted() -> None
     seen: list[float] = []
     judge = run.bench.governor.judge
 
-    def look(outcome: EpochOutcome, *, blamed_slot: str | None = None) -> object:
+    def look(outcome: EpochOutcome, *, blamed_slot: str | None = None, lasting: str | None = None) -> object:
         # The ruined weights are in the host now; the snapshot must still be the one before them.
         seen.append(max(float(x.abs().max()) for x in tensors_of(run).values()))
         saved = {n.removeprefix("model."): x for n, x in run.last_good.tensors.items() if "model." in n[:6]}
         assert_same(before, saved)
-        return judge(outcome, blamed_slot=blamed_slot)
+        return judge(outcome, blamed_slot=blamed_slot, lasting=lasting)
 
     run.bench.governor.judge = look  # type: ignore[method-assign, assignment]
     run.train_epoch()

@@ -19,13 +19,11 @@ from esper.kasmina import MorphogeneticModel
 from esper.leyline import EpochOutcome, HostProbe, NullProbe
 from esper.nissa import OutputBackend, Record
 from esper.runtime.fault_plan import TENSOR_KINDS, Fault, FaultPlan, cause
+from esper.tolaria import HOST
 from esper.tolaria.checkpoint import FileOps
 
 if TYPE_CHECKING:
     from torch import nn
-
-HOST = "host"
-"""What a fault of gradients calls parameters that belong to no seed."""
 
 
 @final
