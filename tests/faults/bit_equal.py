@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from esper.leyline import JsonValue
@@ -39,7 +38,7 @@ def assert_bit_equal(left: Path, right: Path) -> int:
     Weights, moments, statistics and random streams lie in the tensors of the last checkpoint, all of whose
     bytes count, and in its state; decisions, stages and numbers in the events.
     """
-    logs = [[line for line in effective_log(run) if not _is_notice(line)] for run in (left, right)]
+    logs = [effective_log(run) for run in (left, right)]
     assert logs[0] == logs[1]
     folders = [last_checkpoint(run) for run in (left, right)]
     assert folders[0].name == folders[1].name
@@ -48,8 +47,3 @@ def assert_bit_equal(left: Path, right: Path) -> int:
     states = [read_state(folder) for folder in folders]
     assert states[0] == states[1]
     return len(tensors[0]) + len(logs[0])
-
-
-def _is_notice(line: str) -> bool:
-    """Notices say that a run was disturbed; whatever else they are about is told elsewhere, too."""
-    return bool(json.loads(line)["kind"] == "Notice")

@@ -238,8 +238,14 @@ def test_effective_lines_hold_no_clock_no_number_and_no_sample(tmp_path: Path) -
     assert json.loads(line) == {
         "rank": 0,
         "kind": "Notice",
-        "event": {"epoch": 1, "instance": 0, "text": ""},
+        "event": {"epoch": 1, "instance": 0, "text": "", "is_about_process": False},
     }
+
+
+def test_effective_lines_hold_no_notice_about_the_process(tmp_path: Path) -> None:
+    told = [note(1), Notice(epoch=1, text="on this machine", is_about_process=True), note(2)]
+    write_run(tmp_path, numbered(told))
+    assert [json.loads(line)["event"]["epoch"] for line in effective_log(tmp_path)] == [1, 2]
 
 
 def test_tail_gives_each_record_once_as_the_file_grows(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from battery_rows import BatteryRecord
 from cli.calling import call
 from esper.leyline import CheckpointFailed, Event, Notice, NullProbe, PolicyUpdated, UpdateSkipped
-from esper.nissa import read_run
+from esper.nissa import effective_log, read_run
 from esper.runtime.experiment import CheckpointConfig
 from esper.runtime.fault_plan import Fault, FaultPlan, InjectedFaultError, parse_faults
 from esper.runtime.fault_points import FaultPoints, flip_bit, spoil
@@ -25,6 +25,13 @@ from runtime.learning import tiny_training
 from runtime.test_run import tiny
 
 pytestmark = pytest.mark.fault
+
+
+class NoSink:
+    """Nothing may be told to it."""
+
+    def emit(self, event: Event) -> None:
+        raise AssertionError(f"told {event}")
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def test_without_an_order_a_run_is_handed_nothing_of_a_drill() -> None:
     assert points.ask(stop) is stop
     assert points.reduce(keep) is keep
     assert not points.backends
-    assert not points.notices
+    points.announce(NoSink(), 0)
     assert isinstance(points.probe, NullProbe)
 
 
@@ -95,6 +102,10 @@ def test_a_run_whose_saving_fails_on_order_goes_on_and_says_that_it_was_a_drill(
     assert (failed.name, "Input/output error" in failed.error) == ("e0003-b00000", True)
     (notice,) = [event for event in events if isinstance(event, Notice)]
     assert notice.text == "a drill: faults on order: io-error@operation=fsync,call=2"
+    run_experiment(tiny("never", epochs=1), run_dir=tmp_path / "drill", provenance={})
+    order.delenv("FAULTS")
+    run_experiment(tiny("never", epochs=1), run_dir=tmp_path / "plain", provenance={})
+    assert effective_log(tmp_path / "drill") == effective_log(tmp_path / "plain")
 
 
 @pytest.mark.slow

@@ -297,6 +297,8 @@ class Notice(Event):
     """A warning for a person: a setting without effect, a fallback that was taken."""
 
     text: str
+    is_about_process: bool = False
+    """Whether it is about the process that ran; another one that came to the same has others."""
 
 
 _CLASSES: Mapping[str, EventClass] = MappingProxyType(

@@ -19,6 +19,7 @@ from esper.leyline import (
     Event,
     EventClass,
     EventsDropped,
+    Notice,
     PolicyTrainingStarted,
     RunDirectoryError,
     RunFinished,
@@ -302,6 +303,8 @@ def _is_about_the_process(record: Record, last_attempt: int) -> bool:
     event = record.event
     if event.event_class is EventClass.SAMPLE or event.kind in BOOKKEEPING_KINDS:
         return True
+    if isinstance(event, Notice):
+        return event.is_about_process
     if isinstance(event, RunStarted | PolicyTrainingStarted):
         return event.is_resumed
     return isinstance(event, RunFinished) and record.attempt < last_attempt

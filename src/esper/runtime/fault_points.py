@@ -16,7 +16,7 @@ from torch import Tensor
 
 from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
-from esper.leyline import EpochOutcome, HostProbe, NullProbe
+from esper.leyline import EpochOutcome, EventSink, HostProbe, Notice, NullProbe
 from esper.nissa import OutputBackend, Record
 from esper.runtime.fault_plan import TENSOR_KINDS, Fault, FaultPlan, cause
 from esper.tolaria import HOST
@@ -40,10 +40,16 @@ class FaultPoints:
         self._plan = plan
         self._progress = _Progress()
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the log of a run says that is disturbed on purpose; nothing if none is."""
-        return () if self._plan.is_empty else (f"a drill: faults on order: {self._plan.describe()}",)
+    def announce(self, sink: EventSink, epoch: int) -> None:
+        """Say in the log of a run that it is disturbed on purpose; nothing if it is not.
+
+        Args:
+            sink: The run's.
+            epoch: Of its first event.
+        """
+        if not self._plan.is_empty:
+            text = f"a drill: faults on order: {self._plan.describe()}"
+            sink.emit(Notice(epoch=epoch, text=text, is_about_process=True))
 
     @property
     def file_ops(self) -> FileOps:

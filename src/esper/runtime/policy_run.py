@@ -190,8 +190,8 @@ def _open_record(
                 folder,
                 hub,
                 world_size=size,
-                notices=(*notices, *request.points.notices),
-                file_ops=request.points.file_ops,
+                notices=notices,
+                points=request.points,
             )
             try:
                 yield record

@@ -136,7 +136,7 @@ def run_experiment(
         return _run_unwritten(_shorten(config))
     sink, points = LateSink(), FaultPoints(FaultPlan.from_environ(os.environ))
     assembly = assemble(config, sink, probe=points.probe)
-    notices += (*check_disk(config, assembly, run_dir), *points.notices)
+    notices += check_disk(config, assembly, run_dir)
     origin = RunOrigin(task=config.task.name, policy=config.policy, seed=config.seed, argv=tuple(argv))
     if resume:
         if run_dir is None:
@@ -204,6 +204,7 @@ class _WrittenRun:
         self._saver.clean()
         rewinds_to = self._load() if is_resumed else None
         self._hub.emit(describe_start(self._config, self._assembly, rewinds_to, is_resumed=is_resumed))
+        self._points.announce(self._hub, host_run.epoch)
         for text in (*notices, *self._describe_fallback()):
             self._hub.emit(Notice(epoch=host_run.epoch, text=text))
         try:

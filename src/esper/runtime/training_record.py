@@ -28,6 +28,7 @@ from esper.leyline import (
 )
 from esper.nissa import EventHub
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.round_facts import average_rounds, describe_episode, describe_growth
 from esper.runtime.run_folder import RunFolder, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME
@@ -36,7 +37,6 @@ from esper.runtime.training import TrainingAssembly, count_parameters
 from esper.simic import RoundReport, join_rows
 from esper.tamiyo import save_policy
 from esper.tolaria import StateRecord
-from esper.tolaria.checkpoint import FileOps
 
 CHECKPOINT_KIND = "policy-training"
 RESULT_NAME = "training.json"
@@ -145,7 +145,7 @@ class WrittenRecord:
         *,
         world_size: int,
         notices: Sequence[str] = (),
-        file_ops: FileOps | None = None,
+        points: FaultPoints,
     ) -> None:
         """Bind them; nothing is written yet.
 
@@ -156,14 +156,15 @@ class WrittenRecord:
             hub: Where events go.
             world_size: Number of ranks.
             notices: For a person, told at the start.
-            file_ops: Through which checkpoints are written; None lets every call through.
+            points: Where a drill may strike while it saves.
         """
         self._config, self._assembly = config, assembly
         self._folder, self._hub = folder, hub
         self._trainer, self._world_size = assembly.trainer, world_size
+        self._points = points
         self._notices = (*config.training.notices, *notices)
         self._saver = RunSaver(
-            folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND, file_ops=file_ops
+            folder.checkpoints_path, hub, config.checkpoint, kind=CHECKPOINT_KIND, file_ops=points.file_ops
         )
         self._topology_hash = canonical_hash(
             {name: list(x.shape) for name, x in assembly.network.state_dict().items()}
@@ -246,6 +247,7 @@ class WrittenRecord:
                 rewinds_to_seq=self._rewinds_to,
             )
         )
+        self._points.announce(self._hub, self._trainer.round)
         for text in self._notices:
             self.say(text)
         for name in self._saver.passed_over:

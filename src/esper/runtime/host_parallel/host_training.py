@@ -83,7 +83,6 @@ class HostTraining:
             assembly = assemble(settled.config, sink, ranks=copies, probe=request.points.probe)
             result = None
             notices = settled.notices + check_disk(settled.config, assembly, request.run_dir)
-            notices += request.points.notices
             if group.collective.rank == 0:
                 with self._open_folder(request, settled) as folder:
                     held = HeldRun(
