@@ -67,6 +67,7 @@ def test_what_imitation_came_to_is_told_in_one_line() -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_host_is_imitated_in_the_life_that_came_to_most() -> None:
     """Where growth costs more than anything it could win, the hosts that never grew are learned from."""
     config = make_config(ImitationConfig(num_rounds=1, epochs=1, teachers=("heuristic", "never")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -25,15 +26,19 @@ class CountedHosts:
 
     def build(self, instance: int) -> HostRun:
         self.built.append(instance)
-        run = build_small_run(instance)
-        train = run.train_epoch
-
-        def take_turns() -> object:
-            with _ONE_AT_A_TIME:
-                return train()
-
-        run.train_epoch = take_turns  # type: ignore[method-assign, assignment]
+        with _ONE_AT_A_TIME:
+            run = build_small_run(instance)
+        for name in ("apply", "train_epoch"):
+            object.__setattr__(run, name, take_turns(getattr(run, name)))
         return run
+
+
+def take_turns(method: Callable[..., object]) -> Callable[..., object]:
+    def locked(*arguments: object) -> object:
+        with _ONE_AT_A_TIME:
+            return method(*arguments)
+
+    return locked
 
 
 def test_a_life_arrives_as_it_was_trained_with_its_states() -> None:

@@ -137,6 +137,7 @@ def test_ranks_with_other_settings_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_sigusr1_saves_within_a_rollout_and_training_goes_on_as_if_nothing_had_been_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_of_three_ranks_the_one_with_a_flipped_bit_is_named(tmp_path: Path) -> N
         assert "at this checkpoint" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.battery("T22")
 def test_rank_0s_decision_wins_everywhere_and_the_others_are_counted(tmp_path: Path) -> None:
     def work(copy: Copy) -> tuple[str | None, str | None, int, list[str]]:
@@ -215,6 +216,7 @@ def test_what_all_ranks_refuse_is_refused_in_the_words_of_one_process(tmp_path: 
     assert str(first).startswith("ADVANCE on 'block1': stage is DORMANT")
 
 
+@pytest.mark.slow
 @pytest.mark.battery("T25")
 def test_a_panic_of_one_ranks_governor_rolls_all_ranks_back_to_the_same_place(tmp_path: Path) -> None:
     config = replace(config_of(), governor=GovernorConfig(max_rollbacks=2))

@@ -51,6 +51,7 @@ def read_log(run_dir: Path) -> list[str]:
     return list(effective_log(run_dir))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("meeting_point")
 def test_a_single_rank_lives_the_very_life_of_a_process_alone(tmp_path: Path) -> None:
     alone = run_experiment(settings(), run_dir=tmp_path / "alone", provenance={})

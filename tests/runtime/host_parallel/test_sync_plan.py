@@ -69,6 +69,7 @@ def live(copy: Copy) -> tuple[dict[str, torch.Tensor], list[str]]:
     return saved_tensors(copy.run.state()), without_reasons(copy.sink.events)
 
 
+@pytest.mark.slow
 @pytest.mark.battery("T24", "T26")
 @pytest.mark.parametrize(
     ("world_size", "settings"),
@@ -94,6 +95,7 @@ def test_added_in_order_a_whole_life_equals_that_of_one_process_to_the_bit(
         assert told == events
 
 
+@pytest.mark.slow
 @pytest.mark.battery("T24", "T26")
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_added_in_any_order_a_step_equals_that_of_one_process_up_to_rounding(
@@ -122,6 +124,7 @@ def test_added_in_any_order_a_step_equals_that_of_one_process_up_to_rounding(
         assert max(largest_difference(a, b) for a, b in zip(seen, whole, strict=True)) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.battery("T24")
 def test_ranks_of_a_host_with_batch_norm_stay_equal_although_none_equals_one_process(
     tmp_path: Path,
@@ -250,6 +253,7 @@ def test_a_stop_on_one_rank_stops_all_after_the_same_batch(tmp_path: Path) -> No
     assert results(run_copies(tmp_path, 2, train)) == [(None, 1, ExitCode.SIGINT)] * 2
 
 
+@pytest.mark.slow
 def test_a_stop_and_the_way_on_change_nothing(tmp_path: Path) -> None:
     def train_in_pieces(copy: Copy) -> dict[str, torch.Tensor]:
         drive(copy.run, 3)
