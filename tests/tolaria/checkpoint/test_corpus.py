@@ -36,7 +36,9 @@ def test_every_format_up_to_the_present_one_is_kept_and_small() -> None:
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MAX_BYTES
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if format_of(run) == FORMAT_VERSION], ids=str)
+@pytest.mark.parametrize(
+    "run", [run for run in RUNS if format_of(run) == FORMAT_VERSION], ids=lambda run: run.name
+)
 def test_a_checkpoint_of_the_present_format_is_read(run: Path) -> None:
     (folder,) = [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
     loaded = read_checkpoint(folder, kind=run.name, max_tensor_bytes=MAX_BYTES)
