@@ -122,7 +122,7 @@ def test_the_code_of_the_ranks_is_returned(code: int, fake: FakeLaunch) -> None:
         (["launch", "--nproc-per-node", "2", "--", "trian", "ppo"], "did you mean 'train'?"),
         (["launch", "--nproc-per-node", "2", "--", "evaluate"], "unknown command to launch 'evaluate'"),
         (["launch", "--nproc-per-node", "2", "--", "launch", "--", *TRAIN], "'launch'"),
-        (["launch", "--nproc-per-node", "2", "--", "train", "heuristic"], "only the training of a policy"),
+        (["launch", "--nproc-per-node", "2", "--", "train", "heuristic"], "several processes train a policy"),
         (["launch", "--nproc-per-node", "2", "--", *TRAIN, "--sed", "1"], "--sed"),
         (["launch", "--nproc-per-node", "2", "--", *TRAIN, "--rounds", "-1"], "num_updates"),
         (["launch", "--nproc-per-node", "2", "--", *TRAIN, "--print-config"], "run them without launch"),

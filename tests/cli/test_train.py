@@ -236,3 +236,16 @@ def test_a_time_limit_that_is_no_time_is_refused_in_one_line(
     assert (answer.code, len(answer.error_lines)) == (2, 1)
     assert "max_hours" in answer.err
     assert (runs.configs, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_several_processes_that_would_each_train_a_host_of_their_own_are_refused(
+    runs: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**places, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}.items():
+        monkeypatch.setenv(name, value)
+    answer = call(["train", "never"])
+    assert (answer.code, len(answer.error_lines)) == (2, 1)
+    assert "2 processes were started" in answer.err
+    assert "--parallel host" in answer.err
+    assert (runs.configs, list(tmp_path.iterdir())) == ([], [])

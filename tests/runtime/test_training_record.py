@@ -53,7 +53,7 @@ def test_a_training_saved_by_other_numbers_of_processes_or_environments_is_refus
 
     def load_of_three(store: CheckpointStore) -> object:
         loaded = load(store)
-        record = replace(loaded.record, state={**loaded.record.state, "world_size": 3})
+        record = replace(loaded.record, state={**loaded.record.state, "num_ranks": 3})
         return replace(loaded, record=record)
 
     monkeypatch.setattr(CheckpointStore, "load", load_of_three)

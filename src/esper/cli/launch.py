@@ -98,8 +98,8 @@ def _launch(given: argparse.Namespace, inner: Sequence[str]) -> int:
     config = command.resolved.config
     if config.policy not in TRAINABLE_NAMES and config.parallel == "none":
         raise ConfigError(
-            f"esper launch: only the training of a policy ({', '.join(TRAINABLE_NAMES)}) or of one host that "
-            f"processes share (--parallel host), runs in several, not {config.policy!r}; as in: {_EXAMPLE}"
+            f"esper launch: several processes train a policy ({', '.join(TRAINABLE_NAMES)}), or one host "
+            f"with --parallel host, not {config.policy!r} alone; as in: {_EXAMPLE}"
         )
     if command.given.is_printed or command.given.is_dry_run:
         raise ConfigError("esper launch: --print-config and --dry-run train nothing; run them without launch")

@@ -103,8 +103,13 @@ def _train_host(command: TrainCommand, args: Sequence[str]) -> ExperimentResult 
     """Grow one host, alone or as one of several processes; None on all of these but the first."""
     given, resolved, run_dir, is_resumed = command
     config, argv = resolved.config, ("train", *args)
-    environment = read_rank_environment(os.environ) if config.parallel == "host" else None
-    if environment is None:
+    environment = read_rank_environment(os.environ)
+    if environment is not None and environment.world_size > 1 and config.parallel != "host":
+        raise ConfigError(
+            f"esper train: {environment.world_size} processes were started, and each would train a host of "
+            "its own; add --parallel host to train one together, or start without a launcher"
+        )
+    if environment is None or config.parallel != "host":
         return run_experiment(
             config,
             run_dir=run_dir,

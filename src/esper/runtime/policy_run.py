@@ -24,7 +24,6 @@ from esper.leyline import (
     ConfigError,
     ExitCode,
     ForeignCheckpointError,
-    InterruptedRunError,
     RanksDisagreeError,
     canonical_hash,
 )
@@ -38,10 +37,10 @@ from esper.runtime.imitating import check_teachers, describe_imitation, start_by
 from esper.runtime.life_sharing import share_lives
 from esper.runtime.rank_records import join_reports, pack_record, pack_report, unpack_record
 from esper.runtime.ranks.lone import LoneRank, Ranks
-from esper.runtime.resuming import refuse_changes
+from esper.runtime.resuming import refuse_changes, refuse_other_size
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
-from esper.runtime.run_stop import RunStop, TimeLimit
+from esper.runtime.run_stop import SAVED_BY_FIRST, RunStop, TimeLimit, describe_save, describe_stop
 from esper.runtime.shutdown import StopSignal
 from esper.runtime.training import TrainingAssembly, assemble_training
 from esper.runtime.training_record import NoRecord, TrainingRecord, TrainingResult, WrittenRecord
@@ -294,12 +293,9 @@ class _Training:
             self._record.say(f"stopped {reason}")
         self._record.stop()
         self._ranks.barrier()  # a launcher ends the other ranks when the first has left
-        what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
-        size, run_dir = self._collective.world_size, self._request.run_dir
-        start = "esper" if size == 1 else f"esper launch --nproc-per-node {size} --"
-        raise InterruptedRunError(
-            f"stopped {reason}; {what}; go on: {start} train --resume {run_dir}", exit_code
-        )
+        what = describe_save(saved) if self._collective.rank == 0 else SAVED_BY_FIRST
+        size = self._collective.world_size
+        raise describe_stop(reason, what, self._request.run_dir, exit_code, size)
 
     def _tell(self, report: RoundReport) -> None:
         mine = pack_report(report, self._assembly.env_ids.start)
@@ -316,8 +312,8 @@ class _Training:
     def _load(self) -> None:
         self._ranks.enter("load", 0)
         loaded = unpack_record(self._collective.gather_bytes(pack_record(self._record.load()))[0])
-        training, world_size = loaded.state.get("training"), loaded.state.get("world_size")
-        if not isinstance(training, dict) or not isinstance(world_size, int):
+        training = loaded.state.get("training")
+        if not isinstance(training, dict):
             raise ForeignCheckpointError(f"the checkpoint of {self._request.run_dir} holds no training")
         saved = StateRecord(tensors=loaded.tensors, state=training)
         num_rows, num_envs = count_rows(saved), self._config.envs.num_envs
@@ -325,14 +321,6 @@ class _Training:
             raise ForeignCheckpointError(
                 f"the checkpoint of {self._request.run_dir} holds {num_rows} environments, not {num_envs}"
             )
-        self._refuse_other_size(world_size)
+        refuse_other_size(loaded, self._collective.world_size, self._config.distributed)
         is_first = self._collective.rank == 0
         self._trainer.restore(pick_rows(saved, self._assembly.env_ids, is_first=is_first))
-
-    def _refuse_other_size(self, saved: int) -> None:
-        size = self._collective.world_size
-        if saved != size and not self._config.distributed.is_elastic:
-            raise ConfigError(
-                f"{self._request.run_dir} was saved by {saved} processes, and here are {size}: go on with as "
-                "many, or let its environments be dealt anew with --distributed.is-elastic"
-            )

@@ -70,7 +70,7 @@ def restore_host(host_run: HostRun, record: StateRecord, topology_hash: str) -> 
 
 
 def refuse_other_size(record: StateRecord, num_ranks: int, config: DistributedConfig) -> None:
-    """Refuse to go on in another number of processes than a host was saved by, unless that is wanted.
+    """Refuse to go on in another number of processes than a run was saved by, unless that is wanted.
 
     Raises:
         ConfigError: Naming both numbers.
@@ -79,7 +79,7 @@ def refuse_other_size(record: StateRecord, num_ranks: int, config: DistributedCo
     if saved != num_ranks and not config.is_elastic:
         raise ConfigError(
             f"the run was saved by {saved} processes, and here are {num_ranks}: go on with as many, "
-            "or let its batches be dealt anew with --distributed.is-elastic true"
+            "or let its hosts and batches be dealt anew with --distributed.is-elastic"
         )
 
 

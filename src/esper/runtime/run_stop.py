@@ -99,13 +99,37 @@ class RunStop:
         return "by a signal"
 
     def describe(self, saved: str | None, run_dir: Path) -> InterruptedRunError:
-        """Return the error that ends the attempt.
+        """Return the error that ends the attempt of one process.
 
         Args:
             saved: Name of the checkpoint of this place; None if it could not be saved.
             run_dir: The run, for the command that goes on with it.
         """
-        what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
-        return InterruptedRunError(
-            f"stopped {self.reason}; {what}; go on: esper train --resume {run_dir}", self.exit_code
-        )
+        return describe_stop(self.reason, describe_save(saved), run_dir, self.exit_code)
+
+
+SAVED_BY_FIRST = "rank 0 saves this place and says whether it could"
+"""What a rank that does not write knows of the checkpoint of a stop."""
+
+
+def describe_save(saved: str | None) -> str:
+    """Return what became of the checkpoint of a stop: its name, or None if it could not be saved."""
+    return f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
+
+
+def describe_stop(
+    reason: str, what: str, run_dir: Path, exit_code: ExitCode, num_ranks: int = 1
+) -> InterruptedRunError:
+    """Return the error that ends an attempt, with the command that goes on.
+
+    Args:
+        reason: The end of a sentence that begins with "stopped".
+        what: What became of the checkpoint.
+        run_dir: The run.
+        exit_code: What the process returns.
+        num_ranks: Processes of the run, >= 1.
+    """
+    start = "esper" if num_ranks == 1 else f"esper launch --nproc-per-node {num_ranks} --"
+    return InterruptedRunError(
+        f"stopped {reason}; {what}; go on: {start} train --resume {run_dir}", exit_code
+    )

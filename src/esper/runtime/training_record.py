@@ -223,7 +223,7 @@ class WrittenRecord:
         joined = join_rows(records)
         state: dict[str, JsonValue] = {
             "training": joined.state,
-            "world_size": self._world_size,
+            "num_ranks": self._world_size,
             "rounds": [dict(metrics) for metrics in self._rounds],
             "num_env_steps": self._num_env_steps,
         }

@@ -11,7 +11,7 @@ from .copies import LocalSignal, local_stop
 
 
 def test_a_signal_here_stops_nobody_until_all_heard_it() -> None:
-    stop = AgreedStop(local_stop(LocalSignal(ExitCode.SIGTERM)))
+    stop = AgreedStop(local_stop(LocalSignal(ExitCode.SIGTERM)), num_ranks=2)
     assert not stop()
     assert stop.wish == Wish(143, 0)
     stop.settle([Wish(0, 0), stop.wish])
@@ -20,6 +20,9 @@ def test_a_signal_here_stops_nobody_until_all_heard_it() -> None:
     assert str(stop.describe("e0001-b00002", Path("a"))).startswith(
         "stopped by a signal; saved e0001-b00002;"
     )
+    follower = str(stop.describe_follower(Path("a")))
+    assert "rank 0 saves this place and says whether it could" in follower
+    assert follower.endswith("go on: esper launch --nproc-per-node 2 -- train --resume a")
 
 
 def test_a_stop_stays_and_of_several_codes_the_highest_counts() -> None:

@@ -32,9 +32,10 @@ class Walk:
 def walk_together(folder: Path, walks: list[Walk]) -> None:
     """Let every rank walk through update 3 until it stops or is done."""
     store = HashStore()
+    heartbeats = [Heartbeat(folder, rank=rank, session="threads", every_s=0.05) for rank in range(len(walks))]
 
     def run(rank: int) -> None:
-        walk, stops = walks[rank], build_stops(folder, store, rank, len(walks))
+        walk, stops = walks[rank], build_stops(folder, store, rank, len(walks), heartbeat=heartbeats[rank])
         for step in range(1, walk.length + 1):
             if stops.should_stop(walk.wanted_at is not None and step >= walk.wanted_at, step, 3):
                 walk.stopped_at.append(step)
@@ -42,21 +43,31 @@ def walk_together(folder: Path, walks: list[Walk]) -> None:
         stops.finish(3)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(walks))]
+    for heartbeat in heartbeats:
+        heartbeat.start()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-        assert not thread.is_alive()
+    for heartbeat in heartbeats:
+        heartbeat.close()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def build_stops(
-    folder: Path, store: HashStore, rank: int, world_size: int, *, timeout_s: float = 30.0
+    folder: Path,
+    store: HashStore,
+    rank: int,
+    world_size: int,
+    *,
+    timeout_s: float = 30.0,
+    heartbeat: Heartbeat | None = None,
 ) -> StopAgreement:
-    heartbeat = Heartbeat(folder, rank=rank, session="threads", every_s=0.05)
-    heartbeat.start()
+    """A rank's part; without a heartbeat that beats nobody else looks for its own."""
+    own = heartbeat or Heartbeat(folder, rank=rank, session="threads", every_s=0.05)
     return StopAgreement(
         RankNotes(store),
-        Guard(heartbeat, folder, world_size=world_size, silence_s=0.3),
+        Guard(own, folder, world_size=world_size, silence_s=0.3),
         rank=rank,
         world_size=world_size,
         num_steps=NUM_STEPS,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from esper.leyline import ExitCode, InterruptedRunError
-from esper.runtime.run_stop import RunStop
+from esper.runtime.run_stop import SAVED_BY_FIRST, RunStop, describe_save, describe_stop
 
 
 @final
@@ -37,13 +37,14 @@ class AgreedStop:
         host_run.train_epoch(stop.pauses)
     """
 
-    def __init__(self, local: RunStop) -> None:
+    def __init__(self, local: RunStop, *, num_ranks: int = 1) -> None:
         """Join what this process knows.
 
         Args:
             local: Signals and time of this process.
+            num_ranks: Processes of the run, for the command that goes on.
         """
-        self._local = local
+        self._local, self._num_ranks = local, num_ranks
         self._code = 0
         self._is_saving = False
 
@@ -87,8 +88,12 @@ class AgreedStop:
         return self._local.reason if self._local() else "by a signal to another rank, or the end of its time"
 
     def describe(self, saved: str | None, run_dir: Path) -> InterruptedRunError:
-        """Return the error that ends the attempt of a rank; see `RunStop.describe`."""
-        what = f"saved {saved}" if saved else "this place could NOT be saved, an older one is kept"
-        return InterruptedRunError(
-            f"stopped {self.reason}; {what}; go on: esper train --resume {run_dir}", self.exit_code
-        )
+        """Return the error that ends the attempt of the rank that saves; see `RunStop.describe`."""
+        return self._describe(describe_save(saved), run_dir)
+
+    def describe_follower(self, run_dir: Path) -> InterruptedRunError:
+        """Return the error that ends the attempt of a rank that does not write."""
+        return self._describe(SAVED_BY_FIRST, run_dir)
+
+    def _describe(self, what: str, run_dir: Path) -> InterruptedRunError:
+        return describe_stop(self.reason, what, run_dir, self.exit_code, self._num_ranks)

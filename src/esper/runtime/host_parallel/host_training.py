@@ -72,7 +72,7 @@ class HostTraining:
         settled = settle_policy(request.config, request.provenance)
         sink = LateSink()
         with StopSignal() as signals:
-            stop = AgreedStop(RunStop(signals, limit))
+            stop = AgreedStop(RunStop(signals, limit), num_ranks=group.collective.world_size)
             copies = HostCopies(
                 group.channel,
                 stop,
@@ -123,7 +123,7 @@ def _follow(assembly: Assembly, stop: AgreedStop, request: TrainingRequest, chan
             outcome = host_run.train_epoch(stop.pauses)
         if stop() and not host_run.is_finished:
             host_run.settle()
-            raise stop.describe("by rank 0", request.run_dir)
+            raise stop.describe_follower(request.run_dir)
         is_due = outcome is not None and every > 0 and host_run.epoch % every == 0
         if (stop.take_save_request() or is_due) and not host_run.is_finished:
             host_run.settle()
