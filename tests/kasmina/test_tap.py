@@ -73,7 +73,7 @@ def test_a_place_without_a_tensor_is_refused_and_those_with_one_are_named(
     output: object, select: int | str | None, message: str
 ) -> None:
     with pytest.raises(HostError, match=message):
-        Tap(arrangement=Arrangement.FLAT, select=select).take(output)
+        Tap(arrangement=Arrangement.FLAT, select=select).choose(output)
 
 
 def test_selections_are_the_floating_tensors_alone() -> None:

@@ -107,8 +107,13 @@ class Tap:
         )
 
     def take(self, output: object) -> Tensor:
-        """Return the feature as seeds know it; raises as `choose`."""
-        return self.arrangement.to_canonical(self.choose(output))
+        """Return the feature as seeds know it; what is there was looked at when slots were attached.
+
+        Raises:
+            HostError: If nothing is at the selected place.
+        """
+        feature: Tensor = _choose(output, self.select)  # type: ignore[assignment]
+        return self.arrangement.to_canonical(feature)
 
     def put(self, output: object, changed: Tensor) -> object:
         """Return the output with the feature replaced; the output given is left as it is."""
