@@ -26,6 +26,9 @@ from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.governor import Governor, GovernorConfig
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
+from esper.tolaria.guest_groups import describe_missing, missing_from
+from esper.tolaria.guest_optimizer import GuestOptimizer
 from esper.tolaria.host_ranks import BatchShare, HostRanks, OneRank, SharedState
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
@@ -67,6 +70,9 @@ __all__ = [
     "Governor",
     "GovernorConfig",
     "GradientReducer",
+    "GroupFlag",
+    "GroupFlags",
+    "GuestOptimizer",
     "HostRanks",
     "HostRun",
     "HostRunConfig",
@@ -100,10 +106,12 @@ __all__ = [
     "check_plan",
     "checkpoint_name",
     "checkpoint_place",
+    "describe_missing",
     "detach_record",
     "estimate_mean",
     "estimate_need",
     "hash_layout",
+    "missing_from",
     "refuse_shortage",
     "train_flops",
 ]
