@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Never, final
+from typing import Never, final, TYPE_CHECKING
 
 from esper.leyline import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @final

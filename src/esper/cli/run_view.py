@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 
 from esper.cli.output import Table
 from esper.leyline import Event, JsonValue, StageChanged
@@ -22,7 +21,11 @@ from esper.nissa import (
     format_seconds,
     summary_to_plain,
 )
-from esper.runtime.run_records import RunInfo
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esper.runtime.run_records import RunInfo
+    from collections.abc import Mapping, Sequence
 
 
 def format_time(stamp: str) -> str:

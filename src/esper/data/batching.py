@@ -9,16 +9,18 @@ are run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 import torch
 
 from esper.data.augment import AugmentConfig, augment_seed, compute_augmented
 from esper.data.device_cache import DeviceCache, StorageKind, build_storage
 from esper.data.sampler import epoch_order
-from esper.data.splits import ArraySplit
 from esper.leyline import ConfigError
+
+if TYPE_CHECKING:
+    from esper.data.splits import ArraySplit
+    from collections.abc import Sequence
 
 
 class Batch(NamedTuple):

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable, Sequence
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from esper.kasmina.slot import SeedSlot
+
+if TYPE_CHECKING:
+    from esper.kasmina.slot import SeedSlot
+    from collections.abc import Callable, Sequence
 
 _TopologyKey = tuple[tuple[str | None, str], ...]
 

@@ -5,12 +5,14 @@ The one place that may seed the global generators: layer constructors draw from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

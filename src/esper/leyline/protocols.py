@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar, final, runtime_checkable
+from typing import Protocol, TypeVar, final, runtime_checkable, TYPE_CHECKING
 
-from esper.leyline.decisions import Decision
-from esper.leyline.events import Event
-from esper.leyline.observation import Observation
-from esper.leyline.outcomes import EpochOutcome
+
+if TYPE_CHECKING:
+    from esper.leyline.events import Event
+    from esper.leyline.decisions import Decision
+    from esper.leyline.observation import Observation
+    from esper.leyline.outcomes import EpochOutcome
+    from collections.abc import Sequence
 
 ModelT_contra = TypeVar("ModelT_contra", contravariant=True)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)

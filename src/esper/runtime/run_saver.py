@@ -14,12 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 from esper.leyline import CheckpointError, CheckpointFailed, CheckpointSaved
-from esper.nissa import EventHub
-from esper.runtime.experiment import CheckpointConfig
 from esper.tolaria import (
     BackgroundWriter,
     CheckpointStore,
@@ -30,7 +27,12 @@ from esper.tolaria import (
     checkpoint_name,
     detach_record,
 )
-from esper.tolaria.checkpoint import FileOps
+
+if TYPE_CHECKING:
+    from esper.tolaria.checkpoint import FileOps
+    from esper.runtime.experiment import CheckpointConfig
+    from esper.nissa import EventHub
+    from pathlib import Path
 
 
 @final

@@ -11,12 +11,14 @@ Only answers questions; the loop saves and leaves. Imports no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import ExitCode, InterruptedRunError
-from esper.runtime.shutdown import StopSignal
+
+if TYPE_CHECKING:
+    from esper.runtime.shutdown import StopSignal
+    from pathlib import Path
+    from collections.abc import Callable
 
 _SECONDS_PER_HOUR = 3600.0
 

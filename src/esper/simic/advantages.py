@@ -11,14 +11,16 @@ All values are on the raw scale of the rewards: no normaliser is known here. Sha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from esper.leyline import Collective
-from esper.simic.interfaces import Bootstrap
+
+if TYPE_CHECKING:
+    from esper.simic.interfaces import Bootstrap
+    from esper.leyline import Collective
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class RowSteps(NamedTuple):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from esper.simic.advantages import compute_explained_variance
-from esper.simic.config import AnomalyConfig, RolloutConfig
 from esper.simic.ppo_loss import TERMS
-from esper.tamiyo import PolicyInputs
+
+if TYPE_CHECKING:
+    from esper.simic.config import AnomalyConfig, RolloutConfig
+    from esper.tamiyo import PolicyInputs
 
 Metrics = Mapping[str, float]
 

@@ -7,13 +7,15 @@ bias-corrected and accelerated bootstrap (BCa, Efron 1987), which asks for no sh
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import numpy as np
 
-from esper.leyline import JsonValue
+
+if TYPE_CHECKING:
+    from esper.leyline import JsonValue
+    from collections.abc import Sequence
 
 BOOTSTRAP_FROM = 20
 """Pairs from which on the bootstrap is used."""

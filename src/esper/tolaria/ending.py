@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TYPE_CHECKING
 
-from esper.kasmina import Clock
-from esper.leyline import Event
-from esper.tolaria.parts import Workbench
+
+if TYPE_CHECKING:
+    from esper.leyline import Event
+    from esper.kasmina import Clock
+    from esper.tolaria.parts import Workbench
+    from collections.abc import Sequence
 
 
 class EndingRun(Protocol):

@@ -16,17 +16,19 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from esper.kasmina import ForwardPlan, MorphogeneticModel, norms_with_statistics
 from esper.leyline import ConfigError, Estimate, JsonValue, MetricSpec, SeedStage, SlotOutcome, suggest
-from esper.tolaria.input_recorder import InputRecorder
 from esper.tolaria.measuring import ContributionPool, Setting, estimate_mean, eval_mode
 from esper.tolaria.norm_statistics import batch_statistics, read_statistics, write_statistics
 from esper.tolaria.steps import plan_settings
+
+if TYPE_CHECKING:
+    from esper.tolaria.input_recorder import InputRecorder
 
 MIN_SCALARS = 3
 """Measurements of a single number before a standard error can be given."""
@@ -124,6 +126,12 @@ class GuestMeasurer:
         """Whether statistics can be re-estimated, if there are any: inputs have been seen."""
         return not norms_with_statistics(model) or self._recorder.num_batches > 0
 
+    def refresh_statistics(self, model: MorphogeneticModel) -> None:
+        """Re-estimate every norm's running statistics for the network as it is now, if inputs were seen."""
+        if norms_with_statistics(model) and self._recorder.num_batches:
+            with torch.no_grad():
+                self._calibrate(model)
+
     def num_passes(self, model: MorphogeneticModel) -> int:
         """Evaluations that `measure` would ask for now."""
         settings = plan_settings(model)
@@ -147,8 +155,8 @@ class GuestMeasurer:
             found = None if reading.items is None else len(reading.items)
             if setting is not None and found != count:
                 raise ConfigError(
-                    f"evaluate() returned {count} items and then {found}: it must go through the same items in "
-                    "the same order every time (no shuffling)"
+                    f"evaluate() returned {count} items and then {found}: it must go through the same items "
+                    "in the same order every time (no shuffling)"
                 )
             count = found
             yield reading

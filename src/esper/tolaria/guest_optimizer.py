@@ -11,8 +11,7 @@ by name and slots by id; no model, no loss, no stage, no batch: it counts the op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +44,9 @@ from esper.tolaria.guest_state import (
 from esper.tolaria.optimizer_state import check_groups, check_held, collect_tensors, select_trainable
 from esper.tolaria.reducer import HOST
 from esper.tolaria.schedules import compute_newborn_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @final

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, Protocol, final, TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from esper.data import Batch
 from esper.leyline import ActionSpace, Decision, JsonValue, Verdict
 from esper.tolaria.reducer import GradientReducer, NoReduce
-from esper.tolaria.rng import OwnRng
+
+if TYPE_CHECKING:
+    from esper.tolaria.rng import OwnRng
+    from esper.data import Batch
 
 
 @final

@@ -92,8 +92,9 @@ class InputRecorder:
         self._calls.clear()
         for entry in state[1:]:
             assert isinstance(entry, list)
-            args, kwargs = _unpack(entry[1], tensors, device)  # type: ignore[misc]
-            self._calls.append((int(str(entry[0])), (args, kwargs)))
+            call = _unpack(entry[1], tensors, device)
+            assert isinstance(call, tuple)
+            self._calls.append((int(str(entry[0])), call))
 
 
 def _pack(value: object, tensors: dict[str, Tensor]) -> JsonValue:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from torch import Tensor
 
-from esper.leyline import JsonValue, SlotOutcome
 from esper.tolaria.epoch import SlotTotals
-from esper.tolaria.group_flags import GroupFlags
+
+if TYPE_CHECKING:
+    from esper.leyline import JsonValue, SlotOutcome
+    from esper.tolaria.group_flags import GroupFlags
+    from collections.abc import Mapping
 
 _MAX_RATIO = 10.0
 

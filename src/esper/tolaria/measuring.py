@@ -13,10 +13,9 @@ the buffers are put back afterwards. A host without such norms is spared the cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,8 +28,11 @@ from esper.tolaria.norm_statistics import (
     read_statistics,
     write_statistics,
 )
-from esper.tolaria.objectives import Objective
-from esper.tolaria.precision import Autocast
+
+if TYPE_CHECKING:
+    from esper.tolaria.objectives import Objective
+    from esper.tolaria.precision import Autocast
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @final

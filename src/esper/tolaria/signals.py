@@ -6,9 +6,8 @@ Knows numbers of healthy intervals only; what is done about them is a policy's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import (
     HISTORY_LENGTH,
@@ -18,6 +17,9 @@ from esper.leyline import (
     JsonValue,
     TrainingSignals,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @final

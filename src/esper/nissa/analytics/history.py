@@ -5,9 +5,8 @@ Pure functions over records of one host run; nothing here formats or draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import (
     DecisionMade,
@@ -22,7 +21,10 @@ from esper.leyline import (
     SlotMeasured,
     StageChanged,
 )
-from esper.nissa.record import Record
+
+if TYPE_CHECKING:
+    from esper.nissa.record import Record
+    from collections.abc import Iterable, Mapping
 
 
 @final

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import (
     AnomalyFound,
@@ -24,7 +24,9 @@ from esper.leyline import (
     RunFinished,
 )
 from esper.nissa.codec import SCHEMA_VERSION, to_plain_tree
-from esper.nissa.record import Record
+
+if TYPE_CHECKING:
+    from esper.nissa.record import Record
 
 CURVES: Mapping[str, str] = MappingProxyType(
     {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable, TYPE_CHECKING
 
-from esper.leyline import Event
-from esper.nissa.record import Record
+
+if TYPE_CHECKING:
+    from esper.nissa.record import Record
+    from esper.leyline import Event
+    from collections.abc import Sequence
 
 
 @runtime_checkable

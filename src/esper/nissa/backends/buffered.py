@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import EventsDropped
-from esper.nissa.backends.base import OutputBackend
-from esper.nissa.record import Record
+
+if TYPE_CHECKING:
+    from esper.nissa.record import Record
+    from esper.nissa.backends.base import OutputBackend
+    from collections.abc import Callable
 
 
 @final

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, final
+from typing import TypeVar, final, TYPE_CHECKING
 
 from esper.leyline import Event
-from esper.nissa.record import Record
+
+if TYPE_CHECKING:
+    from esper.nissa.record import Record
 
 EventT = TypeVar("EventT", bound=Event)
 

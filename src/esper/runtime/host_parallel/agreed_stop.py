@@ -9,12 +9,14 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 from esper.leyline import ExitCode, InterruptedRunError
 from esper.runtime.run_stop import SAVED_BY_FIRST, RunStop, describe_save, describe_stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from collections.abc import Sequence
 
 
 @final

@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,9 @@ from esper.runtime.ranks.channel import Channel, Operation
 from esper.runtime.ranks.gradients import Bucket, add_flats, copy_back, flatten, plan_buckets
 from esper.runtime.ranks.torch_collective import TorchCollective
 from esper.tolaria import HOST, PlanEntry, StepFlags, StepVerdict, check_plan, hash_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @final

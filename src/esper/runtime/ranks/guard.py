@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import RankFailureError
 from esper.runtime.ranks.culprit import find_culprit, find_dead
-from esper.runtime.ranks.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from esper.runtime.ranks.heartbeat import Heartbeat
+    from pathlib import Path
+    from collections.abc import Iterator
 
 
 @final

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from typing import final, TYPE_CHECKING
 
-from esper.runtime.ranks.stop_agreement import StopAgreement
-from esper.runtime.ranks.straggler import Straggler
+
+if TYPE_CHECKING:
+    from esper.runtime.ranks.straggler import Straggler
+    from esper.runtime.ranks.stop_agreement import StopAgreement
+    from collections.abc import Callable
 
 UPDATE = "update"
 """The phase that follows a rollout."""

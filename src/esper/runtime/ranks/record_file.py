@@ -7,11 +7,13 @@ of processes that die, and none of them outlives its use when the machine goes d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast, final
+from typing import cast, final, TYPE_CHECKING
 
-from esper.leyline import JsonValue
+
+if TYPE_CHECKING:
+    from esper.leyline import JsonValue
+    from pathlib import Path
+    from collections.abc import Mapping
 
 MAX_BYTES = 65_536
 """Largest file that is read; what we write is below 10,000 bytes, texts being cut."""

@@ -11,11 +11,13 @@ others wait for its post is named by its heartbeat.
 from __future__ import annotations
 
 import threading
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import RankFailureError
-from esper.runtime.ranks.guard import Guard
-from esper.runtime.ranks.notes import RankNotes
+
+if TYPE_CHECKING:
+    from esper.runtime.ranks.guard import Guard
+    from esper.runtime.ranks.notes import RankNotes
 
 _OPERATION = "agreeing where to stop"
 _EVERY_S = 0.02

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import final, TYPE_CHECKING
 
-from esper.runtime.ranks.config import DistributedConfig
-from esper.runtime.ranks.notes import RankNotes
+
+if TYPE_CHECKING:
+    from esper.runtime.ranks.notes import RankNotes
+    from esper.runtime.ranks.config import DistributedConfig
 
 
 @final

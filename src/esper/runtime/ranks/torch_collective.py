@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 
 from esper.runtime.ranks.channel import Channel, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @final

@@ -8,8 +8,7 @@ A rank without a verdict was killed. Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 from esper.leyline import ExitCode
 from esper.runtime.ranks.record_file import (
@@ -20,6 +19,9 @@ from esper.runtime.ranks.record_file import (
     take_text,
     write_record,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FINAL_CODES = (
     ExitCode.USAGE,

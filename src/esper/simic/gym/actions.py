@@ -13,13 +13,15 @@ Shapes: E rows, H heads, N joint actions, M = sum of the column sizes. Knows no 
 from __future__ import annotations
 
 from itertools import product
-from typing import final
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from esper.leyline import LifecycleOp
-from esper.tamiyo import ActionLayout, PolicyInputs
+
+if TYPE_CHECKING:
+    from esper.tamiyo import ActionLayout, PolicyInputs
 
 _STRUCTURE = ("op", "slot", "blueprint")
 

@@ -15,8 +15,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from typing import final
+from typing import final, TYPE_CHECKING
 
 from esper.leyline import (
     WAIT,
@@ -37,6 +36,9 @@ from esper.leyline import (
 )
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RANGE_TOLERANCE, RewardTerm, TermMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _HORIZON = 8
 _SLOTS = ("first", "second")

@@ -7,10 +7,8 @@ then per slot: dormant, live, fossilised, blocked share, quick, slow, age share,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
-from esper.leyline import JsonValue
 from esper.simic.toys.growth_rules import (
     BLOCKED_DECISIONS,
     GAINS,
@@ -32,6 +30,10 @@ from esper.simic.toys.growth_rules import (
 from esper.simic.toys.rollout import ToyRolloutEnv
 from esper.simic.toys.task import ToyMasks, ToyStep
 from esper.tamiyo import ActionLayout
+
+if TYPE_CHECKING:
+    from esper.leyline import JsonValue
+    from collections.abc import Sequence
 
 GAIN_SCALE = 8.0
 """Feature units per unit of gain: the largest gain, .12, becomes .96."""

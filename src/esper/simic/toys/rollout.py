@@ -5,8 +5,7 @@ Episode k of a row depends on (seed of the row, k) alone: not on the number of r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Generic, cast, final
+from typing import Generic, cast, final, TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +13,10 @@ from torch import Tensor
 from esper.leyline import ForeignCheckpointError, JsonValue, derive_seed
 from esper.simic.interfaces import EnvStep
 from esper.simic.toys.task import StateT, ToyStep, ToyTask
-from esper.tamiyo import ActionLayout, PolicyInputs
+
+if TYPE_CHECKING:
+    from esper.tamiyo import ActionLayout, PolicyInputs
+    from collections.abc import Mapping, Sequence
 
 
 def derive_row_seeds(seed: int, num_rows: int, first_row: int = 0) -> tuple[int, ...]:

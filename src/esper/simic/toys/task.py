@@ -5,11 +5,13 @@ Shapes: D features, O operations, S slots, B blueprints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, TYPE_CHECKING
 
-from esper.leyline import JsonValue
-from esper.tamiyo import ActionLayout
+
+if TYPE_CHECKING:
+    from esper.tamiyo import ActionLayout
+    from esper.leyline import JsonValue
+    from collections.abc import Mapping, Sequence
 
 StateT = TypeVar("StateT")
 

@@ -12,8 +12,7 @@ core.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import NamedTuple, final
+from typing import NamedTuple, final, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +32,11 @@ from esper.tamiyo.distributions import ActionLogits, ActionMask, JointDistributi
 from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
 from esper.tamiyo.network.encoder import Encoded, GrowthEncoder
 from esper.tamiyo.network.flat import FlatEncoder, FlatGrowthEncoder, FlatHeads
-from esper.tamiyo.network.heads import GrowthHeads
 from esper.tamiyo.network.layers import build_mlp
+
+if TYPE_CHECKING:
+    from esper.tamiyo.network.heads import GrowthHeads
+    from contextlib import AbstractContextManager
 
 _Encoder = GrowthEncoder | FlatEncoder | FlatGrowthEncoder
 _Core = RecurrentCore | MemorylessCore

@@ -11,9 +11,11 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import final, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of everything that is not finished yet; whoever holds the run lock may remove it."""

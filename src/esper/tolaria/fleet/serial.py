@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, final
+from typing import Generic, TypeVar, final, TYPE_CHECKING
 
 from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
-from esper.tolaria.checkpoint import StateRecord
-from esper.tolaria.host_run import HostRun
-from esper.tolaria.measuring import SplitResult
+
+if TYPE_CHECKING:
+    from esper.tolaria.checkpoint import StateRecord
+    from esper.tolaria.host_run import HostRun
+    from esper.tolaria.measuring import SplitResult
+    from collections.abc import Callable, Sequence
 
 ColumnsT = TypeVar("ColumnsT")
 

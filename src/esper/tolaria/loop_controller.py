@@ -12,13 +12,13 @@ backward pass. Is handed a policy and an optimiser; knows no loss, no data and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from dataclasses import replace
+from typing import final, TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import Clock, MorphogeneticModel
+from esper.kasmina import Clock, Lifecycle, MorphogeneticModel, QualityGates
 from esper.leyline import (
     WAIT,
     ActionResult,
@@ -38,9 +38,7 @@ from esper.leyline import (
     derive_seed,
     refuse_action,
 )
-from esper.tolaria.controller_config import ControllerConfig
 from esper.tolaria.guest_measuring import GuestMeasurer, Reading, read_values
-from esper.tolaria.guest_optimizer import GuestOptimizer
 from esper.tolaria.host_events import describe_decision
 from esper.tolaria.input_recorder import InputRecorder
 from esper.tolaria.interval_totals import IntervalTotals
@@ -55,16 +53,22 @@ from esper.tolaria.steps import (
     record_outcome,
 )
 
+if TYPE_CHECKING:
+    from esper.tolaria.loop_config import LoopConfig
+    from esper.tolaria.guest_optimizer import GuestOptimizer
+    from collections.abc import Callable, Mapping, Sequence
+
 ENDLESS = 1_000_000
 """Intervals until the horizon where a loop does not say how long it runs."""
+_SHARE_OF_FIRST = 0.1
 
 
 @final
-class Controller:
+class LoopController:
     """Grows one model in somebody else's loop.
 
     Example:
-        controller = Controller(model, optimizer, guest, policy, config, registry=registry)
+        controller = LoopController(model, optimizer, guest, policy, config, registry=registry)
         for epoch in range(30):
             controller.act()
             for batch in loader: ...; optimizer.step(); controller.step(loss)
@@ -77,9 +81,10 @@ class Controller:
         optimizer: torch.optim.Optimizer,
         guest: GuestOptimizer,
         policy: TamiyoPolicy,
-        config: ControllerConfig,
+        config: LoopConfig,
         *,
         sink: EventSink | None = None,
+        read_scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """Hook into the optimiser's steps and the host's passes; nothing grows yet.
 
@@ -90,12 +95,15 @@ class Controller:
             policy: Decides at every `act`.
             config: Metric, budget, gates.
             sink: Where events go beside being returned.
+            read_scale: Returns the loss scale of the next backward pass; asked while a seed incubates.
         """
         self.model, self.guest, self.policy, self.config = model, guest, policy, config
         self._optimizer = optimizer
         self._sink: EventSink = NullSink() if sink is None else sink
         self._space = build_action_space(model, list_offers(model, model.registry, config.blueprints))
-        self.tracker = SignalTracker(config.tracker)
+        self.scale = config.metric.scale if config.is_scale_known else 0.0
+        """A difference of the metric that is large; 0 = not known before the first interval."""
+        self.adopt_scale(self.scale)
         self.recorder = InputRecorder(config.calibration_items)
         self.measurer = GuestMeasurer(config.metric, self.recorder)
         self.ledger = FlopsLedger()
@@ -117,6 +125,7 @@ class Controller:
             optimizer.register_step_post_hook(self._after_step),
             model.host.register_forward_pre_hook(self.recorder, with_kwargs=True),
         )
+        self._read_scale = read_scale
         self.follow_topology()
 
     # ------------------------------------------------------------------ the loop's three calls
@@ -132,7 +141,7 @@ class Controller:
         """
         if self.batch > self.interval_start:
             raise ConfigError(
-                f"act() after {self.batch - self.interval_start} optimiser steps that no observe() has ended: "
+                f"act() after {self.batch - self.interval_start} steps that no observe() has ended: "
                 "the order is act, train, observe"
             )
         decision = self.policy.decide(self.look())
@@ -175,6 +184,8 @@ class Controller:
         self.interval_batches = self.batch - self.interval_start
         measured = self._measure(evaluate)
         reading = read_values(evaluate() if metrics is None and evaluate else metrics, self.config.metric)
+        if not self.scale:
+            self.adopt_scale(_SHARE_OF_FIRST * abs(reading.mean) or self.config.metric.scale)
         outcome = self._build_outcome(reading, measured)
         for slot in self.model.each_slot():
             record_outcome(
@@ -215,7 +226,7 @@ class Controller:
             slots=model.reports(),
             budgets=self._budgets(),
             space=keep_affordable(self._space, model, config.budget),
-            metric=config.metric,
+            metric=replace(config.metric, scale=self.scale or config.metric.scale),
         )
 
     def carry_out(self, decision: Decision) -> tuple[ActionResult, list[Event]]:
@@ -235,6 +246,16 @@ class Controller:
         """Take events of a move that was made by hand: the optimiser follows, the sink is told."""
         self.follow_topology()
         return self._emit(events)
+
+    def adopt_scale(self, scale: float) -> None:
+        """Make a difference of the metric the unit of every threshold that is one; 0 = as configured."""
+        config, self.scale = self.config, scale
+        factor = scale / config.metric.scale if scale and not config.is_scale_known else 1.0
+        gates = replace(config.gates, max_metric_drop=config.gates.max_metric_drop * factor)
+        threshold = config.tracker.plateau_threshold * factor
+        self.tracker = SignalTracker(replace(config.tracker, plateau_threshold=threshold))
+        quality = QualityGates(gates, keep_threshold=config.keep_threshold)
+        self.model.lifecycle = Lifecycle(config.lifecycle, quality)
 
     def follow_topology(self) -> None:
         """Add groups for new seeds, drop those of seeds that are gone, hold those on their way out."""
@@ -258,24 +279,20 @@ class Controller:
             if state.stage is SeedStage.FOSSILIZED:
                 guest.fossilize(slot.slot_id)
 
-    def drop_faulty(self, scale: float = 1.0) -> None:
+    def drop_faulty(self) -> None:
         """Drop the gradients of seeds that are not finite; under a loss scaler call it before `unscale_`.
 
         Without a scaler nothing has to be called: it is done before every step.
-
-        Args:
-            scale: The loss scale that gradients still carry.
         """
-        flags = self.guest.drop_faulty(1.0 / scale)
-        self.totals.add_gradients(flags)
+        self.totals.add_gradients(self.guest.drop_faulty(1.0 / self._read_scale()))
 
-    def set_loss_scale(self, scale: float) -> None:
-        """Tell the factor on the loss, so that what seeds learn carries it like everything else.
-
-        Args:
-            scale: Of the next backward passes, > 0.
-        """
-        self._lesson_weight.fill_(self.model.incubation.residual_weight * scale / self.config.accumulation)
+    def finish(self) -> list[Event]:
+        """Cull every live seed; norms get statistics of what is left where one affected the output."""
+        affected = any(s.state.stage.is_live and s.state.alpha > 0.0 for s in self.model.each_slot())
+        events = self.tell(self.model.cull_live(self.clock, "horizon"))
+        if affected:
+            self.measurer.refresh_statistics(self.model)
+        return events
 
     def close(self) -> None:
         """Let go of optimiser and host; the model stays as it has grown."""
@@ -293,6 +310,12 @@ class Controller:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         del optimizer, args, kwargs
         self.model.update_alphas(self.batch)
+        self._weigh_lessons()
+
+    def _weigh_lessons(self) -> None:
+        """Let what seeds learn carry the loss's factors: its scale, and its share of one step."""
+        weight = self.model.incubation.residual_weight * self._read_scale() / self.config.accumulation
+        self._lesson_weight.fill_(weight)
 
     # ------------------------------------------------------------------ inside
 

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 from esper.kasmina import norms_with_statistics
 from esper.leyline import EsperError, ForeignCheckpointError, JsonValue
 from esper.tolaria.checkpoint import StateRecord, capture_rng, restore_rng
-from esper.tolaria.controller import Controller
 from esper.tolaria.snapshot import signals_from_dict, signals_to_dict
 
 if TYPE_CHECKING:
+    from esper.tolaria.loop_controller import LoopController
     from torch import Tensor
 
-_COUNTERS = ("epoch", "interval_start", "interval_batches", "event_count")
+_PLACES = ("epoch", "interval_start", "interval_batches")
+_COUNTERS = (*_PLACES, "event_count")
+_EXTRA = "extra"
 
 
-def capture_controller(controller: Controller) -> StateRecord:
+def capture_loop(controller: LoopController) -> StateRecord:
     """Copy the state of model, optimiser, schedulers, policy, clocks and random streams.
 
     Raises:
@@ -47,6 +49,7 @@ def capture_controller(controller: Controller) -> StateRecord:
         tensors |= {prefix + name: tensor.detach().clone() for name, tensor in part.items()}
     state: dict[str, JsonValue] = {name: getattr(controller, name) for name in _COUNTERS}
     state |= {
+        "scale": controller.scale,
         "slots": slots,
         "optimizer": optimizer_state,
         "pool": pool_state,
@@ -61,14 +64,19 @@ def capture_controller(controller: Controller) -> StateRecord:
     return StateRecord(tensors=tensors, state=state)
 
 
-def restore_controller(controller: Controller, record: StateRecord) -> None:
+def restore_loop(controller: LoopController, record: StateRecord, *, is_rollback: bool) -> None:
     """Put a captured state back into a controller of the same model, optimiser and settings.
+
+    Args:
+        controller: Made as the captured one was.
+        record: From `capture_loop`.
+        is_rollback: Whether what may never run backwards (FLOPs, decisions, random streams) stays as it is.
 
     Raises:
         ForeignCheckpointError: If slots, tensors, groups or schedulers do not fit, or a part is malformed.
     """
     try:
-        _restore(controller, record)
+        _restore(controller, record, is_rollback=is_rollback)
     except EsperError:
         raise
     except (
@@ -83,7 +91,7 @@ def restore_controller(controller: Controller, record: StateRecord) -> None:
         raise ForeignCheckpointError(f"the saved state does not fit: {type(e).__name__}: {e}") from e
 
 
-def _restore(controller: Controller, record: StateRecord) -> None:
+def _restore(controller: LoopController, record: StateRecord, *, is_rollback: bool) -> None:
     state = record.state
     model = controller.model
     model.restore(_part(record, "model."), _mapping(state, "slots"))
@@ -92,17 +100,38 @@ def _restore(controller: Controller, record: StateRecord) -> None:
     controller.follow_topology()
     controller.guest.load(_part(record, "optimizer."), _mapping(state, "optimizer"))
     controller.measurer.restore(_part(record, "pool."), _mapping(state, "pool"))
+    controller.adopt_scale(float(str(state["scale"])))
     controller.tracker.restore(_mapping(state, "tracker"))
-    controller.ledger.restore(_mapping(state, "ledger"))
     controller.totals.restore(_mapping(state, "totals"))
     controller.signals = signals_from_dict(_mapping(state, "signals"))
-    for name in _COUNTERS:
+    for name in _PLACES if is_rollback else _COUNTERS:
         setattr(controller, name, int(str(state[name])))
     inputs = state["inputs"]
     assert isinstance(inputs, list)
     controller.recorder.restore(_part(record, "inputs."), inputs, next(model.host.parameters()).device)
     controller.policy.restore(dict(_mapping(state, "policy")))
+    if is_rollback:
+        return
+    controller.ledger.restore(_mapping(state, "ledger"))
     restore_rng(StateRecord(tensors=_part(record, "rng."), state=_mapping(state, "rng")))
+
+
+def add_extra(record: StateRecord, extra: StateRecord | None) -> StateRecord:
+    """Return a record that also holds what somebody else's loop must remember."""
+    if extra is None:
+        return record
+    tensors = {f"{_EXTRA}.{name}": tensor for name, tensor in extra.tensors.items()}
+    return StateRecord(tensors={**record.tensors, **tensors}, state=record.state | {_EXTRA: extra.state})
+
+
+def split_extra(record: StateRecord) -> tuple[StateRecord, StateRecord]:
+    """Return the loop's own record, and what `add_extra` added; empty if nothing was."""
+    added = _part(record, f"{_EXTRA}.")
+    own = {name: t for name, t in record.tensors.items() if not name.startswith(f"{_EXTRA}.")}
+    extra = record.state.get(_EXTRA)
+    state = {name: value for name, value in record.state.items() if name != _EXTRA}
+    extra_state = dict(extra) if isinstance(extra, dict) else {}
+    return StateRecord(tensors=own, state=state), StateRecord(tensors=added, state=extra_state)
 
 
 def _part(record: StateRecord, prefix: str) -> dict[str, Tensor]:

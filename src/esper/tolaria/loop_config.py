@@ -13,7 +13,7 @@ from esper.tolaria.signals import SignalTrackerConfig
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerConfig:
+class LoopConfig:
     """How one model grows in a loop that we do not run."""
 
     metric: MetricSpec
@@ -24,6 +24,9 @@ class ControllerConfig:
     """How far the model may grow."""
     horizon: int | None = None
     """Intervals that the loop runs, >= 1; None = not known: policies then plan as if there were no end."""
+    is_scale_known: bool = True
+    """Whether the metric's scale is a fact; if not, a tenth of the first value observed is taken for it, and
+    thresholds in metric units follow."""
     keep_threshold: float = 0.0
     """Smallest contribution worth keeping, in units of the metric, >= 0; 0, because only the loop's owner
     knows what a point of their metric is worth: standard errors decide alone."""
@@ -51,13 +54,11 @@ class ControllerConfig:
         low = {"accumulation": 1, "newborn_warmup_batches": 0, "calibration_items": 2}
         for name, bound in low.items():
             if getattr(self, name) < bound:
-                raise ConfigError(f"controller.{name}={getattr(self, name)}: must be >= {bound}")
+                raise ConfigError(f"loop.{name}={getattr(self, name)}: must be >= {bound}")
         if self.horizon is not None and self.horizon < 1:
-            raise ConfigError(
-                f"controller.horizon={self.horizon}: must be >= 1, or None where it is not known"
-            )
+            raise ConfigError(f"loop.horizon={self.horizon}: must be >= 1, or None where it is not known")
         if not 0 <= self.keep_threshold < float("inf"):
-            raise ConfigError(f"controller.keep_threshold={self.keep_threshold}: must be finite and >= 0")
+            raise ConfigError(f"loop.keep_threshold={self.keep_threshold}: must be finite and >= 0")
         if self.lifecycle.incubation != "residual":
             raise ConfigError(
                 f"lifecycle.incubation={self.lifecycle.incubation!r}: in a loop of your own seeds learn by "
