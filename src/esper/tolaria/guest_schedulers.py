@@ -255,8 +255,8 @@ def _find_names(
         reason = "the host's rates would change"
     raise ConfigError(
         f"scheduler {_kind(scheduler)} does not go on with one more parameter group ({reason}): keep one "
-        "value per group in list attributes, or make it follow len(optimizer.param_groups); if it does so in a way "
-        "that a copy cannot show, name those attributes: follow(scheduler, per_group=(...))"
+        "value per group in list attributes, or make it follow len(optimizer.param_groups); if it does so in a "
+        "way that a copy cannot show, name those attributes: follow(scheduler, per_group=(...))"
     )
 
 
