@@ -38,7 +38,6 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = MappingProxyTyp
         "radam": lambda groups: torch.optim.RAdam(groups, lr=0.01),
         "adamax": lambda groups: torch.optim.Adamax(groups, lr=0.01),
         "adadelta": lambda groups: torch.optim.Adadelta(groups, lr=0.5),
-        "asgd": lambda groups: torch.optim.ASGD(groups, lr=0.01),
         "adafactor": lambda groups: torch.optim.Adafactor(groups, lr=0.01),
     }
 )

@@ -23,7 +23,7 @@ topologies = st.lists(st.sampled_from(["step", "step", *SLOTS]), min_size=1, max
 
 
 def _play(loop: Loop, twin: Loop, events: list[str]) -> Iterator[str]:
-    """Change the topology of one of two loops and step both; a slot's name is its birth, or else its death."""
+    """Change the topology of one of two loops and step both; a slot's name is its birth, then its death."""
     for event in events:
         if event in loop.seeds:
             loop.cull(event)
@@ -168,7 +168,9 @@ class MeanOfAll(LRScheduler):
 class NeedsLoss(WarmList):
     """Its step takes an argument that nobody here can guess."""
 
-    def step(self, loss: float | None = None, epoch: int | None = None) -> None:
+    def step(  # type: ignore[override]
+        self, loss: float | None = None, epoch: int | None = None
+    ) -> None:
         if self.last_epoch >= 0 and loss is None:
             raise TypeError("step() needs a loss")
         super().step()
