@@ -29,6 +29,7 @@ _CYCLED = ("betas", "momentum")  # what schedulers move besides the rate
 _MEMBERS = frozenset({"params", "param_names"})
 _UNFIT: Mapping[str, str] = MappingProxyType(
     {
+        "ASGD": "it keeps its rate in its state, so that a seed would be warmed up and frozen a step late",
         "LBFGS": "it keeps one group only",
         "Muon": "it takes matrices only, and seeds have biases and scales",
         "Rprop": "its rate is a start value only, so that a seed can be neither warmed up nor frozen",

@@ -150,12 +150,13 @@ class GuestSchedulers:
                     decoded = decode_plain(state, f"saved scheduler {kind}")
                 case _:
                     raise ForeignCheckpointError(f"saved scheduler {entry!r:.80}, expected {_kind(root)}")
-            if not isinstance(decoded, dict) or decoded.keys() != root.state_dict().keys():
-                different = sorted(set(cast("dict[str, object]", decoded)) ^ set(root.state_dict()))
+            got = decoded if isinstance(decoded, dict) else {}
+            different = sorted(map(str, got.keys() ^ root.state_dict().keys()))
+            if different:
                 raise ForeignCheckpointError(
                     f"saved scheduler {_kind(root)}: {different} in only one of them"
                 )
-            states.append(decoded)
+            states.append(got)
         return states
 
     def apply(self, states: Sequence[dict[str, object]]) -> None:
@@ -255,8 +256,8 @@ def _find_names(
         reason = "the host's rates would change"
     raise ConfigError(
         f"scheduler {_kind(scheduler)} does not go on with one more parameter group ({reason}): keep one "
-        "value per group in list attributes, or make it follow len(optimizer.param_groups); if it does so in a way "
-        "that a copy cannot show, name those attributes: follow(scheduler, per_group=(...))"
+        "value per group in list attributes, or make it follow len(optimizer.param_groups); if it does so in "
+        "a way that a copy cannot show, name those attributes: follow(scheduler, per_group=(...))"
     )
 
 
