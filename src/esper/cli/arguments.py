@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Never, final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Never, final
 
 from esper.leyline import ConfigError, suggest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @final

@@ -8,16 +8,13 @@ Example: esper config show --task fashion_mnist --host.optimizer.learning-rate 0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
 from esper.cli.arguments import asks_for_help, split_verb
 from esper.cli.config_flags import build_config_parser, parse_request, resolve_request, write_flag_help
 from esper.cli.output import write_text
 from esper.leyline import ExitCode
 from esper.runtime.config_file import render_config
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def run(args: Sequence[str]) -> int:

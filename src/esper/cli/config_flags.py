@@ -6,6 +6,7 @@ have a short one. Holds no default value.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import io
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import tyro
 
@@ -35,9 +36,6 @@ from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import check_reference
 from esper.runtime.presets import PRESET_NAMES, build_preset, preset_for_task
 from esper.runtime.run_records import META_NAME
-
-if TYPE_CHECKING:
-    import argparse
 
 SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
     {

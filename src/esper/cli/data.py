@@ -9,16 +9,13 @@ Example: esper data check fashion_mnist --data-dir ~/data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
 from esper.cli.output import Table, report_note, write_json, write_table, write_tables, write_text
 from esper.data import DatasetStatus, check, list_datasets
 from esper.leyline import ExitCode
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 VERBS = ("list", "check")
 _MISSING_HINT = "missing: `esper data check {}` says where it was looked for and how to get it"

@@ -8,6 +8,7 @@ Example: esper demo --run-dir runs/demo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser
@@ -15,10 +16,6 @@ from esper.cli.output import report_note, write_json, write_tables, write_text
 from esper.cli.result_view import render_networks, render_slots
 from esper.leyline import ExitCode
 from esper.runtime.demo import run_demo
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def run(args: Sequence[str]) -> int:

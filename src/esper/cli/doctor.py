@@ -8,6 +8,7 @@ Example: esper doctor --data-dir ~/data
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser
@@ -15,10 +16,6 @@ from esper.cli.output import Table, report_note, write_json, write_table
 from esper.leyline import ExitCode
 from esper.runtime.doctor import collect_findings
 from esper.runtime.run_records import RUNS_ROOT
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def run(args: Sequence[str]) -> int:

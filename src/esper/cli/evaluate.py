@@ -11,17 +11,14 @@ Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits -
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
 from esper.cli.arguments import asks_for_help
 from esper.cli.config_flags import build_config_parser, parse_request, resolve_request, write_flag_help
 from esper.cli.output import Table, report_note, write_json, write_tables, write_text
 from esper.leyline import ConfigError, ExitCode
 from esper.runtime.evaluation import Comparison, PolicyResult, compare_policies, parse_seeds
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic import EpisodeResult, PairedInterval
-    from collections.abc import Sequence
+from esper.simic import EpisodeResult, PairedInterval
 
 _EPISODES = 10
 

@@ -11,16 +11,13 @@ Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser
 from esper.cli.output import write_json, write_text
 from esper.leyline import ExitCode
 from esper.runtime.export_run import export_run
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def run(args: Sequence[str]) -> int:

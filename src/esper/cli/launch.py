@@ -13,17 +13,14 @@ Example: esper launch --nproc-per-node 2 -- train --resume runs/two
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from esper.cli.arguments import CommandParser, asks_for_help
 from esper.cli.output import report_note, write_text
 from esper.leyline import ConfigError, ExitCode, UnknownNameError
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    import argparse
 
 LAUNCHABLE = ("train",)
 """Commands that know of other processes."""

@@ -9,14 +9,11 @@ import importlib
 import importlib.metadata
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from esper.cli.output import report_error, write_text
 from esper.leyline import EsperError, ExitCode, InterruptedRunError, UnknownNameError
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {

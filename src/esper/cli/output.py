@@ -10,12 +10,10 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
+from esper.leyline import JsonValue
 from esper.nissa import clean_text
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
 
 _GAP = "  "
 _MOST_CHARACTERS = 1500

@@ -10,16 +10,13 @@ Example: esper replay runs/digits-heuristic-0-20260101-120000
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from esper.cli.arguments import CommandParser
 from esper.cli.output import report_note, write_json, write_text
 from esper.leyline import ExitCode
 from esper.runtime.replay import replay_run
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DIFFERS = 1
 """Exit code of a run that came out otherwise, as that of `cmp` and `diff`."""

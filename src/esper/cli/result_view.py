@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from esper.cli.output import Table
+from esper.leyline import JsonValue
 from esper.nissa import format_count, format_estimate, format_flops, format_metric
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.run import ExperimentResult
-    from esper.leyline import JsonValue
-    from collections.abc import Mapping
+from esper.runtime.run import ExperimentResult
 
 STAGE_COLOURS: Mapping[str, str] = MappingProxyType({"FOSSILIZED": "green", "CULLED": "magenta"})
 _NONE = "-"

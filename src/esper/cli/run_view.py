@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 
 from esper.cli.output import Table
 from esper.leyline import Event, JsonValue, StageChanged
@@ -21,11 +22,7 @@ from esper.nissa import (
     format_seconds,
     summary_to_plain,
 )
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.run_records import RunInfo
-    from collections.abc import Mapping, Sequence
+from esper.runtime.run_records import RunInfo
 
 
 def format_time(stamp: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,10 +47,6 @@ from esper.runtime.run_records import (
     list_runs,
     read_run_info,
 )
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 VERBS = ("ls", "show", "rm", "prune")
 _REMOVALS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(

@@ -10,8 +10,10 @@ Example: esper runs prune --older-than 30 --keep-last 5 --dry-run
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,11 +31,6 @@ from esper.runtime.run_removal import (
     remove,
     total_bytes,
 )
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    import argparse
 
 
 def remove_named(args: Sequence[str]) -> int:

@@ -13,10 +13,12 @@ Example: esper train --resume runs/digits-heuristic-0-20260101-120000
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 from esper.cli.arguments import CommandParser, asks_for_help
 from esper.cli.config_flags import (
@@ -50,10 +52,6 @@ from esper.runtime.run_records import (
     read_meta,
     read_run_info,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    import argparse
 
 _NEWEST = ""
 

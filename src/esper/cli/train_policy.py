@@ -6,19 +6,16 @@ Shows what a training came to.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from esper.cli.output import Table, report_note, write_json, write_tables
 from esper.leyline import ExitCode
+from esper.runtime.config_file import ResolvedExperiment
 from esper.runtime.policy_run import TrainingRequest, train_among_ranks, train_policy
 from esper.runtime.rank_training import name_folder, train_as_rank
 from esper.runtime.ranks import read_rank_environment
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.training_record import TrainingResult
-    from esper.runtime.config_file import ResolvedExperiment
-    from pathlib import Path
-    from collections.abc import Sequence
+from esper.runtime.training_record import TrainingResult
 
 _SHOWN = (
     ("return per episode", "rollout/ep_rew_mean"),

@@ -5,10 +5,12 @@ Pure: reads no file.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from esper.cli.output import Table
 from esper.cli.run_view import format_time
+from esper.leyline import JsonValue
 from esper.nissa import (
     BLOCKS,
     AnomalyTally,
@@ -25,11 +27,6 @@ from esper.nissa import (
     training_to_plain,
 )
 from esper.runtime.run_records import POLICY_FOLDER_NAME, RunInfo
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from collections.abc import Callable, Mapping, Sequence
 
 MAX_NOTICES = 20
 """Notices that are shown, the newest; `--json` has all of them."""

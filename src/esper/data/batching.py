@@ -9,18 +9,16 @@ are run.
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import torch
 
 from esper.data.augment import AugmentConfig, augment_seed, compute_augmented
 from esper.data.device_cache import DeviceCache, StorageKind, build_storage
 from esper.data.sampler import epoch_order
+from esper.data.splits import ArraySplit
 from esper.leyline import ConfigError
-
-if TYPE_CHECKING:
-    from esper.data.splits import ArraySplit
-    from collections.abc import Sequence
 
 
 class Batch(NamedTuple):

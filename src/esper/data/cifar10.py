@@ -11,8 +11,10 @@ import io
 import pickle  # noqa: TID251 - the one reviewed exception: every name resolves to an inert class of this file
 import pickletools
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,6 @@ import torch
 from esper.data.reading import read_bytes
 from esper.data.splits import ArraySplit, check_labels
 from esper.leyline import DataError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Callable
 
 CIFAR10_CLASSES = (
     "airplane",

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, final, TYPE_CHECKING
+from types import TracebackType
+from typing import Literal, Self, final
 
 import torch
 
+from esper.data.splits import ArraySplit
 from esper.leyline import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from esper.data.splits import ArraySplit
-    from types import TracebackType
-    from collections.abc import Sequence
 
 StorageKind = Literal["auto", "uint8", "float32"]
 """How a split is kept: "uint8" as read, "float32" normalised, "auto" the faster one by size."""

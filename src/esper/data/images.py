@@ -6,6 +6,7 @@ here and nowhere else. Knows nothing of where folders are searched, nor of devic
 
 from __future__ import annotations
 
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,6 @@ import torch
 from esper.data.reading import read_idx, read_npz
 from esper.data.splits import ArraySplit, check_labels
 from esper.leyline import DataError
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",

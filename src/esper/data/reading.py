@@ -13,16 +13,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from esper.leyline import DataError
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Mapping, Sequence
 
 _CHUNK_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"

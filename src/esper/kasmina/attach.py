@@ -8,16 +8,16 @@ Slots are attached before any `torch.compile`: a hook that comes later is silent
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, final
 
 from esper.kasmina.blueprints.spec import SlotSpec
+from esper.kasmina.hosts.protocol import InjectionPoint
+from esper.kasmina.inputs import Inputs
 from esper.kasmina.survey import refuse_wrapped, run_quietly
 from esper.leyline import HostError, Layout, suggest
 
 if TYPE_CHECKING:
-    from esper.kasmina.hosts.protocol import InjectionPoint
-    from esper.kasmina.inputs import Inputs
-    from collections.abc import Callable, Sequence
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 

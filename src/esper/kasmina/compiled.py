@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import copy
 import types
-from typing import final, TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import final
 
 import torch
 from torch import nn
 
-
-if TYPE_CHECKING:
-    from esper.kasmina.slot import SeedSlot
-    from collections.abc import Callable, Sequence
+from esper.kasmina.slot import SeedSlot
 
 _TopologyKey = tuple[tuple[str | None, str], ...]
 

@@ -7,9 +7,10 @@ the meta device: nothing is computed or allocated, a count is exact, needs no da
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.kasmina.allocation import is_allocation_failure
 from esper.kasmina.inputs import Inputs, call_host, count_items, map_tensors
 from esper.leyline import HostError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 
 def count_trainable(module: nn.Module) -> int:

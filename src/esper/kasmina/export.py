@@ -12,12 +12,9 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
+from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.slot import ForwardPlan
 from esper.leyline import ExportError, SeedStage
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.kasmina.model import MorphogeneticModel
 
 MAX_DIFFERENCE = 1e-5
 """Largest absolute difference between the grown network and its export on the sample (float32, eval)."""

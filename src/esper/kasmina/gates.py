@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
+from esper.kasmina.config import GateConfig
+from esper.kasmina.seed_state import SeedState
 from esper.leyline import SeedStage
-
-if TYPE_CHECKING:
-    from esper.kasmina.config import GateConfig
-    from esper.kasmina.seed_state import SeedState
 
 _ALPHA_TOLERANCE = 1e-6
 

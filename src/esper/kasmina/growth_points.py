@@ -17,12 +17,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar, final
 
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
+from esper.kasmina.inputs import Inputs
 from esper.kasmina.survey import Feature, ModuleCall, Survey, find_arrangements, survey_host
 from esper.kasmina.tap import Arrangement
 from esper.leyline import HostError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
-    from esper.kasmina.inputs import Inputs
     from torch import nn
 
 MAX_PROPOSED = 4

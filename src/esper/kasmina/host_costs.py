@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from esper.kasmina.cost import count_call_flops, count_flops, count_trainable
 from esper.kasmina.hosts.protocol import SegmentedHost
+from esper.kasmina.inputs import Inputs
 from esper.leyline import HostError
-
-if TYPE_CHECKING:
-    from esper.kasmina.inputs import Inputs
 
 
 @final

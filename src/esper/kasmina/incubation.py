@@ -12,14 +12,12 @@ and gradients are taken for the seed's parameters alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 _EPSILON = 1e-12
 

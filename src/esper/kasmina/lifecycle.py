@@ -14,11 +14,16 @@ is the table `_ENTRY_EFFECTS`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.kasmina.blending import AlphaRamp, Seed
+from esper.kasmina.config import LifecycleConfig
+from esper.kasmina.gates import GateResult, QualityGates
+from esper.kasmina.seed_state import SeedState
+from esper.kasmina.slot import SeedSlot
 from esper.leyline import (
     Action,
     AlphaCurve,
@@ -32,13 +37,6 @@ from esper.leyline import (
     SeedStage,
     StageChanged,
 )
-
-if TYPE_CHECKING:
-    from esper.kasmina.slot import SeedSlot
-    from esper.kasmina.seed_state import SeedState
-    from esper.kasmina.gates import GateResult, QualityGates
-    from esper.kasmina.config import LifecycleConfig
-    from collections.abc import Callable, Mapping
 
 
 @final

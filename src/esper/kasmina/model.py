@@ -11,19 +11,25 @@ optimisers. What it changed is returned as events.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from torch import Tensor, nn
 
 from esper.kasmina.attach import attach_hooks, probe_slots
 from esper.kasmina.blending import Seed, build_seed
+from esper.kasmina.blueprints.registry import BlueprintRegistry
+from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.compiled import CompiledHost
+from esper.kasmina.config import LifecycleConfig
 from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.gates import QualityGates
 from esper.kasmina.host_costs import measure_host
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
 from esper.kasmina.incubation import Incubation
+from esper.kasmina.inputs import Inputs
 from esper.kasmina.isolation import pass_straight_through, teach_residual
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.recomputing import RecomputeRule
@@ -43,14 +49,6 @@ from esper.leyline import (
     SlotReport,
     UnknownNameError,
 )
-
-if TYPE_CHECKING:
-    from esper.kasmina.blueprints.spec import SlotSpec
-    from esper.kasmina.inputs import Inputs
-    from esper.kasmina.gates import QualityGates
-    from esper.kasmina.blueprints.registry import BlueprintRegistry
-    from esper.kasmina.config import LifecycleConfig
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 @final

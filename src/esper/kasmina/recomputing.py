@@ -12,18 +12,16 @@ Knows modules and shapes; no slot, no stage.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from esper.kasmina.cost import count_saved_bytes
 from esper.kasmina.incubation import NormWithStatistics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -5,14 +5,12 @@ The one place that may seed the global generators: layer constructors draw from 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar, TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blending import Seed, apply_blend
+from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.tap import CANONICAL, Tap
 from esper.leyline import SeedStage
-
-if TYPE_CHECKING:
-    from esper.kasmina.blueprints.spec import SlotSpec
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
 """(feature, residual) -> the feature bit for bit; in the backward pass the residual gets its gradient."""

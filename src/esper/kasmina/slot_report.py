@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from esper.kasmina.gates import QualityGates
+from esper.kasmina.seed_state import SeedState
+from esper.kasmina.slot import SeedSlot
 from esper.leyline import SlotReport
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.kasmina.slot import SeedSlot
-    from esper.kasmina.seed_state import SeedState
-    from esper.kasmina.gates import QualityGates
 
 
 def build_report(slot: SeedSlot, gates: QualityGates, family: str | None) -> SlotReport:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from esper.kasmina.seed_state import SeedState
 from esper.leyline import JsonValue, canonical_hash
 
 if TYPE_CHECKING:
-    from esper.kasmina.seed_state import SeedState
-    from collections.abc import Mapping, Sequence
     from torch import nn
 
 _TOPOLOGY_FIELDS = (

@@ -7,11 +7,9 @@ A programmer's error stays an `AssertionError` or a plain `RuntimeError` and kee
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from enum import IntEnum
-from typing import ClassVar, final, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import ClassVar, final
 
 
 @final

@@ -7,17 +7,15 @@ says whether the number beside it was measured; a number that was not, or is not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline.actions import BlendForm
 from esper.leyline.blueprints import Layout
 from esper.leyline.signals import HISTORY_LENGTH
 from esper.leyline.stages import STAGE_ORDER
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 FEATURE_BOUND = 10.0
 """Hard bound: no encoded feature leaves [-10, 10]."""

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from esper.leyline.actions import OP_STAGES, Action, LifecycleOp
 from esper.leyline.errors import suggest
+from esper.leyline.observation import Observation
+from esper.leyline.reports import SlotReport
 from esper.leyline.stages import SeedStage
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline.reports import SlotReport
-    from esper.leyline.observation import Observation
 
 MEMORY_REFUSAL = "memory"
 """First word of every refusal for want of memory."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, final, runtime_checkable, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, final, runtime_checkable
 
-
-if TYPE_CHECKING:
-    from esper.leyline.events import Event
-    from esper.leyline.decisions import Decision
-    from esper.leyline.observation import Observation
-    from esper.leyline.outcomes import EpochOutcome
-    from collections.abc import Sequence
+from esper.leyline.decisions import Decision
+from esper.leyline.events import Event
+from esper.leyline.observation import Observation
+from esper.leyline.outcomes import EpochOutcome
 
 ModelT_contra = TypeVar("ModelT_contra", contravariant=True)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)

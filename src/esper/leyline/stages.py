@@ -9,12 +9,10 @@ DORMANT > GERMINATED > TRAINING > BLENDING > PROBATIONARY > FOSSILIZED        (k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import final
 
 
 @final

@@ -11,14 +11,12 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import ConfigError
 from esper.nissa.text import clean_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _MOST_CHARACTERS = 2000
 """Of one environment variable: together they must stay far below what the system takes."""

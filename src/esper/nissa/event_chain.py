@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import SAMPLE_KINDS, DataError, EventsDropped
 from esper.nissa.codec import decode_line, encode_record
 from esper.nissa.files import write_atomically
 from esper.nissa.record import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _NAME = re.compile(r"events-(?P<rank>[0-9]{1,9})(\.(?P<part>[1-9][0-9]{0,8}))?\.jsonl")
 _SAMPLES = tuple(f'{{"kind":"{kind}",'.encode() for kind in sorted(SAMPLE_KINDS))

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import BackendFailed, Event, UnknownNameError
 from esper.nissa.backends.base import OutputBackend, ReportingBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.record import Record, wall_clock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 
 @final

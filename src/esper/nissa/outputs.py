@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TextIO, TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
 
 from esper.nissa.alert_command import AlertCommand, split_command
 from esper.nissa.backends.alerts import AlertBackend
+from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
 from esper.nissa.backends.console import build_console
 from esper.nissa.backends.run_directory import RunDirectoryBackend
 from esper.nissa.config import BYTES_PER_MB, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
-
-if TYPE_CHECKING:
-    from esper.nissa.backends.base import OutputBackend
-    from pathlib import Path
-    from collections.abc import Mapping, Sequence
 
 
 def build_hub(

@@ -11,7 +11,8 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from pathlib import Path
+from typing import final
 
 from esper.leyline import (
     DataError,
@@ -28,9 +29,6 @@ from esper.leyline import (
 from esper.nissa.codec import Header, decode_line, encode_event
 from esper.nissa.event_chain import EventFile, find_event_files, missing_parts
 from esper.nissa.record import Record
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLOCK_FIELDS = frozenset({"seconds"})
 """Event fields that tell time; outside every equality."""

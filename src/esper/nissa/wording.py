@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar, final, TYPE_CHECKING
+from typing import TypeVar, final
 
 from esper.leyline import (
     AlertFailed,
@@ -38,6 +39,7 @@ from esper.leyline import (
 )
 from esper.nissa.analytics.summary import total_flops
 from esper.nissa.line import Line, Tone
+from esper.nissa.record import Record
 from esper.nissa.text import (
     clean_text,
     format_count,
@@ -48,10 +50,6 @@ from esper.nissa.text import (
     format_seconds,
 )
 from esper.nissa.wording_learning import tell_anomaly, tell_training_start, tell_update
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
-    from collections.abc import Callable, Mapping
 
 EventT = TypeVar("EventT", bound=Event)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from esper.leyline import AnomalyFound, PolicyTrainingStarted, PolicyUpdated
 from esper.nissa.line import Line, Tone
 from esper.nissa.text import clean_text, format_count, format_number
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline import AnomalyFound, PolicyTrainingStarted, PolicyUpdated
 
 _SHOWN = (
     ("return", "rollout/ep_rew_mean"),

@@ -116,5 +116,5 @@ def _check_sample(model: nn.Module, sample: Inputs) -> None:
         return
     raise ConfigError(
         f"sample is a {type(sample).__name__}: expected one batch as {type(model).__name__} takes it, a "
-        "tensor, a tuple of positional arguments, or a mapping of arguments by name, e.g. next(iter(loader))[0][:2]"
+        "tensor, a tuple of arguments, or a mapping of arguments by name, e.g. next(iter(loader))[0][:2]"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
@@ -31,6 +32,7 @@ from esper.leyline import (
     derive_seed,
 )
 from esper.runtime.devices import available_memory, resolve_device, set_threads
+from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tolaria import (
@@ -43,8 +45,6 @@ from esper.tolaria import (
 )
 
 if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig, ModelConfig
-    from collections.abc import Callable
     from torch import nn
 
 _IMAGE_RANK = 3  # channels, height, width

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import tomli_w
@@ -24,7 +25,6 @@ from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_folder import replace_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from pydantic_core import ErrorDetails
 
 ORIGINS = ("default", "preset", "file", "flag", "policy")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, final
 
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -37,11 +37,13 @@ from esper.tolaria import (
 )
 
 if TYPE_CHECKING:
-    from esper.runtime.loop_events import LoopEvent
-    from torch import Tensor
-    import torch
-    from esper.runtime.growable import Growable
     from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from esper.runtime.growable import Growable
+    from esper.runtime.loop_events import LoopEvent
 
 _HIGHER = (
     "accuracy",
@@ -220,8 +222,8 @@ class Controller:
         Args:
             metrics: Of the validation set: a number, or a mapping with the metric's name; None = asked for.
             evaluate: Called with the grown model, once as it is and once per live seed without it; returns
-                the same kind of thing, best a tensor [N] with one number per item, always of the same items in
-                the same order. Needed for keeping seeds: without it none can show what it is worth.
+                the same kind of thing, best a tensor [N] with one number per item, always of the same items
+                in the same order. Needed for keeping seeds: without it none can show what it is worth.
 
         Raises:
             ConfigError: If there is neither, the metric is not in it, or no optimiser step was made.

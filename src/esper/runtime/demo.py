@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final, TYPE_CHECKING
+from pathlib import Path
+from typing import final
 
+from esper.leyline import JsonValue
 from esper.runtime.export_run import ExportSummary, export_run
 from esper.runtime.presets import digits
 from esper.runtime.run import ExperimentResult, run_experiment, run_unwritten
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from pathlib import Path
-    from collections.abc import Callable
 
 
 @final

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from esper.leyline import RunDirectoryError
+from esper.runtime.assemble import Assembly
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.run_records import CHECKPOINTS_NAME, RUNS_ROOT
 from esper.simic import count_rows
+from esper.tolaria import StateRecord
 
 if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
-    from esper.runtime.assemble import Assembly
-    from esper.tolaria import StateRecord
     from torch import Tensor
 
 _BYTES_PER_NUMBER = 4

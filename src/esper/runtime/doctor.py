@@ -10,7 +10,8 @@ import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
-from typing import Literal, final, TYPE_CHECKING
+from pathlib import Path
+from typing import Literal, final
 
 import torch
 
@@ -18,9 +19,6 @@ from esper.data import DatasetStatus, list_datasets
 from esper.leyline import DataError, JsonValue
 from esper.runtime.devices import available_devices, available_memory
 from esper.runtime.run_folder import package_versions
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIN_FREE_BYTES = 2**30
 """Free disk below which a note is given; one run with its checkpoints stays far below."""

@@ -5,9 +5,11 @@ Knows the files of a run and what an action needs; builds no host. Never writes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     Action,
@@ -25,10 +27,6 @@ from esper.leyline import (
     RunStarted,
 )
 from esper.nissa import BOOKKEEPING_KINDS, Record, read_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Mapping, Sequence
 
 _NOT_REPEATED = BOOKKEEPING_KINDS | {"Notice"}
 """Events about the process that ran; a replay is another one."""

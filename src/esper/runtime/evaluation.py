@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import ConfigError, JsonValue, Observation, derive_seed
 from esper.runtime.devices import set_threads
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory
 from esper.runtime.policies import (
     SCORED_POLICY,
@@ -19,10 +21,6 @@ from esper.runtime.policies import (
     resolve_auto,
 )
 from esper.simic import EpisodeResult, PairedInterval, estimate_paired_interval, evaluate_policy
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
-    from collections.abc import Callable, Sequence
 
 _SEEDS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 

@@ -10,11 +10,12 @@ import importlib.util
 import json
 import shutil
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -36,9 +37,6 @@ from esper.runtime.run import CHECKPOINT_KIND
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
 from esper.tolaria import CheckpointStore
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 ARCHITECTURE_VERSION = 1
 ARCHITECTURE_NAME = "architecture.json"

@@ -12,19 +12,17 @@ elsewhere, agree on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar, final, TYPE_CHECKING
+from typing import TypeVar, final
 
 from esper.data import DeviceCache, TaskData
 from esper.leyline import ConfigError, TaskSpec, derive_seed
 from esper.runtime.assemble import assemble, check_memory
+from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.runtime.tasks import load_task
-
-if TYPE_CHECKING:
-    from esper.tolaria import HostRun
-    from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
-    from collections.abc import Sequence
+from esper.tolaria import HostRun
 
 _T = TypeVar("_T")
 

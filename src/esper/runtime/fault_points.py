@@ -7,22 +7,22 @@ file operations, a backend of events, a probe of gradients), so that no part kno
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
+from esper.data import Batch
+from esper.kasmina import MorphogeneticModel
 from esper.leyline import EpochOutcome, EventSink, HostProbe, Notice, NullProbe
+from esper.nissa import OutputBackend, Record
 from esper.runtime.fault_plan import TENSOR_KINDS, Fault, FaultPlan, cause
 from esper.tolaria import HOST
 from esper.tolaria.checkpoint import FileOps
 
 if TYPE_CHECKING:
-    from esper.nissa import OutputBackend, Record
-    from esper.kasmina import MorphogeneticModel
-    from esper.data import Batch
-    from pathlib import Path
-    from collections.abc import Callable, Sequence
     from torch import nn
 
 

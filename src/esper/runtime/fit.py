@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -26,7 +27,6 @@ from esper.runtime.fit_config import FitConfig
 from esper.runtime.fit_loop import FitLoop, FitResult, IntervalReport
 from esper.runtime.growable import Growable
 from esper.tolaria import Autocast
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler

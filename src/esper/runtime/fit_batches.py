@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import final, TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ def measure_accuracy(outputs: object, targets: object) -> Tensor:
     )
     if not is_fit:
         raise ConfigError(
-            "metric 'accuracy' is known for outputs [B, K] with targets [B]: pass metrics={'accuracy': ...} with "
-            "a function of outputs and targets"
+            "metric 'accuracy' is known for outputs [B, K] with targets [B]: pass metrics={'accuracy': ...} "
+            "with a function of outputs and targets"
         )
     assert isinstance(outputs, Tensor)
     assert isinstance(targets, Tensor)

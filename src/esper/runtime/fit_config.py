@@ -25,7 +25,7 @@ class FitConfig:
     amp: str = "off"
     """Autocast: "off", "bf16" or "fp16" with a loss scaler; off, because small models gain little."""
     scheduler_every: str = "epoch"
-    """When schedulers step: after an "epoch" or a "step" of the optimiser; an epoch, as torch's examples do."""
+    """When schedulers step: after an "epoch" or an optimiser's "step"; an epoch, as torch's examples do."""
     save_every: int = 1
     """Intervals between saves, >= 1; used where a folder to save in is given."""
     governor: GovernorConfig = field(default_factory=GovernorConfig)

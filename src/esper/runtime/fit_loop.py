@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,13 @@ from esper.runtime.loop_events import LoopEvent
 from esper.tolaria import Governor, StateRecord, find_blamed
 
 if TYPE_CHECKING:
-    from esper.runtime.fit_batches import BatchReader
-    from torch.optim.lr_scheduler import LRScheduler
-    from esper.runtime.fit_config import FitConfig
-    from types import TracebackType
     from pathlib import Path
+    from types import TracebackType
+
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from esper.runtime.fit_batches import BatchReader
+    from esper.runtime.fit_config import FitConfig
 
 
 @final

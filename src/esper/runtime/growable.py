@@ -26,13 +26,13 @@ from esper.leyline import (
     IllegalTransitionError,
     LifecycleOp,
     SeedStage,
+    TamiyoPolicy,
     UnknownNameError,
     derive_seed,
     suggest,
 )
 from esper.runtime.loop_events import LoopEvent, LoopNarrator
 from esper.tolaria import Budget, LoopController
-from esper.leyline import TamiyoPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

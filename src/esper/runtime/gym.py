@@ -14,6 +14,7 @@ change; `spaces_digest` of a test pins them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from types import MappingProxyType
 
@@ -21,17 +22,13 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from esper.leyline import JsonValue, derive_seed
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.presets import build_preset
 from esper.runtime.training import EnvBuilder
+from esper.simic import RolloutEnv
 from esper.simic.gym.single import GrowthEnv
 from esper.simic.gym.spaces import GymOptions
 from esper.simic.gym.vector import GrowthVectorEnv
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic import RolloutEnv
-    from esper.runtime.experiment import ExperimentConfig
-    from collections.abc import Mapping
 
 DISCOUNT = 0.995
 """Of an environment that is not told its learner's; part of what an id promises, whatever the presets say."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import safetensors.torch
 import torch
 
 from esper.leyline import Collective, TamiyoPolicy, derive_seed
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import find_policy, refuse_without_scores
+from esper.runtime.training import TrainingAssembly
 from esper.simic import (
     Demonstrator,
     ImitationReport,
@@ -23,11 +26,6 @@ from esper.simic import (
     pack_batch,
     unpack_batch,
 )
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
-    from esper.runtime.training import TrainingAssembly
-    from collections.abc import Sequence
 
 
 @final

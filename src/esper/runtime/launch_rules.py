@@ -10,18 +10,16 @@ Pure functions; nothing here starts, signals or reads anything. Imports no torch
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.leyline import ExitCode
 from esper.runtime.ranks import RankVerdict
 from esper.runtime.ranks.verdicts import FINAL_CODES
 from esper.runtime.shutdown import exit_code_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Sequence
 
 _STOPPED = (ExitCode.SIGINT, ExitCode.SIGTERM)
 _ERRORS = tuple(code for code in FINAL_CODES if code not in _STOPPED)

@@ -16,9 +16,10 @@ import math
 import signal
 import sys
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 from esper.leyline import ConfigError, ExitCode, RunDirectoryError
 from esper.runtime.launch_rules import Judgement, RankExit, build_restart_args, judge, name_run_dir
@@ -31,9 +32,6 @@ from esper.runtime.run_lock import RunLock
 from esper.runtime.run_records import CHECKPOINTS_NAME, LOCK_NAME, RANKS_NAME, read_meta
 from esper.runtime.signal_relay import SignalRelay
 from esper.tolaria import checkpoint_name, checkpoint_place
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 ESPER: tuple[str, ...] = (sys.executable, "-m", "esper")
 """What ranks run, before the arguments of the plan."""

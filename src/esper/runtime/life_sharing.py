@@ -9,6 +9,7 @@ A life depends on its host alone, so it is the same whoever trains it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -16,10 +17,6 @@ from esper.leyline import Collective, ForeignCheckpointError, JsonValue
 from esper.runtime.rank_records import pack_record, unpack_record
 from esper.simic import NeverRun, NeverRuns
 from esper.tolaria import StateRecord
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 def share_lives(never_runs: NeverRuns, instances: Sequence[int], collective: Collective) -> None:

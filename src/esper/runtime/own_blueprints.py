@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from esper.kasmina import (
     BlueprintRegistry,
@@ -13,11 +14,11 @@ from esper.kasmina import (
     require_contract,
 )
 from esper.leyline import ConfigError, Layout, suggest
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
     from collections.abc import Callable, Sequence
+
+    from torch import nn
 
 _SAMPLES = (
     SlotSpec(slot_id="sample", layout=Layout.MAP_2D, shape=(16, 8, 8), num_channels=16),

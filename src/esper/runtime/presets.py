@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -10,10 +11,6 @@ from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.simic import EntropyConfig, PPOConfig, TrainingConfig
 from esper.tamiyo import HeuristicConfig, NetworkConfig
 from esper.tolaria import HostRunConfig, OptimizerConfig
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 
 def _grow_early() -> HeuristicConfig:

@@ -9,17 +9,14 @@ report of a rank -> pack_report -> gather_bytes -> join_reports  -> the report o
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import safetensors.torch
 
+from esper.leyline import JsonValue
 from esper.simic import FinishedEpisode, QuarantinedRow, RoundReport
 from esper.tolaria import StateRecord
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from collections.abc import Sequence
 
 _LENGTH_BYTES = 8
 

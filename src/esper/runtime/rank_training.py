@@ -11,8 +11,10 @@ checkpoint by itself, or begins anew where there is none.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar, TYPE_CHECKING
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +23,7 @@ from esper.runtime.devices import resolve_device
 from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.fault_points import FaultPoints
 from esper.runtime.launching import find_newest_place, set_aside
+from esper.runtime.policy_run import TrainingRequest
 from esper.runtime.ranks import (
     Heartbeat,
     RankEnvironment,
@@ -31,11 +34,6 @@ from esper.runtime.ranks import (
 )
 from esper.runtime.ranks.rank_group import RankGroup
 from esper.runtime.run_records import RANKS_NAME
-
-if TYPE_CHECKING:
-    from esper.runtime.policy_run import TrainingRequest
-    from pathlib import Path
-    from collections.abc import Callable
 
 ResultT = TypeVar("ResultT")
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -27,9 +28,6 @@ from esper.leyline import ExitCode, InterruptedRunError, RankFailureError
 from esper.runtime.launch_rules import RankExit
 from esper.runtime.ranks import clear_verdicts, read_verdicts
 from esper.runtime.signal_relay import path_of_pid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LAUNCHED_NAME = "ESPER_LAUNCHED"
 """Variable that tells a rank that restarts are decided here."""

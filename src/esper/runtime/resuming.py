@@ -7,19 +7,16 @@ command line has said so.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 from esper.leyline import ConfigError, ForeignCheckpointError
+from esper.runtime.assemble import Assembly
 from esper.runtime.config_file import ResolvedExperiment, leaf_values, read_config
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.ranks import DistributedConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 from esper.tolaria import HostRun, StateRecord
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks import DistributedConfig
-    from esper.runtime.experiment import ExperimentConfig
-    from esper.runtime.assemble import Assembly
-    from pathlib import Path
-    from collections.abc import Mapping
 
 TRUST_FLAG = "--trust-code"
 """Flag by which a command line says that the code which a run's configuration names may be imported."""

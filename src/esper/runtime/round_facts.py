@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from esper.leyline import EpisodeFinished
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic import FinishedEpisode
+from esper.simic import FinishedEpisode
 
 
 def describe_growth(episodes: Sequence[FinishedEpisode]) -> dict[str, float]:

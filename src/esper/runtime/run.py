@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn, final, TYPE_CHECKING
+from typing import NoReturn, final
 
 from esper.leyline import (
     ConfigError,
@@ -34,6 +34,7 @@ from esper.nissa import EventHub, build_hub, write_report, write_summary
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.disk_estimate import check_disk
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.fault_points import FaultPoints
 from esper.runtime.policies import find_policy
@@ -45,9 +46,6 @@ from esper.runtime.run_saver import Place, RunSaver, Snapshot
 from esper.runtime.run_stop import RunStop, TimeLimit
 from esper.runtime.shutdown import StopSignal
 from esper.tolaria import SplitResult, StateRecord
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
 
 CHECKPOINT_KIND = "host-run"
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple, Protocol, final
 
+from esper.leyline import InterruptedRunError
+from esper.runtime.assemble import Assembly
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.policies import SCORES_NOTICE, add_scores, lacks_scores, resolve_auto
-
-if TYPE_CHECKING:
-    from esper.runtime.assemble import Assembly
-    from esper.runtime.run_folder import RunFolder
-    from esper.leyline import InterruptedRunError
-    from esper.tolaria import StateRecord
-    from esper.runtime.fault_points import FaultPoints
-    from esper.runtime.experiment import ExperimentConfig
-    from pathlib import Path
-    from collections.abc import Callable, Mapping
+from esper.runtime.run_folder import RunFolder
+from esper.tolaria import StateRecord
 
 _SCORE_KEY = "host.measuring.score_every"
 

@@ -19,10 +19,12 @@ import platform
 import re
 import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self, final, TYPE_CHECKING
+from types import TracebackType
+from typing import Self, final
 
 from esper.leyline import EsperError, ExitCode, InterruptedRunError, JsonValue, RunDirectoryError
 from esper.runtime.run_lock import RunLock
@@ -40,10 +42,6 @@ from esper.runtime.run_records import (
     read_status,
     read_text_field,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from collections.abc import Mapping
 
 _CRASH_CODE = 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")

@@ -7,15 +7,13 @@ format version is refused. Imports no torch: `esper runs ls` must be instant.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final, TYPE_CHECKING
+from typing import Literal, final
 
 from esper.leyline import JsonValue, RunDirectoryError
 from esper.runtime.run_lock import read_holder
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 RUN_FORMAT_VERSION = 1
 """Version of the files written here; another one is refused."""

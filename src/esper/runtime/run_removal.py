@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import RunDirectoryError
 from esper.runtime.run_lock import RunLock, read_holder
@@ -33,9 +34,6 @@ from esper.runtime.run_records import (
     read_run_info,
     read_status,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _TRASH = re.compile(re.escape(TRASH_PREFIX) + "[0-9a-f]{32}")
 REMOVABLE_STATES = ("finished", "failed", "interrupted", "killed")

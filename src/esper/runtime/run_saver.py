@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import NamedTuple, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.leyline import CheckpointError, CheckpointFailed, CheckpointSaved
+from esper.nissa import EventHub
+from esper.runtime.experiment import CheckpointConfig
 from esper.tolaria import (
     BackgroundWriter,
     CheckpointStore,
@@ -27,12 +30,7 @@ from esper.tolaria import (
     checkpoint_name,
     detach_record,
 )
-
-if TYPE_CHECKING:
-    from esper.tolaria.checkpoint import FileOps
-    from esper.runtime.experiment import CheckpointConfig
-    from esper.nissa import EventHub
-    from pathlib import Path
+from esper.tolaria.checkpoint import FileOps
 
 
 @final

@@ -11,14 +11,12 @@ Only answers questions; the loop saves and leaves. Imports no torch.
 from __future__ import annotations
 
 import time
-from typing import final, TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
 
 from esper.leyline import ExitCode, InterruptedRunError
-
-if TYPE_CHECKING:
-    from esper.runtime.shutdown import StopSignal
-    from pathlib import Path
-    from collections.abc import Callable
+from esper.runtime.shutdown import StopSignal
 
 _SECONDS_PER_HOUR = 3600.0
 

@@ -15,13 +15,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from types import FrameType, MappingProxyType, TracebackType
-from typing import Self, final, TYPE_CHECKING
+from typing import Self, final
 
 from esper.leyline import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 _EXIT_CODES: Mapping[int, ExitCode] = MappingProxyType(
     {

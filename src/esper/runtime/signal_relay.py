@@ -16,12 +16,10 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Self, final, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import FrameType, TracebackType
-    from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self, final
 
 _SAVE = signal.SIGUSR1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, _SAVE)

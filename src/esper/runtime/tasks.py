@@ -7,10 +7,7 @@ from types import MappingProxyType
 
 from esper.data import AugmentConfig, LoadOptions, TaskData, load_dataset
 from esper.leyline import LossKind, MetricSpec, TaskSpec, UnknownNameError
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import TaskConfig
+from esper.runtime.experiment import TaskConfig
 
 _ACCURACY = MetricSpec(name="accuracy", is_higher_better=True, scale=0.05)
 

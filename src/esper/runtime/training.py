@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
 from esper.leyline import Collective, ConfigError, derive_seed
 from esper.runtime.devices import resolve_device, set_threads
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
@@ -28,9 +31,6 @@ from esper.tamiyo import NetworkConfig, RecurrentActorCritic, build_inputs, buil
 from esper.tolaria import SerialFleet
 
 if TYPE_CHECKING:
-    from esper.runtime.fault_points import FaultPoints
-    from esper.runtime.experiment import ExperimentConfig
-    from collections.abc import Sequence
     from torch import nn
 
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final, TYPE_CHECKING
+from typing import Protocol, final
 
 from esper.leyline import (
     AnomalyFound,
@@ -26,6 +26,9 @@ from esper.leyline import (
     RunFinished,
     canonical_hash,
 )
+from esper.nissa import EventHub
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.fault_points import FaultPoints
 from esper.runtime.round_facts import average_rounds, describe_episode, describe_growth
 from esper.runtime.run_folder import RunFolder, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME
@@ -34,11 +37,6 @@ from esper.runtime.training import TrainingAssembly, count_parameters
 from esper.simic import RoundReport, join_rows
 from esper.tamiyo import save_policy
 from esper.tolaria import StateRecord
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
-    from esper.nissa import EventHub
-    from esper.runtime.fault_points import FaultPoints
 
 CHECKPOINT_KIND = "policy-training"
 RESULT_NAME = "training.json"

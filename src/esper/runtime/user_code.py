@@ -16,7 +16,9 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from esper.leyline import ConfigError, EsperError, TamiyoPolicy, suggest
 from esper.runtime.run_records import CONFIG_NAME, META_NAME
@@ -29,11 +31,6 @@ from esper.simic import (
     require_reward_term,
 )
 from esper.tamiyo import require_policy
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import ModuleType
-    from collections.abc import Iterable, Iterator
 
 REFERENCE_FORM = "package.module:Class"
 _RUN_MARKS = ((META_NAME, CONFIG_NAME), ("MANIFEST.json", "state.json"))

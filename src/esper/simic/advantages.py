@@ -11,16 +11,14 @@ All values are on the raw scale of the rewards: no normaliser is known here. Sha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from esper.simic.interfaces import Bootstrap
-    from esper.leyline import Collective
-    from collections.abc import Callable, Mapping, Sequence
+from esper.leyline import Collective
+from esper.simic.interfaces import Bootstrap
 
 
 class RowSteps(NamedTuple):

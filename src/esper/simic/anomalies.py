@@ -10,17 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from esper.simic.advantages import compute_explained_variance
+from esper.simic.config import AnomalyConfig, RolloutConfig
 from esper.simic.ppo_loss import TERMS
-
-if TYPE_CHECKING:
-    from esper.simic.config import AnomalyConfig, RolloutConfig
-    from esper.tamiyo import PolicyInputs
+from esper.tamiyo import PolicyInputs
 
 Metrics = Mapping[str, float]
 

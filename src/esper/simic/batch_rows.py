@@ -5,6 +5,7 @@ Shapes: E rows, T steps, H heads, L layers and D units of the memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +14,6 @@ from esper.simic.advantages import RowSteps
 from esper.simic.interfaces import Bootstrap
 from esper.simic.rollout_buffer import RolloutBatch
 from esper.tamiyo import Memory
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _INPUT, _STEPS, _MEMORY, _BOOTSTRAP = "inputs/", "steps/", "memory/", "bootstrap/"
 _COLUMNS = ("actions", "log_probs", "value", "num_valid", "mask_hash")

@@ -10,16 +10,13 @@ Anthony et al. 2017). What is best by one noisy life is a little too good; a cri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from esper.simic.batch_rows import join_batches
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic.rollout_buffer import RolloutBatch
-    from collections.abc import Sequence
+from esper.simic.rollout_buffer import RolloutBatch
 
 
 def choose_best(alternatives: Sequence[RolloutBatch]) -> tuple[RolloutBatch, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import Tensor
 from esper.leyline import Collective, EsperError, ForeignCheckpointError, JsonValue, derive_seed
 from esper.simic.anomalies import FaultyRows, find_faulty_rows
 from esper.simic.config import RolloutConfig
+from esper.simic.interfaces import ActorCritic, EnvStep, RolloutEnv
 from esper.simic.normalizers import InputNormalizer, ValueNormalizer
 from esper.simic.rollout_buffer import (
     FinishedEpisode,
@@ -34,9 +35,6 @@ from esper.simic.rollout_buffer import (
 )
 from esper.tamiyo import EmptyMaskError, Memory, PolicyInputs, PolicyStep, draw_noise
 from esper.tolaria import Autocast, StateRecord
-
-if TYPE_CHECKING:
-    from esper.simic.interfaces import ActorCritic, EnvStep, RolloutEnv
 
 _FLAGS = ("episode_start", "has_ended", "returns", "lengths", "num_begun")
 

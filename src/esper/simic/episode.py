@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from torch import Tensor
 
 from esper.leyline import ActionResult, ForeignCheckpointError, JsonValue
 from esper.simic.instances import EpisodeStart
 from esper.tolaria import StateRecord
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FRESH_START = EpisodeStart(0, 0)
 

@@ -7,16 +7,14 @@ which no policy can decide without. Knows no task by name and writes nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import JsonValue, LifecycleOp, SeedStage, TamiyoPolicy
+from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.gain import compute_objective
-
-if TYPE_CHECKING:
-    from esper.tolaria import HostRun
-    from esper.simic.rewards.config import RewardConfig
-    from collections.abc import Callable, Sequence
+from esper.tolaria import HostRun
 
 
 @final

@@ -11,8 +11,9 @@ random start many hosts to find, for most of what it plants is removed before it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final, TYPE_CHECKING
+from typing import NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +21,14 @@ from torch import Tensor, nn
 from esper.leyline import WAIT, Action, ConfigError, Observation, TamiyoPolicy, refuse_action
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.collector import CollectorParts, build_carry, collect_rollout
+from esper.simic.config import TrainingConfig
+from esper.simic.imitation_config import ImitationConfig
 from esper.simic.interfaces import ActorCritic, RolloutEnv
 from esper.simic.minibatches import MOST_BY_ITSELF, draw_groups
 from esper.simic.normalizers import ValueNormalizer, scalar_moments
+from esper.simic.ppo import PPOLearner
 from esper.simic.rollout_buffer import RolloutBatch, TamiyoRolloutBuffer
 from esper.tamiyo import Memory, PolicyInputs, PolicyStep, SequenceEvaluation, build_indices
-
-if TYPE_CHECKING:
-    from esper.simic.config import TrainingConfig
-    from esper.simic.ppo import PPOLearner
-    from esper.simic.imitation_config import ImitationConfig
-    from collections.abc import Callable, Sequence
 
 _SMOOTH = 0.8
 """Weight of the past in the running mean that says when the policy follows closely enough."""

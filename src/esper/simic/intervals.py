@@ -7,15 +7,13 @@ bias-corrected and accelerated bootstrap (BCa, Efron 1987), which asks for no sh
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import numpy as np
 
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from collections.abc import Sequence
+from esper.leyline import JsonValue
 
 BOOTSTRAP_FROM = 20
 """Pairs from which on the bootstrap is used."""

@@ -7,17 +7,15 @@ the next update scores from a memory that its own network would not have had (R2
 
 from __future__ import annotations
 
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from esper.simic.interfaces import ActorCritic
-    from esper.tolaria import Autocast
-    from esper.tamiyo import Memory
-    from esper.simic.rollout_buffer import RolloutBatch
+from esper.simic.interfaces import ActorCritic
+from esper.simic.rollout_buffer import RolloutBatch
+from esper.tamiyo import Memory
+from esper.tolaria import Autocast
 
 DRIFT_METRIC = "rollout/memory_drift"
 

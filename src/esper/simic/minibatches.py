@@ -8,14 +8,12 @@ rank may have more rows in a minibatch than another, or none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 
 from esper.leyline import Collective, ConfigError
-
-if TYPE_CHECKING:
-    from esper.simic.config import PPOConfig
+from esper.simic.config import PPOConfig
 
 MOST_BY_ITSELF = 8
 """Minibatches that are made where the settings leave their number open, if there are rows enough."""

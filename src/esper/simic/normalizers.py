@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline import Collective, ForeignCheckpointError, JsonValue, UnknownNameError
-
-if TYPE_CHECKING:
-    from esper.tamiyo import PolicyInputs
+from esper.tamiyo import PolicyInputs
 
 _MIN_VARIANCE = 1e-8
 """Below a deviation of 1e-4 returns count as constant: dividing by less would only enlarge rounding."""

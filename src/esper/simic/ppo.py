@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +46,10 @@ from esper.simic.ppo_loss import (
     compute_row_columns,
     compute_zero,
 )
+from esper.simic.rollout_buffer import RolloutBatch
 from esper.simic.schedules import compute_entropy_coefs, compute_floor_coef, compute_learning_rate
 from esper.tamiyo import Memory, PolicyInputs, SequenceEvaluation
 from esper.tolaria import Autocast, StateRecord
-
-if TYPE_CHECKING:
-    from esper.simic.rollout_buffer import RolloutBatch
 
 KL_FACTOR = 1.5
 """An update ends at this multiple of the target divergence."""

@@ -9,18 +9,16 @@ Shapes: R rows, T steps, H heads, O operations, S slots, B blueprints.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from esper.simic.advantages import compute_gae, compute_next_values
-
-if TYPE_CHECKING:
-    from esper.tamiyo import ActionLayout, PolicyInputs, SequenceEvaluation
-    from esper.simic.rollout_buffer import RolloutBatch
-    from esper.simic.config import PPOConfig, TrainingConfig
-    from collections.abc import Iterable, Mapping, Sequence
+from esper.simic.config import PPOConfig, TrainingConfig
+from esper.simic.rollout_buffer import RolloutBatch
+from esper.tamiyo import ActionLayout, PolicyInputs, SequenceEvaluation
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this and counted: exp(20) is 4.9e8, far outside any trust region, and finite."""

@@ -7,17 +7,14 @@ advantages (an asymmetric critic; Pinto et al. 2018). The actor never sees these
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from esper.leyline import FEATURE_BOUND, Observation
+from esper.simic.never_runs import NeverRun
 from esper.tamiyo import NUM_PRIVILEGED
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic.never_runs import NeverRun
-    from collections.abc import Sequence
 
 
 def build_privileged(observations: Sequence[Observation], never_runs: Sequence[NeverRun | None]) -> Tensor:

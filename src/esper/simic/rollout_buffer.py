@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from esper.leyline import ForeignCheckpointError, JsonValue
 from esper.simic.advantages import RowSteps
+from esper.simic.config import RolloutConfig
 from esper.simic.interfaces import Bootstrap
 from esper.tamiyo import Memory, PolicyInputs
 from esper.tolaria import StateRecord
-
-if TYPE_CHECKING:
-    from esper.simic.config import RolloutConfig
 
 _INPUT = "inputs."
 _BOOTSTRAP = frozenset(Bootstrap._fields)

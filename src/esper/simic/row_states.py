@@ -14,16 +14,13 @@ of a training's parts, and nothing of what the numbers mean.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from esper.leyline import ForeignCheckpointError, JsonValue
 from esper.tolaria import StateRecord
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _ROW_PARTS = ("buffer/", "carry/")
 _MEMORY = re.compile(r"(buffer|carry)/memory\.")

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic.config import EntropyConfig, ScheduleConfig
+from esper.simic.config import EntropyConfig, ScheduleConfig
 
 
 def compute_learning_rate(update: int, num_updates: int, peak: float, config: ScheduleConfig) -> float:

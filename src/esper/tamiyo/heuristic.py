@@ -10,7 +10,8 @@ nothing else; what it remembers is who lived where, when it last germinated, and
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import final
 
 from esper.leyline import Action, Decision, Evidence, LifecycleOp, Observation, SlotReport, refuse_op
 from esper.tamiyo.care import CARE_RULES
@@ -18,9 +19,6 @@ from esper.tamiyo.heuristic_config import HeuristicConfig
 from esper.tamiyo.masks import NOOP_FAMILY, choosable_ops, growable_blueprints
 from esper.tamiyo.memory import read_keys, read_optional_int, read_optional_text, read_table
 from esper.tamiyo.rotation import BlueprintRotation, PenaltyRule
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _SURE_PLATEAU_EPOCHS = 5
 """A plateau this long makes a germination fully confident."""

@@ -11,6 +11,7 @@ It knows no network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,10 +38,6 @@ from esper.tamiyo.action_layout import HEAD_OPS
 from esper.tamiyo.actor_critic import MASK_BLUEPRINT, MASK_OP, MASK_SLOT
 from esper.tamiyo.encoding import encode_many
 from esper.tamiyo.masks import compute_masks
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 def build_inputs(

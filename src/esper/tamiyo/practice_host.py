@@ -6,9 +6,10 @@ would be there. Equal actions give equal observations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     HISTORY_LENGTH,
@@ -26,9 +27,6 @@ from esper.leyline import (
     TrainingSignals,
     refuse_action,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _BLUEPRINTS = (
     BlueprintDescriptor(id="norm", family="norm", num_params=16, flops_per_item=2_048),

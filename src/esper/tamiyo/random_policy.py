@@ -6,7 +6,8 @@ It speaks the whole action language and never proposes an illegal action. What i
 from __future__ import annotations
 
 import random
-from typing import final, TYPE_CHECKING
+from collections.abc import Mapping
+from typing import final
 
 from esper.leyline import (
     Action,
@@ -20,9 +21,6 @@ from esper.leyline import (
 )
 from esper.tamiyo.masks import choosable_ops, growable_blueprints
 from esper.tamiyo.memory import read_int, read_ints, read_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @final

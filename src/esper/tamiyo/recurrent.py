@@ -7,7 +7,8 @@ and a decision does not depend on how many numbers the ones before it drew.
 from __future__ import annotations
 
 import math
-from typing import final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor
@@ -31,14 +32,11 @@ from esper.tamiyo.action_layout import (
     build_growth_layout,
 )
 from esper.tamiyo.actor_critic import Memory
+from esper.tamiyo.distributions import ActionMask
 from esper.tamiyo.inputs import build_inputs
 from esper.tamiyo.memory import read_int, read_keys, read_list
+from esper.tamiyo.network import PolicyView, RecurrentActorCritic
 from esper.tamiyo.noise import draw_noise
-
-if TYPE_CHECKING:
-    from esper.tamiyo.distributions import ActionMask
-    from esper.tamiyo.network import PolicyView, RecurrentActorCritic
-    from collections.abc import Sequence
 
 
 @final

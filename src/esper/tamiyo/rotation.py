@@ -11,14 +11,12 @@ that a penalty that fades with time is gone before it could ever matter.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import ForeignCheckpointError, SlotReport
 from esper.tamiyo.memory import read_keys, read_list, read_numbers
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
 
 
 @final

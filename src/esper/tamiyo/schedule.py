@@ -6,8 +6,9 @@ at each decision until it is, or until its last epoch has passed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     Action,
@@ -23,9 +24,6 @@ from esper.tamiyo.heuristic import find_rotation
 from esper.tamiyo.heuristic_config import HeuristicConfig
 from esper.tamiyo.masks import choosable_ops, growable_blueprints
 from esper.tamiyo.memory import read_int, read_ints, read_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @final

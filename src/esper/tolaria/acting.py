@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, TYPE_CHECKING
+from typing import Protocol
 
 from esper.kasmina import Clock, SeedState, is_allocation_failure
 from esper.leyline import (
@@ -28,12 +29,9 @@ from esper.leyline import (
     refuse_action,
 )
 from esper.tolaria.host_events import describe_decision
+from esper.tolaria.host_ranks import HostRanks
 from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import RunState
-
-if TYPE_CHECKING:
-    from esper.tolaria.host_ranks import HostRanks
-    from collections.abc import Sequence
 
 
 class ActingRun(RunState, Protocol):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-
-if TYPE_CHECKING:
-    from esper.leyline import Event
-    from esper.kasmina import Clock
-    from esper.tolaria.parts import Workbench
-    from collections.abc import Sequence
+from esper.kasmina import Clock
+from esper.leyline import Event
+from esper.tolaria.parts import Workbench
 
 
 class EndingRun(Protocol):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from esper.data import Batch
 from esper.kasmina import (
     ForwardPlan,
     MorphogeneticModel,
@@ -40,15 +41,14 @@ from esper.tolaria.fault_origin import (
     find_lasting,
     is_sound,
 )
+from esper.tolaria.group_flags import GroupFlags
 from esper.tolaria.host_ranks import BatchShare
+from esper.tolaria.objectives import Objective
+from esper.tolaria.optimizers import TopologyOptimizer
+from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import HOST, GradientReducer, StepFlags
 
 if TYPE_CHECKING:
-    from esper.tolaria.group_flags import GroupFlags
-    from esper.tolaria.optimizers import TopologyOptimizer
-    from esper.tolaria.precision import Autocast, LossScaler
-    from esper.tolaria.objectives import Objective
-    from esper.data import Batch
     from torch import Tensor
 
 _RECORDING = ForwardPlan(is_recording=True)

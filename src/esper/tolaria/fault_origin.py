@@ -9,6 +9,7 @@ Looked for on a fault alone: it costs one more forward pass. Knows nothing of sk
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -16,13 +17,12 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina import MorphogeneticModel
+from esper.leyline import JsonValue
+from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.reducer import HOST
 
 if TYPE_CHECKING:
-    from esper.tolaria.optimizers import TopologyOptimizer
-    from esper.leyline import JsonValue
-    from esper.kasmina import MorphogeneticModel
-    from collections.abc import Callable, Iterable, Iterator, Mapping
     from torch.utils.hooks import RemovableHandle
 
 LARGEST_SOUND = 1e19

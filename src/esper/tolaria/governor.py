@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     ConfigError,
@@ -27,9 +28,6 @@ from esper.leyline import (
     Verdict,
     VerdictKind,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
 
 
 @final

@@ -6,16 +6,13 @@ Reads gradients; changes none. Knows owners by name; no optimiser, no scaler.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from esper.tolaria.group_flags import GroupFlag
 from esper.tolaria.optimizer_state import find_faulty
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 
 def measure_gradients(

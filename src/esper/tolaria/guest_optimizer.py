@@ -11,7 +11,8 @@ by name and slots by id; no model, no loss, no stage, no batch: it counts the op
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,6 @@ from esper.tolaria.guest_state import (
 from esper.tolaria.optimizer_state import check_groups, check_held, collect_tensors, select_trainable
 from esper.tolaria.reducer import HOST
 from esper.tolaria.schedules import compute_newborn_factor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 
 @final

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final, TYPE_CHECKING
+from typing import NamedTuple, Protocol, final
 
 from torch import Tensor, nn
 
+from esper.data import Batch
 from esper.leyline import ActionSpace, Decision, JsonValue, Verdict
 from esper.tolaria.reducer import GradientReducer, NoReduce
-
-if TYPE_CHECKING:
-    from esper.tolaria.rng import OwnRng
-    from esper.data import Batch
+from esper.tolaria.rng import OwnRng
 
 
 @final

@@ -16,9 +16,10 @@ It is handed decisions and never asks who made them.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.kasmina import Clock
 from esper.leyline import (
@@ -38,10 +39,14 @@ from esper.leyline import (
     derive_seed,
 )
 from esper.tolaria.acting import act
+from esper.tolaria.checkpoint import StateRecord
+from esper.tolaria.config import HostRunConfig
 from esper.tolaria.ending import remove_unkept
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fault_origin import FaultOrigin, find_lasting
 from esper.tolaria.host_events import describe_rollback
+from esper.tolaria.host_ranks import HostRanks
+from esper.tolaria.measuring import SplitResult
 from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
 from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import capture_state, is_finite, restore_state
@@ -56,13 +61,6 @@ from esper.tolaria.steps import (
     record_outcome,
     update_scores,
 )
-
-if TYPE_CHECKING:
-    from esper.tolaria.config import HostRunConfig
-    from esper.tolaria.checkpoint import StateRecord
-    from esper.tolaria.measuring import SplitResult
-    from esper.tolaria.host_ranks import HostRanks
-    from collections.abc import Mapping, Sequence
 
 
 @final

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from torch import Tensor
 
 from esper.tolaria.epoch import SlotTotals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from esper.leyline import JsonValue, SlotOutcome
     from esper.tolaria.group_flags import GroupFlags
-    from collections.abc import Mapping
 
 _MAX_RATIO = 10.0
 

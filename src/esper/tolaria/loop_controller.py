@@ -13,7 +13,7 @@ backward pass. Is handed a policy and an optimiser; knows no loss, no data and n
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final, TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,10 @@ from esper.tolaria.steps import (
 )
 
 if TYPE_CHECKING:
-    from esper.tolaria.loop_config import LoopConfig
-    from esper.tolaria.guest_optimizer import GuestOptimizer
     from collections.abc import Callable, Mapping, Sequence
+
+    from esper.tolaria.guest_optimizer import GuestOptimizer
+    from esper.tolaria.loop_config import LoopConfig
 
 ENDLESS = 1_000_000
 """Intervals until the horizon where a loop does not say how long it runs."""

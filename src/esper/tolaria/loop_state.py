@@ -17,8 +17,9 @@ from esper.tolaria.checkpoint import StateRecord, capture_rng, restore_rng
 from esper.tolaria.snapshot import signals_from_dict, signals_to_dict
 
 if TYPE_CHECKING:
-    from esper.tolaria.loop_controller import LoopController
     from torch import Tensor
+
+    from esper.tolaria.loop_controller import LoopController
 
 _PLACES = ("epoch", "interval_start", "interval_batches")
 _COUNTERS = (*_PLACES, "event_count")

@@ -13,9 +13,10 @@ the buffers are put back afterwards. A host without such norms is spared the cal
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
@@ -28,11 +29,8 @@ from esper.tolaria.norm_statistics import (
     read_statistics,
     write_statistics,
 )
-
-if TYPE_CHECKING:
-    from esper.tolaria.objectives import Objective
-    from esper.tolaria.precision import Autocast
-    from collections.abc import Iterator, Mapping, Sequence
+from esper.tolaria.objectives import Objective
+from esper.tolaria.precision import Autocast
 
 
 @final

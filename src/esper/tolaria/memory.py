@@ -16,6 +16,7 @@ handed in.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -29,10 +30,9 @@ from esper.kasmina import (
     count_saved_bytes,
 )
 from esper.leyline import ActionSpace, BlendForm, BlueprintDescriptor, ConfigError, Layout
+from esper.tolaria.config import HostRunConfig
 
 if TYPE_CHECKING:
-    from esper.tolaria.config import HostRunConfig
-    from collections.abc import Callable, Mapping, Sequence
     from torch import nn
 
 MIB = 2**20

@@ -5,15 +5,12 @@ They belong to the network with every seed on. Whoever switches a seed off and k
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.kasmina import NormWithStatistics
-    from collections.abc import Iterator, Sequence
+from esper.kasmina import NormWithStatistics
 
 Statistics = list[tuple[Tensor, Tensor, Tensor]]
 """Running mean, running variance and batch counter of each norm, in module order."""

@@ -8,18 +8,16 @@ plain data lists owners, groups and names, and all must match in both directions
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline import ForeignCheckpointError, JsonValue, suggest
 from esper.tolaria.reducer import HOST
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _GATE = "gate"
 _STEP = "step"

@@ -13,8 +13,9 @@ and loaded by parameter name. Knows parameters by name and slots by id; no model
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,6 @@ from esper.tolaria.optimizer_state import (
 )
 from esper.tolaria.reducer import HOST, PlanEntry, build_plan
 from esper.tolaria.schedules import compute_decay, compute_newborn_factor
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
 
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 FUSED_MODES = ("auto", "on", "off")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from esper.leyline import (
     TaskSpec,
     derive_seed,
 )
+from esper.tolaria.config import HostRunConfig
 from esper.tolaria.epoch import EpochRunner
 from esper.tolaria.governor import Governor
 from esper.tolaria.host_ranks import HostRanks, OneRank
@@ -46,9 +47,6 @@ from esper.tolaria.rng import OwnRng
 from esper.tolaria.schedules import compute_newborn_warmup
 from esper.tolaria.scores import Scorer, ScoringItems
 from esper.tolaria.signals import SignalTracker
-
-if TYPE_CHECKING:
-    from esper.tolaria.config import HostRunConfig
 
 
 @final

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, suggest
-
-if TYPE_CHECKING:
-    from esper.tolaria.group_flags import GroupFlag, GroupFlags
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
 
 _DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
     {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,14 +5,12 @@ So runs that take turns in one process never share a stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 @final

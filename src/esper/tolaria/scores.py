@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
@@ -35,13 +35,11 @@ from esper.kasmina import (
 from esper.leyline import ActionSpace, Layout, derive_seed
 from esper.tolaria.ledger import train_flops
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, eval_mode
+from esper.tolaria.objectives import Objective
+from esper.tolaria.precision import Autocast
 from esper.tolaria.scoring_alpha import AlphaProbe, probe_alphas
 from esper.tolaria.scoring_features import extract_regression
 from esper.tolaria.scoring_ridge import Regression, compute_effective_rank, cross_validate_gain
-
-if TYPE_CHECKING:
-    from esper.tolaria.objectives import Objective
-    from esper.tolaria.precision import Autocast
 
 
 @final

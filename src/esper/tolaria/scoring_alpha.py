@@ -7,17 +7,15 @@ it is, another alpha would be charged for the normalisation.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
 
+from esper.kasmina import MorphogeneticModel
 from esper.tolaria.measuring import Evaluator, Setting
-
-if TYPE_CHECKING:
-    from esper.kasmina import MorphogeneticModel
-    from collections.abc import Sequence
 
 PROBED_ALPHAS = (0.0, 0.25, 0.5, 1.0)
 """Denser near 0, where a young seed is."""

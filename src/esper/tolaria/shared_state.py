@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from esper.leyline import JsonValue
 from esper.tolaria.host_ranks import SharedState
 from esper.tolaria.reducer import hash_layout
+from esper.tolaria.snapshot import RunState
 
 if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from esper.tolaria.snapshot import RunState
     from torch import nn
 
 

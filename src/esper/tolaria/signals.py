@@ -6,8 +6,9 @@ Knows numbers of healthy intervals only; what is done about them is a policy's.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     HISTORY_LENGTH,
@@ -17,9 +18,6 @@ from esper.leyline import (
     JsonValue,
     TrainingSignals,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @final

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from esper.leyline import EsperError, ForeignCheckpointError, JsonValue, TrainingSignals
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.epoch import EpochProgress
+from esper.tolaria.parts import Workbench
 
 if TYPE_CHECKING:
-    from esper.tolaria.parts import Workbench
     from torch import Tensor
 
 _LAST_GOOD = "last_good."

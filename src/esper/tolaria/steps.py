@@ -5,9 +5,11 @@ Each takes what it needs and returns what happened; none holds state or knows wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from esper.kasmina import MorphogeneticModel, SeedSlot
 from esper.leyline import (
     EpochCompleted,
     EpochOutcome,
@@ -18,18 +20,16 @@ from esper.leyline import (
     UpdateSkipped,
     Verdict,
 )
+from esper.tolaria.epoch import EpochProgress
+from esper.tolaria.fault_origin import FaultOrigin
 from esper.tolaria.governor import find_blamed
 from esper.tolaria.ledger import FlopsLedger, train_flops
 from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
+from esper.tolaria.parts import Workbench
 from esper.tolaria.reducer import HOST
+from esper.tolaria.scores import Scorer
 
 if TYPE_CHECKING:
-    from esper.kasmina import MorphogeneticModel, SeedSlot
-    from esper.tolaria.fault_origin import FaultOrigin
-    from esper.tolaria.scores import Scorer
-    from esper.tolaria.epoch import EpochProgress
-    from esper.tolaria.parts import Workbench
-    from collections.abc import Mapping
     from torch import Tensor
 
 

@@ -14,21 +14,19 @@ to full size in one step. Both look fine in a forward pass, hence this test.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.cost import count_trainable
 from esper.kasmina.seeded_build import build_seeded, seeded_streams
 from esper.leyline import BlueprintContractError, derive_seed
-
-if TYPE_CHECKING:
-    from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
-    from collections.abc import Callable, Mapping
 
 MAX_FIRST_CHANGE = 0.25
 """Largest |delta_1 - delta_0| / |h| after one optimiser step; sick blueprints measure above 1."""

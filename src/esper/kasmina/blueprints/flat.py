@@ -8,15 +8,12 @@ low_rank        U (D h)                     rank 8; U = 0 (Hu et al. 2022, LoRA,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
 from torch import nn
 
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.leyline import Layout
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _ONLY_FLAT = frozenset({Layout.FLAT})
 _RANK = 8

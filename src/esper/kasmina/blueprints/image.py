@@ -16,6 +16,7 @@ A zero in front of a norm would be no gentle start: the norm blows any tiny weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,6 @@ from torch import Tensor, nn
 from esper.kasmina.blueprints.shared import choose_groups, has_values_to_normalise
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.leyline import Layout
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ONLY_MAPS = frozenset({Layout.MAP_2D})
 _MIN_BOTTLENECK = 8

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 
+from esper.kasmina.blueprints.registry import BlueprintRegistry
+from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.cost import count_flops, count_trainable
 from esper.kasmina.seeded_build import build_seeded
 from esper.leyline import BlueprintDescriptor
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.kasmina.blueprints.spec import SlotSpec
-    from esper.kasmina.blueprints.registry import BlueprintRegistry
-    from collections.abc import Iterable, Mapping
 
 
 def describe(

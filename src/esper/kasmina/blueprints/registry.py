@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, final
 
 from esper.kasmina.blueprints.flat import FLAT_BLUEPRINTS
@@ -11,7 +12,6 @@ from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec, fits_any_slot
 from esper.leyline import ConfigError, Layout, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from torch import nn
 
 

@@ -5,8 +5,9 @@ Pure functions over records of one host run; nothing here formats or draws.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     DecisionMade,
@@ -21,10 +22,7 @@ from esper.leyline import (
     SlotMeasured,
     StageChanged,
 )
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
-    from collections.abc import Iterable, Mapping
+from esper.nissa.record import Record
 
 
 @final

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
-
-if TYPE_CHECKING:
-    from esper.nissa.analytics.history import SeedFate
-    from collections.abc import Iterable
+from esper.nissa.analytics.history import SeedFate
 
 
 @final

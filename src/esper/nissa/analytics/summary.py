@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import EpochCompleted, Event, JsonValue, RolledBack, RunFinished, RunStarted
 from esper.nissa.analytics.history import SeedFate, compute_curves, compute_fates, effective_events
 from esper.nissa.codec import SCHEMA_VERSION, to_plain_tree
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
+from esper.nissa.record import Record
 
 NOT_COUNTED = "validation"
 """Kind of spending outside totals: plain validation is the same in every arm of a comparison."""

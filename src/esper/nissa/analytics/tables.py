@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from esper.leyline import DecisionMade, Event, LifecycleOp, RolledBack, SeedStage
+from esper.nissa.analytics.history import SeedFate, StageSpan
+from esper.nissa.analytics.scoreboard import BlueprintScore
 from esper.nissa.analytics.summary import NOT_COUNTED, RunSummary, total_flops
 from esper.nissa.text import (
     clean_text,
@@ -16,12 +19,6 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.nissa.analytics.scoreboard import BlueprintScore
-    from esper.nissa.analytics.history import SeedFate, StageSpan
-    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_DECISION_ROWS = 200
 """Decisions listed one by one; a longer run tells how many more there are in the event file."""

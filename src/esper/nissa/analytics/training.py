@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import (
     AnomalyFound,
@@ -24,9 +24,7 @@ from esper.leyline import (
     RunFinished,
 )
 from esper.nissa.codec import SCHEMA_VERSION, to_plain_tree
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
+from esper.nissa.record import Record
 
 CURVES: Mapping[str, str] = MappingProxyType(
     {

@@ -13,8 +13,10 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, final, TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol, final
 
 from esper.leyline import (
     AlertFailed,
@@ -31,10 +33,6 @@ from esper.leyline import (
 from esper.nissa.codec import encode_record
 from esper.nissa.record import Record
 from esper.nissa.wording import Narrator
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Callable, Mapping
 
 STOPPED, DISK = "RunStopped", "DiskNearlyFull"
 """Kinds of alerts that are not named like an event."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
-    from esper.leyline import Event
-    from collections.abc import Sequence
+from esper.leyline import Event
+from esper.nissa.record import Record
 
 
 @runtime_checkable

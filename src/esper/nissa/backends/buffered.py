@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import EventsDropped
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
-    from esper.nissa.backends.base import OutputBackend
-    from collections.abc import Callable
+from esper.nissa.backends.base import OutputBackend
+from esper.nissa.record import Record
 
 
 @final

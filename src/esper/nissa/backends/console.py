@@ -5,20 +5,20 @@ Data for programs goes to stdout elsewhere; nothing here writes there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO, final
 
 from esper.leyline import UnknownNameError
+from esper.nissa.backends.base import OutputBackend
 from esper.nissa.codec import encode_record
 from esper.nissa.config import PROGRESS_NAMES
 from esper.nissa.line import Line, Tone
+from esper.nissa.record import Record
 from esper.nissa.text import format_seconds
 from esper.nissa.wording import Narrator
 
 if TYPE_CHECKING:
-    from esper.nissa.backends.base import OutputBackend
-    from esper.nissa.record import Record
-    from collections.abc import Mapping
     from rich.console import Console
     from rich.progress import Progress
 

@@ -7,15 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, final, TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO, final
 
 from esper.leyline import DataError, RunDirectoryError, UnknownNameError
 from esper.nissa.codec import Header, decode_line, encode_header, encode_record
 from esper.nissa.event_chain import FileCaps, drop_samples, find_event_files, missing_parts, name_of_part
 from esper.nissa.record import Record, wall_clock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Schedule = Callable[[float, Callable[[], None]], Callable[[], None]]
 """(delay in seconds, call) -> a function that cancels it."""

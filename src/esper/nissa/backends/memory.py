@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, final, TYPE_CHECKING
+from typing import TypeVar, final
 
 from esper.leyline import Event
-
-if TYPE_CHECKING:
-    from esper.nissa.record import Record
+from esper.nissa.record import Record
 
 EventT = TypeVar("EventT", bound=Event)
 

@@ -6,7 +6,9 @@ Making the directory, its lock and the resolved configuration is the caller's wo
 from __future__ import annotations
 
 import json
-from typing import final, TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import final
 
 from esper.leyline import RunDirectoryError
 from esper.nissa.analytics.summary import compute_summary, summary_to_plain
@@ -16,10 +18,6 @@ from esper.nissa.event_chain import FileCaps, name_of_part
 from esper.nissa.files import write_atomically
 from esper.nissa.reader import read_run
 from esper.nissa.record import Record, wall_clock
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Callable
 
 SUMMARY_NAME = "summary.json"
 

@@ -9,14 +9,12 @@ torch.
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.leyline import ExitCode, InterruptedRunError
 from esper.runtime.run_stop import SAVED_BY_FIRST, RunStop, describe_save, describe_stop
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Sequence
 
 
 @final

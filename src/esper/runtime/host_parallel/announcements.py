@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable, Sequence
 
 from esper.leyline import Action, ActionSpace, AlphaCurve, BlendForm, LifecycleOp
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 UNKNOWN = "unknown here"
 """Stands for a slot or blueprint that the other rank has and this one lacks; no action with it is legal."""

@@ -13,6 +13,7 @@ Every rank validates and measures everything: equal weights give equal numbers, 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
@@ -31,6 +32,7 @@ from esper.leyline import (
     canonical_json,
     derive_seed,
 )
+from esper.runtime.host_parallel.agreed_stop import AgreedStop
 from esper.runtime.host_parallel.announcements import (
     ACTION_LENGTH,
     decode_action,
@@ -46,8 +48,6 @@ from esper.runtime.ranks.torch_collective import TorchCollective
 from esper.tolaria import BatchShare, GradientReducer, OwnRng, SharedState
 
 if TYPE_CHECKING:
-    from esper.runtime.host_parallel.agreed_stop import AgreedStop
-    from collections.abc import Callable, Mapping, Sequence
     from torch import nn
 
 _MAX_REASON = 300

@@ -12,18 +12,20 @@ from batch and rank, so that none is saved.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.config_file import render_config
 from esper.runtime.disk_estimate import check_disk
+from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.host_parallel.agreed_stop import AgreedStop
 from esper.runtime.host_parallel.host_copies import HostCopies
 from esper.runtime.policy_run import TrainingRequest, refuse_other_settings
 from esper.runtime.rank_records import pack_record, unpack_record
 from esper.runtime.ranks.channel import Channel, Operation
+from esper.runtime.ranks.rank_group import RankGroup
 from esper.runtime.resuming import refuse_changes, restore_assembly
 from esper.runtime.run import ExperimentResult, LateSink, run_in_folder
 from esper.runtime.run_attempt import HeldRun, SettledExperiment, settle_policy
@@ -31,10 +33,6 @@ from esper.runtime.run_folder import RunFolder
 from esper.runtime.run_stop import RunStop, TimeLimit
 from esper.runtime.shutdown import StopSignal
 from esper.tolaria import StateRecord
-
-if TYPE_CHECKING:
-    from esper.runtime.experiment import ExperimentConfig
-    from esper.runtime.ranks.rank_group import RankGroup
 
 _HASH = "topology_hash"
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,6 @@ from esper.runtime.ranks.channel import Channel, Operation
 from esper.runtime.ranks.gradients import Bucket, add_flats, copy_back, flatten, plan_buckets
 from esper.runtime.ranks.torch_collective import TorchCollective
 from esper.tolaria import HOST, PlanEntry, StepFlags, StepVerdict, check_plan, hash_layout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 
 @final

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -21,11 +22,10 @@ import torch
 from torch import Tensor
 
 from esper.leyline import RanksDisagreeError
+from esper.runtime.ranks.guard import Guard
+from esper.runtime.ranks.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
-    from esper.runtime.ranks.heartbeat import Heartbeat
-    from esper.runtime.ranks.guard import Guard
-    from collections.abc import Sequence
     from torch.distributed import ProcessGroup, Work
 
 NO_DIGEST = bytes(32)

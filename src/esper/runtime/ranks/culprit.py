@@ -9,15 +9,13 @@ never blamed by what it did; if there are only witnesses, what they said counts.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.runtime.ranks.heartbeat import FAILED, LEFT, NOBODY, Pulse, read_pulse
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Callable, Mapping
 
 
 @final

@@ -10,16 +10,14 @@ that no rank is missing in a sum.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline import RanksDisagreeError
 from esper.runtime.ranks.channel import Channel, Operation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 BUCKET_BYTES = 25 * 2**20
 """Largest bucket, but for a single larger parameter; at this size the start of a transfer costs nothing."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final, TYPE_CHECKING
+from pathlib import Path
+from typing import final
 
 from esper.leyline import RankFailureError
 from esper.runtime.ranks.culprit import find_culprit, find_dead
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.heartbeat import Heartbeat
-    from pathlib import Path
-    from collections.abc import Iterator
+from esper.runtime.ranks.heartbeat import Heartbeat
 
 
 @final

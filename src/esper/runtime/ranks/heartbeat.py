@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict, dataclass, replace
-from typing import final, TYPE_CHECKING
+from pathlib import Path
+from typing import final
 
 from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.ranks.record_file import (
@@ -24,9 +25,6 @@ from esper.runtime.ranks.record_file import (
     take_text,
     write_record,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RUNNING, FAILED, LEFT = "running", "failed", "left"
 _STATES = (RUNNING, FAILED, LEFT)

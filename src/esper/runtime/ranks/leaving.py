@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 from esper.leyline import EsperError, ExitCode, InterruptedRunError
+from esper.runtime.ranks.heartbeat import Heartbeat
+from esper.runtime.ranks.rank_env import RankEnvironment
 from esper.runtime.ranks.verdicts import RankVerdict, write_verdict
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.rank_env import RankEnvironment
-    from esper.runtime.ranks.heartbeat import Heartbeat
-    from pathlib import Path
-    from collections.abc import Callable
 
 PROGRAM_ERROR = 1
 """What Python itself returns after an error that nobody expected."""

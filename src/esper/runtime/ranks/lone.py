@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, final
 
 from esper.leyline import Collective, SingleProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from torch import nn
 
 

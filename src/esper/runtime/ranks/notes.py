@@ -7,11 +7,11 @@ collective names the rank to blame.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from torch.distributed.distributed_c10d import Store
 
 ANSWER_S = 2.0

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from collections.abc import Callable
+from typing import final
 
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.straggler import Straggler
-    from esper.runtime.ranks.stop_agreement import StopAgreement
-    from collections.abc import Callable
+from esper.runtime.ranks.stop_agreement import StopAgreement
+from esper.runtime.ranks.straggler import Straggler
 
 UPDATE = "update"
 """The phase that follows a rollout."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")

@@ -13,8 +13,11 @@ Nothing is sent as a pickle. After an error the groups are not closed, because t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Self, final, TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final
 
 import torch
 import torch.distributed as dist
@@ -25,22 +28,17 @@ from torch.distributed.rendezvous import rendezvous
 
 from esper.leyline import ConfigError
 from esper.runtime.ranks.channel import Channel, Operation, Place
+from esper.runtime.ranks.config import DistributedConfig
 from esper.runtime.ranks.gradients import MeanGradients, copy_weights
 from esper.runtime.ranks.guard import Guard
+from esper.runtime.ranks.heartbeat import Heartbeat
 from esper.runtime.ranks.leaving import describe_error
 from esper.runtime.ranks.notes import RankNotes
 from esper.runtime.ranks.pace import RankPace
+from esper.runtime.ranks.rank_env import RankEnvironment
 from esper.runtime.ranks.stop_agreement import StopAgreement
 from esper.runtime.ranks.straggler import Straggler
 from esper.runtime.ranks.torch_collective import TorchCollective
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.heartbeat import Heartbeat
-    from esper.runtime.ranks.rank_env import RankEnvironment
-    from esper.runtime.ranks.config import DistributedConfig
-    from types import TracebackType
-    from pathlib import Path
-    from collections.abc import Sequence
 
 _WATCHDOG_S = 60.0
 """Seconds more that a group itself waits than we do: nccl's own watchdog ends the process without a word."""

@@ -7,13 +7,11 @@ of processes that die, and none of them outlives its use when the machine goes d
 from __future__ import annotations
 
 import json
-from typing import cast, final, TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast, final
 
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from pathlib import Path
-    from collections.abc import Mapping
+from esper.leyline import JsonValue
 
 MAX_BYTES = 65_536
 """Largest file that is read; what we write is below 10,000 bytes, texts being cut."""

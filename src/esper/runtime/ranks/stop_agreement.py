@@ -11,13 +11,11 @@ others wait for its post is named by its heartbeat.
 from __future__ import annotations
 
 import threading
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import RankFailureError
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.guard import Guard
-    from esper.runtime.ranks.notes import RankNotes
+from esper.runtime.ranks.guard import Guard
+from esper.runtime.ranks.notes import RankNotes
 
 _OPERATION = "agreeing where to stop"
 _EVERY_S = 0.02

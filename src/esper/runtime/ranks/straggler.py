@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from typing import final
 
-
-if TYPE_CHECKING:
-    from esper.runtime.ranks.notes import RankNotes
-    from esper.runtime.ranks.config import DistributedConfig
+from esper.runtime.ranks.config import DistributedConfig
+from esper.runtime.ranks.notes import RankNotes
 
 
 @final

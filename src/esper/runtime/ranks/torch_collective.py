@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import final
 
 import torch
 
 from esper.runtime.ranks.channel import Channel, Operation
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @final

@@ -8,7 +8,8 @@ A rank without a verdict was killed. Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple, final
 
 from esper.leyline import ExitCode
 from esper.runtime.ranks.record_file import (
@@ -19,9 +20,6 @@ from esper.runtime.ranks.record_file import (
     take_text,
     write_record,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FINAL_CODES = (
     ExitCode.USAGE,

@@ -13,15 +13,13 @@ Shapes: E rows, H heads, N joint actions, M = sum of the column sizes. Knows no 
 from __future__ import annotations
 
 from itertools import product
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor
 
 from esper.leyline import LifecycleOp
-
-if TYPE_CHECKING:
-    from esper.tamiyo import ActionLayout, PolicyInputs
+from esper.tamiyo import ActionLayout, PolicyInputs
 
 _STRUCTURE = ("op", "slot", "blueprint")
 

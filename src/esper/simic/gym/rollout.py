@@ -6,6 +6,7 @@ environment's own `action_masks()` where it has one. A time limit stays a true t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast, final
 
 import gymnasium
@@ -15,12 +16,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, derive_seed
+from esper.simic.gym.spaces import ActT, ObsT
 from esper.simic.interfaces import EnvStep
 from esper.tamiyo import ActionLayout, PolicyInputs
 
 if TYPE_CHECKING:
-    from esper.simic.gym.spaces import ActT, ObsT
-    from collections.abc import Callable, Mapping, Sequence
     from numpy.typing import NDArray
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esper.leyline import ConfigError
+from esper.simic.gym.vector import GrowthVectorEnv
 
 if TYPE_CHECKING:
-    from esper.simic.gym.vector import GrowthVectorEnv
     from esper.simic.gym.sb3_vec_env import Sb3VecEnv
 
 

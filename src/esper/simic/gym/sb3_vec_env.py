@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn
 
 from esper.leyline import ConfigError
+from esper.simic.gym.spaces import IntArray
+from esper.simic.gym.vector import GrowthVectorEnv
 
 if TYPE_CHECKING:
-    from esper.simic.gym.spaces import IntArray
-    from esper.simic.gym.vector import GrowthVectorEnv
     import gymnasium
 
 _Indices = None | int | Iterable[int]

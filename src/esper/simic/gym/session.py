@@ -12,17 +12,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
-
-if TYPE_CHECKING:
-    from esper.simic.gym.spaces import GymInterface
-    from esper.leyline import JsonValue
-    from esper.tamiyo import PolicyInputs
-    from esper.simic.interfaces import EnvStep, RolloutEnv
+from esper.leyline import JsonValue
+from esper.simic.gym.spaces import GymInterface
+from esper.simic.interfaces import EnvStep, RolloutEnv
+from esper.tamiyo import PolicyInputs
 
 INVALID_TERM = "invalid"
 """Name of the share of the reward that penalises illegal actions."""

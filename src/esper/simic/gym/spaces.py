@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast, final, TYPE_CHECKING
+from typing import TypeVar, cast, final
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from esper.leyline import (
     canonical_hash,
 )
 from esper.simic.gym.actions import build_action_table
+from esper.simic.interfaces import RolloutEnv
 from esper.tamiyo import PRIVILEGED, PolicyInputs
-
-if TYPE_CHECKING:
-    from esper.simic.interfaces import RolloutEnv
 
 Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -10,10 +10,7 @@ from esper.simic.gym.vector import GrowthVectorEnv
 from esper.simic.toys.grow_toy import GrowToy
 from esper.simic.toys.masked_recall import MaskedRecall
 from esper.simic.toys.rollout import ToyRolloutEnv
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic.toys.task import StateT, ToyTask
+from esper.simic.toys.task import StateT, ToyTask
 
 
 def make_grow_toy(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,7 @@ from esper.simic.gym.session import EpisodeSession
 from esper.simic.gym.single import SEED_BOUND
 from esper.simic.gym.spaces import GymInterface, GymObservation, GymOptions, IntArray, MaskArray, pick_row
 from esper.simic.interfaces import EnvStep, RolloutEnv
-
-if TYPE_CHECKING:
-    from esper.tamiyo import PolicyInputs
+from esper.tamiyo import PolicyInputs
 
 SeedsToEnv = Callable[[tuple[int, ...]], RolloutEnv]
 """[E] seeds to a fresh environment of E rows; row i depends on seed i alone."""

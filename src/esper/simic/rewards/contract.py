@@ -15,7 +15,8 @@ import copy
 import itertools
 import json
 import math
-from typing import final, TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import final
 
 from esper.leyline import (
     WAIT,
@@ -36,9 +37,6 @@ from esper.leyline import (
 )
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RANGE_TOLERANCE, RewardTerm, TermMemory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _HORIZON = 8
 _SLOTS = ("first", "second")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import Estimate, JsonValue, SeedStage
+from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.gain import compute_lead
 from esper.simic.rewards.levels import Side, clip_level, compute_ratio
 from esper.simic.rewards.rubric import RewardTermSpec, TermMemory, read_number
-
-if TYPE_CHECKING:
-    from esper.simic.rewards.facts import StepFacts
 
 
 @final

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import LifecycleOp, SeedStage, SlotReport
+from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RewardTermSpec, TermMemory
-
-if TYPE_CHECKING:
-    from esper.simic.rewards.facts import StepFacts
 
 _FREE = (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE)
 _INDECISION_RAMP_EPOCHS = 10

@@ -11,13 +11,11 @@ J starts at 0 and stays 0 as long as nothing is grown.
 from __future__ import annotations
 
 import math
-from typing import final, TYPE_CHECKING
+from typing import final
 
+from esper.leyline import Observation
 from esper.simic.rewards.levels import Side, clip_level, compute_ratio
 from esper.simic.rewards.rubric import RewardTermSpec
-
-if TYPE_CHECKING:
-    from esper.leyline import Observation
 
 
 @final

@@ -12,13 +12,11 @@ what it had lost stays lost: failing is no way out.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol, final, TYPE_CHECKING
+from typing import NamedTuple, Protocol, final
 
+from esper.leyline import Observation
+from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RewardTermSpec, TermMemory, read_number
-
-if TYPE_CHECKING:
-    from esper.leyline import Observation
-    from esper.simic.rewards.facts import StepFacts
 
 
 class Side(NamedTuple):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from esper.leyline import ConfigError
+from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.contribution import Contribution
 from esper.simic.rewards.costs import GovernorPenalty, Indecision, Intervention, YoungCull
 from esper.simic.rewards.gain import FlopsRent, MetricLead, ParameterRent
@@ -12,11 +14,6 @@ from esper.simic.rewards.levels import AtTheEnd, ChangeOf
 from esper.simic.rewards.loss import LossFall
 from esper.simic.rewards.rubric import RewardTerm, Rubric, WeightedTerm
 from esper.simic.rewards.shaping import StagePotential
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.simic.rewards.config import RewardConfig
-    from collections.abc import Iterable, Mapping
 
 _TERMS_OF_MODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -13,12 +13,10 @@ import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final, TYPE_CHECKING
+from typing import NamedTuple, Protocol, final
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue
-
-if TYPE_CHECKING:
-    from esper.simic.rewards.facts import StepFacts
+from esper.simic.rewards.facts import StepFacts
 
 RANGE_TOLERANCE = 1e-9
 """Slack for rounding when a value is compared with its range."""

@@ -6,15 +6,13 @@ Harada and Russell, 1999), and Phi is 0 where an episode ends, so no policy gain
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import ConfigError, Observation, SeedStage, SlotReport
+from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.rubric import RewardTermSpec, TermMemory
-
-if TYPE_CHECKING:
-    from esper.simic.rewards.facts import StepFacts
-    from collections.abc import Mapping
 
 STAGE_POTENTIALS: Mapping[SeedStage, float] = MappingProxyType(
     {

@@ -7,8 +7,10 @@ then per slot: dormant, live, fossilised, blocked share, quick, slow, age share,
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
+from esper.leyline import JsonValue
 from esper.simic.toys.growth_rules import (
     BLOCKED_DECISIONS,
     GAINS,
@@ -30,10 +32,6 @@ from esper.simic.toys.growth_rules import (
 from esper.simic.toys.rollout import ToyRolloutEnv
 from esper.simic.toys.task import ToyMasks, ToyStep
 from esper.tamiyo import ActionLayout
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
-    from collections.abc import Sequence
 
 GAIN_SCALE = 8.0
 """Feature units per unit of gain: the largest gain, .12, becomes .96."""

@@ -6,7 +6,8 @@ Because every joint action can be listed, the expected reward of any policy and 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -15,9 +16,6 @@ from esper.leyline import JsonValue, derive_seed
 from esper.simic.toys.rollout import ToyRolloutEnv
 from esper.simic.toys.task import ToyMasks, ToyStep
 from esper.tamiyo import ActionLayout
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 NUM_SLOTS = 2
 NUM_BLUEPRINTS = 3

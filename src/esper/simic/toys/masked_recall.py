@@ -10,15 +10,13 @@ The bit is independent of the cue and not observed: if the mask told the cue, me
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, final
 
 from esper.leyline import ConfigError, JsonValue
 from esper.simic.toys.rollout import ToyRolloutEnv
 from esper.simic.toys.task import ToyMasks, ToyStep
 from esper.tamiyo import ActionLayout
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
 
 NUM_CUES = 4
 NUM_ACTIONS = 8

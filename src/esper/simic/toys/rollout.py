@@ -5,7 +5,8 @@ Episode k of a row depends on (seed of the row, k) alone: not on the number of r
 
 from __future__ import annotations
 
-from typing import Generic, cast, final, TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Generic, cast, final
 
 import torch
 from torch import Tensor
@@ -13,10 +14,7 @@ from torch import Tensor
 from esper.leyline import ForeignCheckpointError, JsonValue, derive_seed
 from esper.simic.interfaces import EnvStep
 from esper.simic.toys.task import StateT, ToyStep, ToyTask
-
-if TYPE_CHECKING:
-    from esper.tamiyo import ActionLayout, PolicyInputs
-    from collections.abc import Mapping, Sequence
+from esper.tamiyo import ActionLayout, PolicyInputs
 
 
 def derive_row_seeds(seed: int, num_rows: int, first_row: int = 0) -> tuple[int, ...]:

@@ -5,13 +5,11 @@ Shapes: D features, O operations, S slots, B blueprints.
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, Protocol, TypeVar, TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-
-if TYPE_CHECKING:
-    from esper.tamiyo import ActionLayout
-    from esper.leyline import JsonValue
-    from collections.abc import Mapping, Sequence
+from esper.leyline import JsonValue
+from esper.tamiyo import ActionLayout
 
 StateT = TypeVar("StateT")
 

@@ -12,7 +12,8 @@ core.
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,8 @@ from esper.tamiyo.distributions import ActionLogits, ActionMask, JointDistributi
 from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
 from esper.tamiyo.network.encoder import Encoded, GrowthEncoder
 from esper.tamiyo.network.flat import FlatEncoder, FlatGrowthEncoder, FlatHeads
+from esper.tamiyo.network.heads import GrowthHeads
 from esper.tamiyo.network.layers import build_mlp
-
-if TYPE_CHECKING:
-    from esper.tamiyo.network.heads import GrowthHeads
-    from contextlib import AbstractContextManager
 
 _Encoder = GrowthEncoder | FlatEncoder | FlatGrowthEncoder
 _Core = RecurrentCore | MemorylessCore

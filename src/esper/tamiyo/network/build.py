@@ -15,14 +15,11 @@ from esper.leyline import BLUEPRINT_FAMILIES, LifecycleOp, derive_seed
 from esper.tamiyo.action_layout import ALPHA_TARGET_HEAD, ActionLayout
 from esper.tamiyo.actor_critic import NUM_PRIVILEGED
 from esper.tamiyo.network.actor import Body, RecurrentActorCritic
+from esper.tamiyo.network.config import NetworkConfig
 from esper.tamiyo.network.core import MemorylessCore, RecurrentCore
 from esper.tamiyo.network.encoder import GrowthEncoder
 from esper.tamiyo.network.flat import FlatEncoder, FlatGrowthEncoder, FlatHeads
 from esper.tamiyo.network.heads import GrowthHeads
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.tamiyo.network.config import NetworkConfig
 
 HIDDEN_GAIN = math.sqrt(2.0)
 """Keeps the variance through a ReLU (He et al. 2015)."""

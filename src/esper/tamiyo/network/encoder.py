@@ -10,17 +10,15 @@ Shapes: N rows, S slots, B blueprints, C units of the core's input, T units of a
 
 from __future__ import annotations
 
-from typing import NamedTuple, final, TYPE_CHECKING
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline import BLUEPRINT_FEATURES, GLOBAL_FEATURES, SLOT_FEATURES, feature_width
+from esper.tamiyo.actor_critic import PolicyInputs
+from esper.tamiyo.network.config import NetworkConfig
 from esper.tamiyo.network.layers import FamilyEmbedding, SlotAttention, build_mlp, masked_max, masked_mean
-
-if TYPE_CHECKING:
-    from esper.tamiyo.network.config import NetworkConfig
-    from esper.tamiyo.actor_critic import PolicyInputs
 
 GROWTH_INPUTS = (
     "global",

@@ -8,7 +8,7 @@ Shapes: N rows, O operations, S slots, B blueprints, C units of the core's input
 
 from __future__ import annotations
 
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,11 @@ from esper.leyline import (
     feature_width,
 )
 from esper.tamiyo.action_layout import BLUEPRINT_HEAD, OP_HEAD, SLOT_HEAD, ActionLayout
+from esper.tamiyo.actor_critic import PolicyInputs
 from esper.tamiyo.distributions import ActionLogits, ActionMask
+from esper.tamiyo.network.config import NetworkConfig
 from esper.tamiyo.network.encoder import GROWTH_INPUTS, Encoded
 from esper.tamiyo.network.layers import FamilyEmbedding, build_mlp
-
-if TYPE_CHECKING:
-    from esper.tamiyo.network.config import NetworkConfig
-    from esper.tamiyo.actor_critic import PolicyInputs
 
 FEATURES = "features"
 """Name of the input of networks over a plain vector."""

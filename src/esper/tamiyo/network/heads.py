@@ -12,7 +12,7 @@ Shapes: N rows, O operations, S slots, B blueprints, T units of a token, D units
 from __future__ import annotations
 
 import math
-from typing import final, TYPE_CHECKING
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from esper.leyline import ConfigError
 from esper.tamiyo.action_layout import BLUEPRINT_HEAD, SLOT_HEAD, ActionLayout
 from esper.tamiyo.distributions import ActionLogits, ActionMask
+from esper.tamiyo.network.config import NetworkConfig
+from esper.tamiyo.network.encoder import Encoded
 from esper.tamiyo.network.layers import build_mlp
-
-if TYPE_CHECKING:
-    from esper.tamiyo.network.encoder import Encoded
-    from esper.tamiyo.network.config import NetworkConfig
 
 
 @final

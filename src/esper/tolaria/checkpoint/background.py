@@ -15,14 +15,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import final, TYPE_CHECKING
+from typing import final
 
 from esper.leyline import CheckpointError, JsonValue
 from esper.tolaria.checkpoint.record import SavedCheckpoint, StateRecord
+from esper.tolaria.checkpoint.store import CheckpointStore
 from esper.tolaria.checkpoint.strict_json import copy_plain
-
-if TYPE_CHECKING:
-    from esper.tolaria.checkpoint.store import CheckpointStore
 
 REPLACED = (
     "a newer one took its place before its turn: saving takes longer than the time between two saves; save "

@@ -11,11 +11,9 @@ import io
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import final, TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import final
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of everything that is not finished yet; whoever holds the run lock may remove it."""

@@ -16,7 +16,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
-from typing import NoReturn, final, TYPE_CHECKING
+from pathlib import Path
+from typing import NoReturn, final
 
 from esper.leyline import CheckpointError, ForeignCheckpointError, JsonValue
 from esper.tolaria.checkpoint.manifest import (
@@ -31,9 +32,6 @@ from esper.tolaria.checkpoint.manifest import (
 from esper.tolaria.checkpoint.record import LoadedCheckpoint, StateRecord
 from esper.tolaria.checkpoint.strict_json import MAX_JSON_BYTES, parse_json
 from esper.tolaria.checkpoint.tensor_file import MAX_HEADER_BYTES, parse_tensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _FILES = frozenset({MANIFEST_FILE, TENSOR_FILE, STATE_FILE})
 PICKLE_ADVICE = (

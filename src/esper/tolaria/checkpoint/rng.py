@@ -7,16 +7,13 @@ process-wide stream is not saved because nothing here draws from it.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from esper.leyline import ForeignCheckpointError, JsonValue
 from esper.tolaria.checkpoint.record import StateRecord
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _CPU = "torch.cpu"
 _CUDA = "torch.cuda."

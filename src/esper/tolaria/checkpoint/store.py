@@ -15,10 +15,12 @@ import datetime
 import hashlib
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import final, TYPE_CHECKING
+from pathlib import Path
+from typing import final
 
 import torch
 
@@ -42,10 +44,6 @@ from esper.tolaria.checkpoint.reader import (
 from esper.tolaria.checkpoint.record import LoadedCheckpoint, Rejection, SavedCheckpoint, StateRecord
 from esper.tolaria.checkpoint.strict_json import encode_json
 from esper.tolaria.checkpoint.tensor_file import encode_tensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Callable
 
 LATEST_FILE = "LATEST"
 MAX_TENSOR_BYTES = 16 * 2**30

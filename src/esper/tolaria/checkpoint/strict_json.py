@@ -9,10 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
+from esper.leyline import JsonValue
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 64

@@ -16,11 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from esper.leyline import JsonValue
 from esper.tolaria.checkpoint.strict_json import parse_json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from esper.leyline import JsonValue
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 100_000

@@ -7,14 +7,12 @@ know who decides.
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-
-if TYPE_CHECKING:
-    from esper.tolaria.checkpoint import StateRecord
-    from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
-    from esper.tolaria.measuring import SplitResult
-    from collections.abc import Sequence
+from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
+from esper.tolaria.checkpoint import StateRecord
+from esper.tolaria.measuring import SplitResult
 
 ColumnsT_co = TypeVar("ColumnsT_co", covariant=True)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar, final, TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, final
 
 from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
-
-if TYPE_CHECKING:
-    from esper.tolaria.checkpoint import StateRecord
-    from esper.tolaria.host_run import HostRun
-    from esper.tolaria.measuring import SplitResult
-    from collections.abc import Callable, Sequence
+from esper.tolaria.checkpoint import StateRecord
+from esper.tolaria.host_run import HostRun
+from esper.tolaria.measuring import SplitResult
 
 ColumnsT = TypeVar("ColumnsT")
 
