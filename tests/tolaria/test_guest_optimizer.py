@@ -234,6 +234,15 @@ def test_a_weight_decay_that_the_user_changes_is_followed() -> None:
     assert [group["weight_decay"] for group in loop.optimizer.param_groups[2:]] == [0.7, 0.7]
 
 
+def test_a_momentum_that_the_user_changes_is_followed() -> None:
+    for name, key, value in (("sgd-momentum", "momentum", 0.3), ("adamw", "betas", (0.3, 0.9))):
+        loop = Loop(name)
+        loop.germinate("s1")
+        loop.optimizer.param_groups[1][key] = value
+        loop.optimizer.step()
+        assert [group[key] for group in loop.optimizer.param_groups[2:]] == [value, value]
+
+
 def test_closed_it_follows_no_more() -> None:
     loop = Loop()
     loop.germinate("s1")

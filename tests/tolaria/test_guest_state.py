@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue
 
@@ -35,12 +35,17 @@ def _copy_weights(source: Loop, target: Loop) -> None:
                 to.copy_(parameter)
 
 
+def _reference(loop: Loop, slot: str) -> nn.Parameter:
+    """The slot s3 follows the host's first group, the others its second."""
+    return list(loop.host.parameters())[0 if slot == "s3" else 2]
+
+
 def _grown(optimizer: str, scheduler: str | None) -> Loop:
     """Trained, with one fossil, one newborn, and one that is frozen; births in another order than slots."""
     loop = Loop(optimizer, scheduler)
     for batch in range(6):
         for slot in {1: ["s2", "s3"], 3: ["s1"]}.get(batch, []):
-            loop.germinate(slot)
+            loop.germinate(slot, reference=_reference(loop, slot))
         loop.train(batch)
     loop.cull("s2")
     loop.germinate("s2")
@@ -53,7 +58,7 @@ def _grown(optimizer: str, scheduler: str | None) -> Loop:
 def _rebuilt(optimizer: str, scheduler: str | None) -> Loop:
     loop = Loop(optimizer, scheduler)
     for slot in ("s1", "s2", "s3"):
-        loop.germinate(slot, generator_seed=77)
+        loop.germinate(slot, generator_seed=77, reference=_reference(loop, slot))
     return loop
 
 
