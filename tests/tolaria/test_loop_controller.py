@@ -252,7 +252,7 @@ def test_closing_takes_every_hook_off() -> None:
     loop.controller.close()
     assert not loop.optimizer._optimizer_step_pre_hooks
     assert not loop.optimizer._optimizer_step_post_hooks
-    assert not loop.model.host._forward_pre_hooks
+    assert not loop.model._forward_pre_hooks
 
 
 def test_at_the_end_what_was_not_kept_goes() -> None:
