@@ -13,7 +13,7 @@ from torch import nn
 import esper
 from esper.kasmina import build_seeded
 from esper.leyline import ConfigError, EsperError, HostError
-from esper.runtime.api import grow, suggest
+from esper.runtime.api import grow, propose
 from kasmina.strangers import Encoder, Patches, SmallResNet, Wave, build
 from runtime.own_models import grow_net
 from tolaria.loop_toys import TRAIN, Net
@@ -97,9 +97,9 @@ def test_a_seed_that_incubates_in_a_model_that_works_in_place_changes_no_bit_of_
     assert all(torch.equal(value, bare[name]) for name, value in seeded.items())
 
 
-def test_suggestions_come_with_reasons_and_leave_the_model_alone() -> None:
+def test_proposals_come_with_reasons_and_leave_the_model_alone() -> None:
     host = build(SmallResNet)
-    points = suggest(host, IMAGES)
+    points = propose(host, IMAGES)
     assert points
     assert all(point.reason.startswith("proposed: ") for point in points)
     assert not any(module._forward_hooks for module in host.modules())

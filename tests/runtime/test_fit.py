@@ -1,4 +1,4 @@
-"""`esper.fit` with its settings, batches and loop: `runtime.fit_config`, `fit_batches`, `fit_loop`."""
+"""`esper.fit`: runtime/fit_config.py, runtime/fit_batches.py, runtime/fit_loop.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth in a loop that somebody else runs (its settings, `tolaria.loop_config`, are read here, too)."""
+"""Growth in somebody else's loop; tolaria/loop_config.py, tolaria/offers.py, tolaria/interval_totals.py."""
 
 from __future__ import annotations
 
