@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from esper.runtime.api import grow, propose
+    from esper.runtime.compare import compare
     from esper.runtime.controller import Controller
     from esper.runtime.fit import fit
     from esper.runtime.growable import Growable
@@ -29,6 +30,7 @@ _HOMES = MappingProxyType(
         "Controller": "esper.runtime.controller",
         "Growable": "esper.runtime.growable",
         "blueprint": "esper.runtime.own_blueprints",
+        "compare": "esper.runtime.compare",
         "fit": "esper.runtime.fit",
         "grow": "esper.runtime.api",
         "propose": "esper.runtime.api",
@@ -36,7 +38,7 @@ _HOMES = MappingProxyType(
 )
 """Public name -> the module that has it."""
 
-__all__ = ["Budget", "Controller", "Growable", "blueprint", "fit", "grow", "propose"]
+__all__ = ["Budget", "Controller", "Growable", "blueprint", "compare", "fit", "grow", "propose"]
 
 
 def __getattr__(name: str) -> object:

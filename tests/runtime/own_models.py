@@ -16,12 +16,12 @@ Batches = list[tuple[Tensor, Tensor]]
 
 def train_batches(size: int = 32) -> Batches:
     """Return the training part as (inputs, classes)."""
-    return list(zip(TRAIN[0].split(size), TRAIN[1].split(size), strict=True))
+    return list(zip(torch.split(TRAIN[0], size), torch.split(TRAIN[1], size), strict=True))
 
 
 def validation_batches(size: int = 50) -> Batches:
     """Return the validation part, always in the same order."""
-    return list(zip(VALIDATION[0].split(size), VALIDATION[1].split(size), strict=True))
+    return list(zip(torch.split(VALIDATION[0], size), torch.split(VALIDATION[1], size), strict=True))
 
 
 def grow_net(*, norm: bool = False, policy: object = "never", seed: int = 0, **wishes: object) -> Growable:
@@ -61,7 +61,7 @@ def token_batches(count: int, seed: int) -> list[dict[str, Tensor]]:
     """Return batches of 16 token rows with labels."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 12, (16 * count, 5), generator=generator)
-    return [{"input_ids": rows, "labels": (rows.sum(dim=1) % 3)} for rows in ids.split(16)]
+    return [{"input_ids": rows, "labels": (rows.sum(dim=1) % 3)} for rows in torch.split(ids, 16)]
 
 
 __all__ = [

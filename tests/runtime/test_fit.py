@@ -81,7 +81,7 @@ def test_what_was_not_kept_is_gone_at_the_end_and_the_model_can_leave() -> None:
 @pytest.mark.parametrize("interval", [None, 2, 3])
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, interval: int | None) -> None:
     def run(folder: Path | None, stop_at: int | None, *, resume: bool, seed: int = 0) -> Growable:
-        torch.random.default_generator.manual_seed(7)
+        torch.set_rng_state(torch.Generator().manual_seed(7).get_state())
         grown = grow_net(policy=Script(LIFE), norm=True, seed=seed)
         _fit(
             grown,

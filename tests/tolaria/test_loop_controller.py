@@ -179,9 +179,10 @@ def test_a_call_out_of_order_or_without_its_metric_is_refused(
         call(make_loop())
 
 
-def _step(loop: Loop) -> None:
+def _step(loop: Loop) -> Loop:
     loop.model(TRAIN[0][:8]).sum().backward()
     loop.optimizer.step()
+    return loop
 
 
 def test_an_illegal_decision_is_refused_with_its_reason_and_changes_nothing() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esper.leyline import ConfigError, EpochOutcome, GovernorGaveUpError, JsonValue, TamiyoPolicy, Verdict
 from esper.runtime.controller import Controller
+from esper.runtime.fit_batches import BatchReader
 from esper.runtime.growable import Growable
 from esper.runtime.loop_events import LoopEvent
 from esper.tolaria import Governor, StateRecord, find_blamed
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from torch.optim.lr_scheduler import LRScheduler
 
-    from esper.runtime.fit_batches import BatchReader
     from esper.runtime.fit_config import FitConfig
 
 
@@ -51,6 +51,17 @@ class FitResult:
     grown: Growable
     flops: Mapping[str, int]
     """Spent so far by kind, measuring and culled seeds included."""
+    reader: BatchReader
+    """What turned batches into losses and metrics."""
+
+    def score(self, loader: Iterable[object]) -> dict[str, float]:
+        """Return "loss" and every metric over another loader, for the model as it is now.
+
+        Raises:
+            ConfigError: If the loader gives nothing.
+        """
+        scores = self.reader.score(self.grown, loader)
+        return {name: float(values.mean()) for name, values in scores.items()}
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -144,7 +155,9 @@ class FitLoop:
                 break
         if self._done >= self._total:
             self._controller.finish()
-        return FitResult(history=tuple(history), grown=self._grown, flops=self._controller.flops)
+        return FitResult(
+            history=tuple(history), grown=self._grown, flops=self._controller.flops, reader=self._reader
+        )
 
     # ------------------------------------------------------------------ one interval
 
