@@ -176,7 +176,7 @@ def test_a_lesson_in_the_backward_pass_is_the_residual_objectives_own_gradient()
     seed = nn.Linear(4, 4)
     weight = torch.tensor(7.0)
     out = tail(teach_residual(features, seed(features.detach()), weight, 0.5)).square().sum()
-    out.backward()  # type: ignore[no-untyped-call]
+    out.backward()
     taught = [parameter.grad.clone() for parameter in seed.parameters() if parameter.grad is not None]
 
     twin = features.detach().clone().requires_grad_()

@@ -158,7 +158,7 @@ def test_a_constant_that_a_norm_takes_away_is_worth_nothing() -> None:
 
 def test_statistics_of_several_batches_are_their_mean() -> None:
     norm = nn.BatchNorm1d(6).eval()
-    batches = TRAIN[0][:96].split(32)
+    batches = torch.split(TRAIN[0][:96], 32)
     saved = read_statistics([norm])
     with torch.no_grad(), batch_statistics([norm], num_batches=3):
         for batch in batches:

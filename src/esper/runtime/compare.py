@@ -83,7 +83,7 @@ class Comparison:
         """Return the table as text."""
         lines = [
             f"{self.metric} of the {'test' if self.is_tested else 'validation'} loader, "
-            f"{'higher' if self.is_higher_better else 'lower'} is better; gain over never, paired by seed, 95 %"
+            f"{'higher' if self.is_higher_better else 'lower'} is better; gain over never, paired, 95 %"
         ]
         cells = [_head(self.metric), *map(_cells, self.rows)]
         widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
@@ -252,7 +252,7 @@ class _Study:
 
 
 def _plant(grown: Growable, final: Growable) -> None:
-    """Give an untrained model the seeds that another one ended with, as parts of it from the first batch on."""
+    """Give an untrained model the seeds that another one ended with, as parts of it from the first batch."""
     for slot in final.model.each_slot():
         if slot.state.stage is SeedStage.FOSSILIZED:
             handle = grown[slot.slot_id]

@@ -250,7 +250,7 @@ def test_a_panic_of_one_ranks_governor_rolls_all_ranks_back_to_the_same_place(tm
 
 def test_a_failure_that_all_governors_find_is_told_as_one_process_tells_it(tmp_path: Path) -> None:
     def work(copy: Copy) -> tuple[str, str]:
-        copy.run.bench.governor._chance_loss = copy.run.bench.governor._best = 1e-9
+        copy.run.bench.governor.chance_loss = copy.run.bench.governor._best = 1e-9
         copy.run.train_epoch()
         return copy.run.verdict.kind, copy.run.verdict.reason
 
