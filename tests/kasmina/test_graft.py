@@ -1,6 +1,6 @@
 """A stranger's grown model leaves without anything of ours, equal to itself, keys and hooks in their places.
 
-Shows `kasmina.surgery` and `kasmina.attachments` at work as well.
+Shows kasmina/surgery.py, kasmina/graft_graph.py, kasmina/attachments.py and kasmina/plain_tracer.py as well.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Unwrapping(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, object]:
         out = self.inner(x)
         self.kinds.append(type(out))
-        return self.head(torch.relu(out[self.select])), out  # type: ignore[index]
+        return self.head(torch.relu(out[self.select])), out
 
 
 class _Named(OrderedDict[str, Tensor]):
@@ -128,6 +128,10 @@ class _Named(OrderedDict[str, Tensor]):
         if name.startswith("__"):
             raise AttributeError(name)
         return self[name]
+
+
+class _PlainNamed(dict[str, Tensor]):
+    """A mapping whose class `|` loses."""
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,7 @@ class _Named(OrderedDict[str, Tensor]):
         (lambda h: {"hidden": h, "other": h + 1}, "hidden"),
         (lambda h: OrderedDict(other=h + 1, hidden=h), "hidden"),
         (lambda h: _Named(other=h + 1, hidden=h), "hidden"),
+        (lambda h: _PlainNamed(other=h + 1, hidden=h), "hidden"),
     ],
 )
 def test_outputs_of_every_kind_stay_what_they_are(
@@ -231,7 +236,7 @@ def test_the_host_class_loads_its_old_keys_and_seeds_lie_beside() -> None:
 def test_the_model_is_left_as_it_is_and_shares_nothing() -> None:
     model = grown_resnet()
     model.train()
-    loss = model(IMAGES).sum()  # type: ignore[attr-defined]
+    loss = model(IMAGES).sum()
     loss.backward()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     exported = export_grafted(model, IMAGES)
@@ -404,7 +409,7 @@ def test_a_target_that_is_called_past_its_paths_is_found() -> None:
 
 def test_a_host_that_cannot_be_copied_is_refused() -> None:
     model = grown(_Counting(), draw(2, 6), PointWishes(at=("body",)), ("mlp",))
-    model.host.cache = draw(2).requires_grad_() * 2  # type: ignore[assignment]
+    model.host.cache = draw(2).requires_grad_() * 2
     with pytest.raises(ExportError, match=r"_Counting cannot be copied.*drop what it holds"):
         export_grafted(model, draw(2, 6))
 
