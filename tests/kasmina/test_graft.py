@@ -38,7 +38,7 @@ from kasmina.grafting import (
     without_grafts,
 )
 from kasmina.growing import draw, grow, make_clock, make_model, stir
-from kasmina.strangers import Encoder, Pair, Patches, SmallResNet, Wave, build
+from kasmina.strangers import Encoder, Pair, Patches, SmallResNet, TorchEncoder, Wave, build
 
 
 @pytest.mark.parametrize("blend", list(BlendForm))
@@ -335,19 +335,6 @@ def test_copies_of_an_export_are_equal(duplicate: Callable[[nn.Module], nn.Modul
         assert furthest(duplicate(exported), exported, inputs) == 0.0
 
 
-class _TorchEncoder(nn.Module):
-    """Torch's encoder, which looks into its first layer before it calls it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        out: Tensor = self.head(self.encoder(x, src_key_padding_mask=padding).mean(dim=1))
-        return out
-
-
 class _Peeking(nn.Module):
     """Reads a word off its layer, as decoders do that mix kinds of attention, or a whole layer inside it."""
 
@@ -392,7 +379,7 @@ def test_torchs_own_encoder_leaves_with_its_padding_mask(at: tuple[str, ...]) ->
         "x": draw(3, 5, 8),
         "padding": torch.tensor([[False] * 3 + [True] * 2, [False] * 5, [False] * 5]),
     }
-    model = grown(build(_TorchEncoder), sample, PointWishes(at=at, layout="nld"), ("norm",))
+    model = grown(build(TorchEncoder), sample, PointWishes(at=at, layout="nld"), ("norm",))
     exported = export_grafted(model, sample)
     assert furthest(exported.module, model.eval(), sample) <= MAX_DIFFERENCE
     assert furthest(exported.module, model.eval(), {"x": draw(2, 4, 8)}) <= MAX_DIFFERENCE

@@ -39,6 +39,7 @@ from esper.runtime.export_programs import build_program, load_program, resize_ba
 from esper.runtime.save_exported import save_exported, write_program
 from kasmina.grafting import furthest, grown
 from kasmina.growing import draw, grow, make_model
+from kasmina.strangers import TorchEncoder
 from runtime.plain_hosts import Images, Tokens
 
 REFUSE = """
@@ -179,6 +180,17 @@ def test_the_module_itself_needs_the_users_classes_alone(
     torch.save(case.exported.module, tmp_path / "module.pt")
     tests = str(Path(__file__).parents[1])
     assert _run_alone(WHOLE, tmp_path / "module.pt", case, tmp_path, tests) <= MAX_DIFFERENCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_host_with_seeds_inside_its_layers_becomes_a_program(suffix: str, tmp_path: Path) -> None:
+    host = build_seeded(TorchEncoder, 0)
+    model = grown(host, draw(3, 5, 8), PointWishes(at=("encoder.layers.*",), layout="nld"), ("norm",))
+    exported = export_grafted(model, draw(3, 5, 8))
+    assert "module, arguments, output" in exported.grafts[0].code
+    saved = save_exported(exported, tmp_path / f"model{suffix}", draw(3, 5, 8))
+    assert saved.max_difference <= MAX_DIFFERENCE
 
 
 # ---------------------------------------------------------------------- folders

@@ -122,10 +122,10 @@ def export_grafted(
 ) -> Exported:
     """Return the grown network as plain modules, checked on a sample.
 
-    A host that reads layers or weights off a target, instead of only calling it, gets the seed inside the target.
     A target that is replaced keeps its hooks; forward hooks of the user that were registered after the slots
     move to the graft, which a deep copy of a graph module does not take along. A target returns the kind of
-    output that it returned on the sample: tuples, lists, named tuples and mappings stay what they are.
+    output that it returned on the sample: tuples, lists, named tuples and mappings stay what they are. A host
+    that reads layers or weights off a target, instead of only calling it, gets the seed inside the target.
 
     Args:
         model: Any mode; left as it is.
