@@ -29,7 +29,7 @@ REVIEWED = {
     ("data/cifar10.py", "imports pickle"),
     ("data/cifar10.py", "imports pickletools"),
     # The file that the same call has just written, to compare it with the network.
-    ("runtime/export_run.py", "uses torch.export.load"),
+    ("runtime/export_programs.py", "uses torch.export.load"),
 }
 
 

@@ -126,6 +126,19 @@ class Pair(NamedTuple):
     length: int
 
 
+class TorchEncoder(nn.Module):
+    """Torch's encoder, which looks into its first layer before it calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        out: Tensor = self.head(self.encoder(x, src_key_padding_mask=padding).mean(dim=1))
+        return out
+
+
 class Shared(nn.Module):
     """One layer that is called three times, one that is never called."""
 

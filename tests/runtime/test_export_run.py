@@ -19,7 +19,7 @@ from esper.kasmina import MAX_DIFFERENCE, export_model
 from esper.leyline import BlendForm, ConfigError, ExportError, JsonValue, RunDirectoryError, SeedStage
 from esper.runtime import export_run as export_module
 from esper.runtime.config_file import render_config
-from esper.runtime.export_programs import load_program
+from esper.runtime.export_programs import OnnxNetwork, load_program
 from esper.runtime.export_run import export_run, load_folder, measure_difference, write_folder
 from esper.runtime.run import run_experiment
 from kasmina.growing import draw, grow, make_cnn, make_mlp, make_model
@@ -176,6 +176,21 @@ def test_files_that_do_not_load_are_refused(damage: str, tmp_path: Path) -> None
         save_file(tensors, folder / "weights.safetensors")
     with pytest.raises(ExportError, match=r"does not load|differs"):
         measure_difference(load_folder(folder), sample, expected)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_runs_in_another_runtime_and_equals_the_grown_network(
+    finished: Path, tmp_path: Path
+) -> None:
+    summary = export_run(finished, tmp_path / "model.onnx", allow_unfinished=False)
+    export_run(finished, tmp_path / "model.pt2", allow_unfinished=False)
+    assert summary.max_difference <= MAX_DIFFERENCE
+    assert "onnxruntime.InferenceSession" in summary.text
+    images = draw(5, 1, 8, 8, seed=3)
+    (got,) = OnnxNetwork(summary.target)(images)
+    with torch.no_grad():
+        expected = load_program(tmp_path / "model.pt2")(images)
+    assert float((got - expected).abs().max()) <= MAX_DIFFERENCE
 
 
 @pytest.mark.parametrize("name", ["model", "model.pt2"])

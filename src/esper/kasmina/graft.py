@@ -3,6 +3,7 @@
 ```
 copy of the host          without our hooks; the user's hooks and control flow stay
   target of a fossil  ->  a small graph: arguments -> base -> feature -> seed -> add -> output as it was
+                          or, where the host looks into the target, the same graph inside it, as its hook
   folded fossil       ->  the target itself, with the seed in its weights (merge)
 ```
 Only the target's surroundings are a graph, so that no tracer ever meets the host's forward. A host with
@@ -123,7 +124,8 @@ def export_grafted(
 
     A target that is replaced keeps its hooks; forward hooks of the user that were registered after the slots
     move to the graft, which a deep copy of a graph module does not take along. A target returns the kind of
-    output that it returned on the sample: tuples, lists, named tuples and mappings stay what they are.
+    output that it returned on the sample: tuples, lists, named tuples and mappings stay what they are. A host
+    that reads layers or weights off a target, instead of only calling it, gets the seed inside the target.
 
     Args:
         model: Any mode; left as it is.
@@ -144,19 +146,7 @@ def export_grafted(
 
 
 def _export_grafts(model: MorphogeneticModel, sample: Inputs, *, merge: bool) -> Exported:
-    surgery = Surgery(model, sample)
-    merged, kept = surgery.replace_targets(merge=merge)
-    try:
-        difference = surgery.measure()
-    except ExportError:
-        if not merged:
-            raise
-        # What was folded is not what it was: the weights are read elsewhere, or too coarse to hold the sum.
-        surgery = Surgery(model, sample)
-        surgery.replace_targets(merge=False)
-        difference = surgery.measure()
-        kept |= dict.fromkeys(merged, "folded, the network would differ on the sample")
-        merged = ()
+    surgery, difference, merged, kept = _operate(model, sample, merge=merge)
     return Exported(
         module=surgery.host,
         merged=merged,
@@ -174,6 +164,34 @@ def _export_grafts(model: MorphogeneticModel, sample: Inputs, *, merge: bool) ->
         ),
         host_names=surgery.name_tensors(),
     )
+
+
+def _operate(
+    model: MorphogeneticModel, sample: Inputs, *, merge: bool
+) -> tuple[Surgery, float, tuple[str, ...], dict[str, str]]:
+    """Try the ways to leave, the plainest first; returns the surgery, its difference, folded and kept slots.
+
+    A host that looks into what it calls takes no graft in its place, but one inside. A fold that shows on the
+    sample is taken back: the weights are read elsewhere, too, or too coarse to hold the sum.
+    """
+    refused: ExportError | None = None
+    foldable: tuple[str, ...] = ()
+    for merges in (True, False) if merge else (False,):
+        for inside in (False, True):
+            surgery = Surgery(model, sample)
+            merged, reasons = surgery.replace_targets(merge=merges, inside=inside)
+            if merges:
+                foldable, kept = merged, reasons
+            elif merge:
+                kept = kept | dict.fromkeys(foldable, "folded, the network would differ on the sample")
+            else:
+                kept = {}
+            try:
+                return surgery, surgery.measure(), merged, kept
+            except ExportError as error:
+                refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _export_traced(model: MorphogeneticModel, sample: Inputs, *, merge: bool) -> Exported:

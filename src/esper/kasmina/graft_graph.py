@@ -4,8 +4,8 @@
 arguments -> base -> take -> axes -> seed -> h + alpha * residual -> axes -> put -> output as it was
 ```
 `base` is the target itself, never traced; the seed's branch is traced into torch's own layers, or stays the
-user's own module where it cannot be. The output is put together from what the target returned on one call.
-Knows one slot; no host.
+user's own module where it cannot be. A scion is the same without arguments and base, as a hook on the target.
+The output is put together from what the target returned on one call. Knows one slot; no host.
 """
 
 from __future__ import annotations
@@ -87,17 +87,39 @@ def build_graft(
     named: dict[str, fx.node.Argument] = {
         argument.name: places[argument.name] for argument in arguments if not argument.is_positional
     }
-    out = fx.Proxy(graph.call_module(BASE, positional, named))
-    h = _expect_proxy(slot.tap.take(out))
-    residual = _splice(graph, seed, h.contiguous())
-    changed = _expect_proxy(slot.tap.arrangement.from_canonical(_add(h, residual, slot)))  # type: ignore[arg-type]
-    graph.output(_put(slot.tap, out, changed, output))
+    _grow_output(graph, fx.Proxy(graph.call_module(BASE, positional, named)), slot, seed, output)
     parts = nn.Module()
     parts.add_module(BASE, base)
     parts.add_module(SEED, slot.seed)
     graft = fx.GraphModule(parts, graph, class_name="Graft")
     _copy_plain_attributes(base, graft)
     return graft.eval()
+
+
+def build_scion(slot: SeedSlot, seed: fx.Graph, output: object) -> fx.GraphModule:
+    """Return what, as a forward hook on a target, grows its output: for a host that looks into the target.
+
+    Args:
+        slot: The fossil.
+        seed: As `trace_seed` gives it.
+        output: What the target returned on one call; only its structure matters.
+    """
+    assert slot.seed is not None
+    graph = fx.Graph()
+    graph.placeholder("module")
+    graph.placeholder("arguments")
+    _grow_output(graph, fx.Proxy(graph.placeholder("output")), slot, seed, output)
+    parts = nn.Module()
+    parts.add_module(SEED, slot.seed)
+    return fx.GraphModule(parts, graph, class_name="Scion").eval()
+
+
+def _grow_output(graph: fx.Graph, out: fx.Proxy, slot: SeedSlot, seed: fx.Graph, output: object) -> None:
+    """Write the steps from a target's output to the grown one, and return it."""
+    h = _expect_proxy(slot.tap.take(out))
+    total = _add(h, _splice(graph, seed, h.contiguous()), slot)
+    changed = _expect_proxy(slot.tap.arrangement.from_canonical(total))  # type: ignore[arg-type]
+    graph.output(_put(slot.tap, out, changed, output))
 
 
 def _add_placeholder(graph: fx.Graph, argument: Argument) -> fx.Node:

@@ -225,7 +225,7 @@ def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return lines with columns one above the other; words are shortened where the line would be too long."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     spare = _MAX_COLUMNS - 2 * (len(widths) - 1)
-    for column in (0, 3, 1):  # path, blueprint, feature: what can be told from its beginning or its end
+    for column in (3, 0, 1):  # blueprint, path, feature: told by their beginning, or a path by its end
         too_wide = max(0, sum(widths) - spare)
         widths[column] = max(min(widths[column], _NARROWEST), widths[column] - too_wide)
     return ["  ".join(_fit(cell, widths, place) for place, cell in enumerate(row)).rstrip() for row in rows]

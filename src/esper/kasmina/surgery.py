@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from esper.kasmina.affine import NotLinearError
 from esper.kasmina.arguments import Argument, read_arguments
-from esper.kasmina.attachments import UserHook, detach, find_targets, take_later_hooks
+from esper.kasmina.attachments import UserHook, detach, find_targets, has_hooks, take_later_hooks
 from esper.kasmina.difference import MAX_DIFFERENCE, measure_largest
 from esper.kasmina.folding import fold_seed
-from esper.kasmina.graft_graph import BASE, SEED, build_graft, trace_seed
+from esper.kasmina.graft_graph import BASE, SEED, build_graft, build_scion, trace_seed
 from esper.kasmina.inputs import Inputs, call_host, map_tensors
 from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.plain_tracer import is_ours
 from esper.kasmina.slot import NORMAL_PLAN, SeedSlot
 from esper.leyline import ExportError, SeedStage
 
+_SCION = "scion"
 _RUN_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError)
 
 
@@ -72,8 +73,13 @@ class Surgery:
         self._num_calls: dict[nn.Module, int] = {}
         self._expected = self._run_watched()
 
-    def replace_targets(self, *, merge: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    def replace_targets(self, *, merge: bool, inside: bool) -> tuple[tuple[str, ...], dict[str, str]]:
         """Put a graft in every target's place, or fold its seed.
+
+        Args:
+            merge: Fold what is linear.
+            inside: Leave targets where they are and put the seed inside them, where that can be: for hosts
+                that look into what they call, as torch's encoder does with its first layer.
 
         Returns:
             Slots that were folded; of those that were to be folded and could not, why.
@@ -96,11 +102,16 @@ class Surgery:
                 else:
                     merged.append(slot.slot_id)
                     continue
+            site = self._find_site(standing) if inside else None
             call = self._calls[target]
-            graft = build_graft(standing, call.arguments, slot, seed, call.output)
-            self._stand_ins[target], self._grafts[graft] = graft, slot.slot_id
-            self.codes[slot.slot_id] = graft.code.strip()
-            self._install(standing, graft)
+            if site is not None:
+                graft = build_scion(slot, seed, call.output)
+                _plant(site, graft)
+            else:
+                graft = build_graft(standing, call.arguments, slot, seed, call.output)
+                self._install(standing, graft)
+                self._stand_ins[target] = graft
+            self._grafts[graft], self.codes[slot.slot_id] = slot.slot_id, graft.code.strip()
         self._put_hooks(later)
         return tuple(merged), kept
 
@@ -185,6 +196,18 @@ class Surgery:
         if self.host is standing:
             self.host = graft
 
+    def _find_site(self, target: nn.Module) -> nn.Module | None:
+        """Return the module whose output is the target's and which bears one child more; None if none does.
+
+        A row of modules would run the child as its next step: its last module stands for it, if it runs once.
+        """
+        if not isinstance(target, nn.Sequential):
+            return target
+        if type(target) is not nn.Sequential or len(target) == 0 or has_hooks(target):
+            return None
+        last = target[-1]
+        return self._find_site(last) if self._num_calls.get(last, 0) == 1 else None
+
     def _put_hooks(self, later: Mapping[nn.Module, list[UserHook]]) -> None:
         for target, hooks in later.items():
             for hook in hooks:
@@ -234,6 +257,15 @@ def _keep(
         given.append((args, kwargs))
 
     return keep
+
+
+def _plant(site: nn.Module, scion: nn.Module) -> None:
+    """Make a scion a child of a module and its hook: in that way its weights are found and copies keep it."""
+    names, number = dict(site.named_children()), 1
+    while f"{_SCION}{number}" in names:
+        number += 1
+    site.add_module(f"{_SCION}{number}", scion)
+    site.register_forward_hook(scion)
 
 
 def _refuse_ours(host: nn.Module) -> None:

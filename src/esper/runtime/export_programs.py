@@ -77,7 +77,7 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def load_program(path: Path) -> nn.Module:
-    """Return the network of a .pt2 file."""
+    """Return the network of a .pt2 file that was just written; one from elsewhere may run code."""
     return torch.export.load(path).module()
 
 

@@ -75,7 +75,8 @@ def save_exported(
     Args:
         exported: What `export_grafted` returned, or any plain module in eval mode (not for a folder).
         path: FILE.pt2, FILE.onnx, or a name without a suffix for a folder; must not exist.
-        sample: What the module is called with, on its device.
+        sample: What the module is called with, on its device. A program takes its inputs by place or by name,
+            as the sample gives them.
         dynamic_batch: Whether the first axis of every input that is as long as the batch may vary.
 
     Raises:
