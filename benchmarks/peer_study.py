@@ -45,6 +45,7 @@ SETTLED = Path(__file__).parent / "growth" / "settled.json"
 TUNING_SEEDS, PUBLISHED_SEEDS = "1000-1002", "0-9"
 SMOKE_EPOCHS = 8
 NUM_SHARDS = 2
+SETTLING = tuple(stage.value for stage in Stage if stage is not Stage.PUBLISH)
 STEPS = (
     (Stage.CALIBRATE, 0),
     (Stage.RECALIBRATE, 0),
@@ -200,9 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", choices=[stage.value for stage in Stage], help="one stage only, in here")
     parser.add_argument("--wave", type=int, choices=(0, 1), default=0, help="of that stage")
     parser.add_argument("--shard", default=(0, 1), type=parse_shard, help="INDEX/COUNT of that stage's runs")
-    parser.add_argument(
-        "--settle", choices=[stage.value for stage in Stage][:-1], help="only decide from that stage's rows"
-    )
+    parser.add_argument("--settle", choices=SETTLING, help="only decide from that stage's rows")
     parser.add_argument("--tasks", nargs="+", choices=TASK_NAMES)
     parser.add_argument("--arms", nargs="+", choices=ARM_NAMES)
     parser.add_argument("--tuning-seeds", type=parse_seeds)

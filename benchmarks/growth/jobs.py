@@ -83,7 +83,7 @@ def list_jobs(
     if stage in (Stage.CALIBRATE, Stage.RECALIBRATE):
         wanted = [ARMS[name] for name in CALIBRATED if name in arms and name != GROWN and wave == 0]
         wanted += [ARMS[GROWN]] if stage is Stage.CALIBRATE and wave == 0 else []
-        rates = {arm.name: (task.settings.default_rate,) for arm in wanted}
+        rates: dict[str, tuple[float, ...]] = {arm.name: (task.settings.default_rate,) for arm in wanted}
     else:
         wanted = [ARMS[name] for name in arms if ARMS[name].wave == wave]
         rates = {arm.name: _rates_of(stage, arm, task, settled) for arm in wanted}

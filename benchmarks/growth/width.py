@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -107,7 +108,7 @@ class WideningMLP(nn.Module):
         net, module = self.net, self.layers[layer]
         net.set_growing_layers(index=layer - 1)
         with _quiet():
-            compute_statistics(net, list(batches), loss_function=nn.CrossEntropyLoss(reduction="sum"))  # type: ignore[arg-type]
+            compute_statistics(net, list(batches), loss_function=nn.CrossEntropyLoss(reduction="sum"))
             module.compute_optimal_updates(maximum_added_neurons=num_units, compute_delta=False)
             net.reset_computation()
             extension = module.eigenvalues_extension
@@ -150,8 +151,8 @@ def take_rows(batches: Batches, num_rows: int) -> Batches:
     return found
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a verb
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Drop what the library warns of at every growth: that sizes have changed."""
-
-    def __init__(self) -> None:
-        super().__init__(action="ignore")
+    with warnings.catch_warnings(action="ignore"):
+        yield
