@@ -35,7 +35,7 @@ from growth.tasks import TASK_NAMES, BenchTask, find_settings, load_bench_task
 from growth_study import read_fossils
 from study_queue import Row, append_row, find_row, parse_seeds, parse_shard, read_rows
 
-from esper.leyline import EsperError
+from esper.leyline import ConfigError, EsperError
 
 if TYPE_CHECKING:
     from growth.own_arm import Fossils
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 SETTLED = Path(__file__).parent / "growth" / "settled.json"
 TUNING_SEEDS, PUBLISHED_SEEDS = "1000-1002", "0-9"
-SMOKE_EPOCHS = 8
+SMOKE_EPOCHS = 12
 NUM_SHARDS = 2
 SETTLING = tuple(stage.value for stage in Stage if stage is not Stage.PUBLISH)
 STEPS = (
@@ -91,6 +91,19 @@ class Plan:
         return shown if self.epochs is None else [*shown, "--epochs", str(self.epochs)]
 
 
+def find_settled(plan: Plan, known: dict[str, Settled], task: str) -> Settled:
+    """Return what was settled for a task.
+
+    Raises:
+        ConfigError: If nothing was.
+    """
+    if task not in known:
+        raise ConfigError(
+            f"{plan.settled_path}: nothing is settled for {task}; run the stage calibrate first"
+        )
+    return known[task]
+
+
 def find_fossils(plan: Plan, task: BenchTask, job: Job, settled: Settled) -> Fossils:
     """Return the seeds that the grown network of the same seed had kept.
 
@@ -126,7 +139,7 @@ def work(plan: Plan, stage: Stage, wave: int, shard: tuple[int, int]) -> None:
     known = read_settled(plan.settled_path)
     for name in plan.tasks:
         task = plan.load(name)
-        settled = None if stage is Stage.CALIBRATE else known[name]
+        settled = None if stage is Stage.CALIBRATE else find_settled(plan, known, name)
         jobs = list_jobs(stage, wave, task, settled, plan.seeds(stage), plan.arms)
         for job in jobs[index::count]:
             if find_done(plan, task, job, settled) is not None:
@@ -144,7 +157,7 @@ def describe(row: Row) -> str:
     return (
         f"{row['stage']} {row['task']} seed {row['seed']:<5} lr {row['learning_rate']:<8g} {row['arm']:<19} "
         f"{outcome} params {row['params_final']} GFLOP {int(str(row['flops_total'])) / 1e9:.3f} "
-        f"epochs {row['epochs']} seconds {float(str(row['seconds'])):.1f}"
+        f"epochs {row['epochs']} CPU seconds {float(str(row['cpu_seconds'])):.1f}"
     )
 
 
@@ -159,9 +172,9 @@ def settle(plan: Plan, stage: Stage) -> None:
             is_same = name in known and known[name].budget_flops == found.budget_flops
             known[name] = known[name] if is_same else found
         elif stage is Stage.RECALIBRATE:
-            settle_epochs(known[name], rows)
+            settle_epochs(find_settled(plan, known, name), rows)
         elif stage is Stage.TUNE:
-            settle_rates(known[name], rows)
+            settle_rates(find_settled(plan, known, name), rows)
     write_settled(plan.settled_path, known)
 
 

@@ -33,7 +33,7 @@ class Budget(Enum):
     FIXED = "fixed"
     """The budget over the price of an epoch: the size never changes."""
     PLANNED = "planned"
-    """The budget over a plan whose price is known before: growth by a timetable."""
+    """The budget over a plan whose price is known before: growth that nothing can refuse."""
     CALIBRATED = "calibrated"
     """So many epochs that the mean bill on tuning seeds is the budget: growth that decides as it goes."""
 
@@ -80,8 +80,10 @@ _ARMS = (
     Arm(name=GROWN, kind=Kind.POLICY, budget=Budget.CALIBRATED),
     Arm(name="width_random", kind=Kind.WIDTH, budget=Budget.PLANNED),
     Arm(name="width_random_kept", kind=Kind.WIDTH, budget=Budget.PLANNED, is_momentum_kept=True),
-    Arm(name="width_tiny", kind=Kind.WIDTH, budget=Budget.PLANNED, is_tiny=True),
-    Arm(name="width_tiny_kept", kind=Kind.WIDTH, budget=Budget.PLANNED, is_tiny=True, is_momentum_kept=True),
+    Arm(name="width_tiny", kind=Kind.WIDTH, budget=Budget.CALIBRATED, is_tiny=True),
+    Arm(
+        name="width_tiny_kept", kind=Kind.WIDTH, budget=Budget.CALIBRATED, is_tiny=True, is_momentum_kept=True
+    ),
 )
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _ARMS})
 ARM_NAMES: tuple[str, ...] = tuple(ARMS)

@@ -26,8 +26,9 @@ NUM_ROUNDS = 2
 rank asks for: it never adds more units than the layer has outputs."""
 LINE_SEARCH = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Scaling factors tried; the function changes with their square. 0 stands for not growing."""
-MAX_SEARCH_ROWS = 512
-"""Rows of the line search: a handful of losses are compared on the same rows, a few hundred suffice."""
+SEARCH_ROWS = 512
+"""Training rows that the line search compares losses on: others than those that the update was made from, on
+which the largest factor always looks best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +99,9 @@ def count_algebra_flops(shape: Shape, layer: int) -> int:
     return residual + whitening + decomposition
 
 
-def count_search_flops(shape: Shape, layer: int, num_units: int, num_rows: int) -> int:
-    """Return FLOPs of the line search over so many rows of statistics, of which it takes the first."""
-    rows = min(num_rows, MAX_SEARCH_ROWS)
-    return len(LINE_SEARCH) * shape.widened(layer, num_units).forward_flops * rows
+def count_search_flops(shape: Shape, layer: int, num_units: int) -> int:
+    """Return FLOPs of the line search: a forward pass of the widened network for each factor and row."""
+    return len(LINE_SEARCH) * shape.widened(layer, num_units).forward_flops * SEARCH_ROWS
 
 
 def count_tiny_flops(shape: Shape, layer: int, num_units: int, num_rows: int) -> int:
@@ -109,32 +109,26 @@ def count_tiny_flops(shape: Shape, layer: int, num_units: int, num_rows: int) ->
     return (
         count_statistics_flops(shape, layer, num_rows)
         + count_algebra_flops(shape, layer)
-        + count_search_flops(shape, layer, num_units, num_rows)
+        + count_search_flops(shape, layer, num_units)
     )
 
 
-def count_plan_flops(
-    start: Shape, end: tuple[int, ...], epochs: int, *, num_items: int, statistics_rows: int | None
-) -> int:
-    """Return the bill of a whole run by its plan.
+def count_plan_flops(start: Shape, end: tuple[int, ...], epochs: int, *, num_items: int) -> int:
+    """Return the bill of a whole run that grows by random units, as planned.
 
     Args:
         start: The shape at the beginning.
         end: Hidden widths at the end.
         epochs: Of the run.
         num_items: Training items per epoch.
-        statistics_rows: Rows of TINY's statistics; None = random units.
     """
     total, shape = 0, start
     growths = plan_growths(start.hidden, end, epochs)
     for epoch in range(epochs):
         for growth in growths:
             num_units = growth.target - shape.hidden[growth.layer - 1]
-            if growth.epoch != epoch or num_units <= 0:
-                continue
-            if statistics_rows is not None:
-                total += count_tiny_flops(shape, growth.layer, num_units, statistics_rows)
-            shape = shape.widened(growth.layer, num_units)
+            if growth.epoch == epoch and num_units > 0:
+                shape = shape.widened(growth.layer, num_units)
         total += 3 * shape.forward_flops * num_items
     return total
 

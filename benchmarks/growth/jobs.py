@@ -122,11 +122,10 @@ def count_epochs(job: Job, task: BenchTask, settled: Settled | None, fossils: Fo
     if arm.budget is Budget.CALIBRATED:
         return settled.epochs[arm.name]
     if arm.budget is Budget.PLANNED:
-        rows = min(task.settings.statistics_rows, task.num_train) if arm.is_tiny else None
         start = Shape(num_inputs=task.num_inputs, hidden=task.small, num_outputs=task.spec.num_outputs)
 
         def price(epochs: int) -> int:
-            return count_plan_flops(start, task.big, epochs, num_items=task.num_train, statistics_rows=rows)
+            return count_plan_flops(start, task.big, epochs, num_items=task.num_train)
 
         return find_affordable(price, settled.budget_flops)
     per_epoch = build_own_run(job, task, epochs=1, fossils=fossils).epoch_flops()
@@ -163,12 +162,16 @@ def run_job(job: Job, task: BenchTask, settled: Settled | None, fossils: Fossils
         "num_threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     try:
         shown = _run(job, task, epochs, fossils) | {"failure": None}
     except CAUGHT as error:
         shown = describe_failure(job, task, f"{type(error).__name__}: {error}"[:300])
-    return row | shown | {"seconds": time.monotonic() - started}
+    took: Row = {
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+    }
+    return row | shown | took
 
 
 def _run(job: Job, task: BenchTask, epochs: int, fossils: Fossils) -> Row:

@@ -6,6 +6,7 @@ for each epoch:  1) grow   what the plan has for it; the optimiser is built anew
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
@@ -20,6 +21,7 @@ from esper.kasmina import build_seeded
 from esper.leyline import JsonValue, derive_seed
 from esper.tolaria import OwnRng, TopologyOptimizer
 from growth.bill import (
+    SEARCH_ROWS,
     Growth,
     Shape,
     count_algebra_flops,
@@ -32,10 +34,10 @@ from growth.record import Point, Trace, require_finite
 from growth.tasks import BenchTask
 
 if TYPE_CHECKING:
-    from growth.width import Batches, GrowthResult, WideningMLP
+    from growth.width import GrowthResult, WideningMLP
 
 _CPU = torch.device("cpu")
-_EVALUATION_ROWS = 1_000
+_PASS_ROWS = 1_000
 """Per pass."""
 
 
@@ -129,25 +131,25 @@ class _Life:
     def _widen(self, shape: Shape, growth: Growth, num_units: int) -> GrowthResult:
         if not self.run.is_tiny:
             return self.model.grow_random(growth.layer, num_units)
-        batches = self._statistics_batches(growth.epoch)
-        num_rows = sum(len(targets) for _, targets in batches)
-        result = self.model.grow_tiny(growth.layer, num_units, batches)
+        num_rows = self.task.statistics_rows
+        inputs, targets = self._take_rows(growth.epoch, num_rows + SEARCH_ROWS)
+        held_out = [(inputs[num_rows:], targets[num_rows:])]
+        starts = range(0, num_rows, _PASS_ROWS)
+        ends = [min(start + _PASS_ROWS, num_rows) for start in starts]
+        batches = [(inputs[low:high], targets[low:high]) for low, high in zip(starts, ends, strict=True)]
+        result = self.model.grow_tiny(growth.layer, num_units, batches, held_out)
         self.flops["statistics"] += count_statistics_flops(shape, growth.layer, num_rows)
         self.flops["linear_algebra"] += count_algebra_flops(shape, growth.layer)
-        self.flops["line_search"] += count_search_flops(shape, growth.layer, result.num_proposed, num_rows)
+        self.flops["line_search"] += count_search_flops(shape, growth.layer, result.num_proposed)
         return result
 
-    def _statistics_batches(self, epoch: int) -> Batches:
+    def _take_rows(self, epoch: int, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the first rows of the epoch that is about to begin."""
-        wanted = min(self.task.settings.statistics_rows, self.task.num_train)
-        found: list[tuple[Tensor, Tensor]] = []
-        for index in range(self.batches.num_batches):
-            missing = wanted - sum(len(targets) for _, targets in found)
-            if missing <= 0:
-                break
-            batch = self.batches.row(epoch, index, 0)
-            found.append((batch.inputs[:missing], batch.targets[:missing]))
-        return found
+        taken = []
+        for index in range(math.ceil(num_rows / self.task.settings.batch_size)):
+            taken.append(self.batches.row(epoch, index, 0))
+        inputs = torch.cat([batch.inputs for batch in taken])[:num_rows]
+        return inputs, torch.cat([batch.targets for batch in taken])[:num_rows]
 
     def _build_optimizer(self) -> TopologyOptimizer:
         config = replace(self.task.settings.optimizer, learning_rate=self.run.learning_rate)
@@ -219,8 +221,8 @@ class _Life:
         storage = self.task.cache.storage(split, device=_CPU, mean=data.mean, std=data.std)
         self.model.eval()
         total, right = 0.0, 0
-        for start in range(0, split.num_items, _EVALUATION_ROWS):
-            rows = slice(start, start + _EVALUATION_ROWS)
+        for start in range(0, split.num_items, _PASS_ROWS):
+            rows = slice(start, start + _PASS_ROWS)
             outputs, targets = (
                 self.model(storage.normalise(storage.inputs[rows].clone())),
                 storage.targets[rows],

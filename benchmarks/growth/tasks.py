@@ -10,6 +10,7 @@ from types import MappingProxyType
 from esper.data import DeviceCache, LoadOptions, TaskData, load_dataset
 from esper.leyline import ConfigError, LossKind, MetricSpec, TaskSpec, canonical_hash, suggest
 from esper.tolaria import OptimizerConfig
+from growth.bill import SEARCH_ROWS
 from growth.network import count_flops, count_params, match_width
 from growth.waves import WavesConfig, build_waves
 
@@ -35,7 +36,8 @@ class TaskSettings:
     num_train_rows: int | None = None
     """None = as the set has it: 10,000 of Fashion-MNIST, all of the others."""
     statistics_rows: int = 1_024
-    """Most training rows that gradient statistics are taken on; more than the inputs of any layer."""
+    """Most training rows that gradient statistics are taken on; well above the inputs of any layer, or the
+    update fits noise."""
     data_seed: int = 0
     """Of generated data."""
 
@@ -65,7 +67,7 @@ TASKS: Mapping[str, TaskSettings] = MappingProxyType(
         for settings in (
             TaskSettings(name="digits", width=8, batch_size=64, epochs=40),
             TaskSettings(name="waves", width=16, batch_size=128, epochs=40),
-            TaskSettings(name="fashion_mnist", width=32, batch_size=128, epochs=30),
+            TaskSettings(name="fashion_mnist", width=32, batch_size=128, epochs=30, statistics_rows=4_096),
         )
     }
 )
@@ -104,6 +106,11 @@ class BenchTask:
         settings = self.settings
         wide = match_width(self.num_inputs, settings.width, settings.num_hidden, self.spec.num_outputs)
         return (wide,) * settings.num_hidden
+
+    @property
+    def statistics_rows(self) -> int:
+        """Rows of gradient statistics; what the line search needs is left over."""
+        return min(self.settings.statistics_rows, self.num_train - SEARCH_ROWS)
 
     def params(self, hidden: tuple[int, ...]) -> int:
         return count_params(self.num_inputs, hidden, self.spec.num_outputs)

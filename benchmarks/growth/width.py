@@ -1,7 +1,7 @@
 """Growth in width by gromo: the one place that knows that library. Everything else sees widths and weights.
 
 A growth of layer i adds units to layer i - 1. Order of a TINY growth: statistics over the rows given, update
-from them, line search on the first of the rows, and then the units, or nothing where the search prefers 0.
+from them, line search on other rows, and then the units, or nothing where the search prefers 0.
 Layers are grown one at a time: the update of a layer is void once its neighbour has other sizes.
 """
 
@@ -21,7 +21,7 @@ from gromo.utils.training_utils import compute_statistics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from growth.bill import LINE_SEARCH, MAX_SEARCH_ROWS, Shape
+from growth.bill import LINE_SEARCH, Shape
 from growth.network import PlainMLP
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -97,13 +97,14 @@ class WideningMLP(nn.Module):
             module.delete_update()
         return GrowthResult(num_units=num_units, num_proposed=num_units, factor=1.0)
 
-    def grow_tiny(self, layer: int, num_units: int, batches: Batches) -> GrowthResult:
-        """Add TINY's units for a layer, at the amplitude that lowers the loss on the batches most, or none.
+    def grow_tiny(self, layer: int, num_units: int, batches: Batches, held_out: Batches) -> GrowthResult:
+        """Add TINY's units for a layer, at the amplitude that lowers the loss on other rows most, or none.
 
         Args:
             layer: Which gains inputs, >= 1.
             num_units: Most units to add.
-            batches: Inputs and targets of training rows.
+            batches: Training rows that the update is made from.
+            held_out: Other training rows, for the line search.
         """
         net, module = self.net, self.layers[layer]
         net.set_growing_layers(index=layer - 1)
@@ -114,7 +115,7 @@ class WideningMLP(nn.Module):
             extension = module.eigenvalues_extension
             assert extension is not None
             proposed = int(extension.shape[0])
-            factor = self._search(module, take_rows(batches, MAX_SEARCH_ROWS))
+            factor = self._search(module, held_out)
             # Applying with a factor of 0 would add units that are dead for good: it must be left out.
             if factor > 0.0:
                 module.set_scaling_factor(factor)
@@ -139,16 +140,6 @@ class WideningMLP(nn.Module):
             for inputs, targets in batches
         )
         return total / sum(len(targets) for _, targets in batches)
-
-
-def take_rows(batches: Batches, num_rows: int) -> Batches:
-    """Return the first rows, as batches."""
-    found: list[tuple[Tensor, Tensor]] = []
-    for inputs, targets in batches:
-        num_rows -= sum(len(last) for _, last in found[-1:])
-        if num_rows > 0:
-            found.append((inputs[:num_rows], targets[:num_rows]))
-    return found
 
 
 @contextmanager
