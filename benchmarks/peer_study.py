@@ -98,9 +98,7 @@ def find_settled(plan: Plan, known: dict[str, Settled], task: str) -> Settled:
         ConfigError: If nothing was.
     """
     if task not in known:
-        raise ConfigError(
-            f"{plan.settled_path}: nothing is settled for {task}; run the stage calibrate first"
-        )
+        raise ConfigError(f"{plan.settled_path}: nothing is settled for {task}: run the stage calibrate")
     return known[task]
 
 
@@ -133,17 +131,32 @@ def find_done(plan: Plan, task: BenchTask, job: Job, settled: Settled | None) ->
     return row
 
 
+def list_missing(
+    plan: Plan, stage: Stage, wave: int, task: BenchTask, settled: Settled | None, shard: tuple[int, int]
+) -> list[Job]:
+    """Return those runs of a share of a stage's wave that have no row yet."""
+    index, count = shard
+    jobs = list_jobs(stage, wave, task, settled, plan.seeds(stage), plan.arms)
+    return [job for job in jobs[index::count] if find_done(plan, task, job, settled) is None]
+
+
+def load_task(plan: Plan, stage: Stage, name: str) -> tuple[BenchTask, Settled | None]:
+    """Return a task and what a stage may know of it: calibration knows of no decision."""
+    known = read_settled(plan.settled_path)
+    return plan.load(name), None if stage is Stage.CALIBRATE else find_settled(plan, known, name)
+
+
+def is_missing(plan: Plan, stage: Stage, wave: int) -> bool:
+    """Whether any run of a stage's wave has no row yet."""
+    found = (list_missing(plan, stage, wave, *load_task(plan, stage, name), (0, 1)) for name in plan.tasks)
+    return any(found)
+
+
 def work(plan: Plan, stage: Stage, wave: int, shard: tuple[int, int]) -> None:
     """Run what is missing of a share of a stage's wave."""
-    index, count = shard
-    known = read_settled(plan.settled_path)
     for name in plan.tasks:
-        task = plan.load(name)
-        settled = None if stage is Stage.CALIBRATE else find_settled(plan, known, name)
-        jobs = list_jobs(stage, wave, task, settled, plan.seeds(stage), plan.arms)
-        for job in jobs[index::count]:
-            if find_done(plan, task, job, settled) is not None:
-                continue
+        task, settled = load_task(plan, stage, name)
+        for job in list_missing(plan, stage, wave, task, settled, shard):
             is_static = job.arm.kind is Kind.STATIC
             fossils = find_fossils(plan, task, job, settled) if is_static and settled else ()
             row = run_job(job, task, settled, fossils)
@@ -179,21 +192,31 @@ def settle(plan: Plan, stage: Stage) -> None:
 
 
 def run_all(plan: Plan, num_shards: int) -> int:
-    """Run every step in processes of one thread each; return the first exit code that is not 0."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    """Run every step, then settle what it was for; return the first exit code that is not 0."""
     for stage, wave in STEPS:
-        command = [sys.executable, __file__, "--stage", stage.value, "--wave", str(wave), *plan.flags()]
-        workers = [
-            subprocess.Popen([*command, "--shard", f"{index}/{num_shards}"], env=environment)
-            for index in range(num_shards)
-        ]
-        codes = [worker.wait() for worker in workers]
-        if any(codes):
-            print(f"stage {stage.value}, wave {wave}: a worker ended with {codes}", file=sys.stderr)
-            return next(code for code in codes if code)
+        if num_shards == 1:
+            work(plan, stage, wave, (0, 1))
+        elif any(
+            list_missing(plan, stage, wave, *load_task(plan, stage, name), (0, 1)) for name in plan.tasks
+        ):
+            codes = run_shards(plan, stage, wave, num_shards)
+            if any(codes):
+                print(f"stage {stage.value}, wave {wave}: workers ended with {codes}", file=sys.stderr)
+                return next(code for code in codes if code)
         if stage is not Stage.PUBLISH:
             settle(plan, stage)
     return 0
+
+
+def run_shards(plan: Plan, stage: Stage, wave: int, num_shards: int) -> list[int]:
+    """Run a step in processes of one thread each and return their exit codes."""
+    command = [sys.executable, __file__, "--stage", stage.value, "--wave", str(wave), *plan.flags()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, "--shard", f"{index}/{num_shards}"], env=environment)
+        for index in range(num_shards)
+    ]
+    return [worker.wait() for worker in workers]
 
 
 def build_plan(options: argparse.Namespace) -> Plan:

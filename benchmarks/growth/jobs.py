@@ -171,7 +171,9 @@ def run_job(job: Job, task: BenchTask, settled: Settled | None, fossils: Fossils
         "seconds": time.monotonic() - started,
         "cpu_seconds": time.process_time() - cpu_started,
     }
-    return row | shown | took
+    # Only tables and pictures of the published runs read a curve.
+    kept: Row = {} if job.stage is Stage.PUBLISH else {"curve": []}
+    return row | shown | kept | took
 
 
 def _run(job: Job, task: BenchTask, epochs: int, fossils: Fossils) -> Row:

@@ -8,6 +8,7 @@ import peer_study
 import pytest
 from growth.arms import ARM_NAMES, SMOKE_ARMS
 from growth.jobs import Stage
+from growth.settled import Settled, write_settled
 from study_queue import read_rows
 
 from peer_tables import peer_tables
@@ -56,7 +57,7 @@ def test_every_arm_of_a_short_run_becomes_a_row_with_the_same_fields(tmp_path: P
     assert {row["arm"] for row in published} == set(ARM_NAMES)
     assert len({frozenset(set(row) - {"growths"}) for row in rows}) == 1
     assert len({row["budget_flops"] for row in rows if row["stage"] in ("tune", "publish")}) == 1
-    # Every arm that is matched by FLOPs is near the budget; one epoch of the big network is its coarsest step.
+    # What is matched by FLOPs is near the budget; one epoch of the big network is the coarsest step.
     for row in published:
         if row["arm"] in ("small_flops", "big_flops", "static_final_flops", "width_random"):
             assert int(str(row["flops_total"])) == pytest.approx(int(str(row["budget_flops"])), rel=0.2)
@@ -91,8 +92,8 @@ def test_a_static_arm_without_the_row_it_builds_on_says_so(tmp_path: Path) -> No
         epochs=1,
         results=tmp_path,
     )
-    settled = peer_study.Settled(budget_flops=1, learning_rates={"static_final": 0.1, "heuristic": 0.1})
-    peer_study.write_settled(plan.settled_path, {"digits": settled})
+    settled = Settled(budget_flops=1, learning_rates={"static_final": 0.1, "heuristic": 0.1})
+    write_settled(plan.settled_path, {"digits": settled})
     with pytest.raises(RuntimeError, match="run wave 0 first"):
         peer_study.work(plan, Stage.PUBLISH, 1, (0, 1))
 
@@ -114,10 +115,10 @@ def test_rows_of_another_budget_are_not_taken_for_done(tmp_path: Path) -> None:
         epochs=1,
         results=tmp_path,
     )
-    settled = peer_study.Settled(budget_flops=1_000_000, learning_rates={"small": 0.1})
-    peer_study.write_settled(plan.settled_path, {"digits": settled})
+    settled = Settled(budget_flops=1_000_000, learning_rates={"small": 0.1})
+    write_settled(plan.settled_path, {"digits": settled})
     peer_study.work(plan, Stage.PUBLISH, 0, (0, 1))
     settled.budget_flops = 2_000_000
-    peer_study.write_settled(plan.settled_path, {"digits": settled})
+    write_settled(plan.settled_path, {"digits": settled})
     with pytest.raises(ValueError, match="within 1000000 FLOPs"):
         peer_study.work(plan, Stage.PUBLISH, 0, (0, 1))
