@@ -106,12 +106,12 @@ def find_fossils(plan: Plan, task: BenchTask, job: Job, settled: Settled) -> Fos
     """Return the seeds that the grown network of the same seed had kept.
 
     Raises:
-        RuntimeError: If there is no such row.
+        ConfigError: If there is no such row.
     """
     key = grown_key(job, task.name, settled)
     row = find_row(plan.rows_path(task.name), key, task.settings.hash_protocol())
     if row is None:
-        raise RuntimeError(f"{job.key(task.name)} needs the row {key}: run wave 0 first")
+        raise ConfigError(f"{job.key(task.name)} needs the row {key}: run wave 0 first")
     return read_fossils(row)
 
 
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work(plan, Stage(options.stage), options.wave, options.shard)
         else:
             return run_all(plan, options.processes)
-    except EsperError as error:
+    except (EsperError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

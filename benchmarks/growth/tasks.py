@@ -9,9 +9,11 @@ from types import MappingProxyType
 
 from esper.data import DeviceCache, LoadOptions, TaskData, load_dataset
 from esper.leyline import ConfigError, LossKind, MetricSpec, TaskSpec, canonical_hash, suggest
-from esper.tolaria import OptimizerConfig
-from growth.bill import SEARCH_ROWS
+from esper.tamiyo import GreedyConfig
+from esper.tolaria import HostRunConfig, OptimizerConfig
+from growth.bill import FIRST_FRACTION, LAST_FRACTION, LINE_SEARCH, NUM_ROUNDS, SEARCH_ROWS
 from growth.network import count_flops, count_params, match_width
+from growth.policies import build_rules
 from growth.waves import WavesConfig, build_waves
 
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
@@ -57,7 +59,13 @@ class TaskSettings:
 
     def hash_protocol(self) -> str:
         """Return what all rows of a table share."""
-        plain = asdict(self) | {"optimizer": asdict(self.optimizer), "version": 1}
+        growth = (FIRST_FRACTION, LAST_FRACTION, NUM_ROUNDS, LINE_SEARCH, SEARCH_ROWS)
+        plain = asdict(self) | {
+            "optimizer": asdict(self.optimizer),
+            "growth": repr(growth),
+            # What our policies and their hosts go by: another default is another protocol.
+            "rules": repr((build_rules(), GreedyConfig(), HostRunConfig())),
+        }
         return canonical_hash(plain)[:16]
 
 

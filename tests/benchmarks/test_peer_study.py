@@ -11,6 +11,7 @@ from growth.jobs import Stage
 from growth.settled import Settled, write_settled
 from study_queue import read_rows
 
+from esper.leyline import ConfigError
 from peer_tables import peer_tables
 from study_rows import read_rows as read_checked_rows
 
@@ -47,7 +48,7 @@ def test_every_arm_of_a_short_run_becomes_a_row_with_the_same_fields(tmp_path: P
         arms=ARM_NAMES,
         tuning_seeds=(1000,),
         published_seeds=(0,),
-        epochs=8,
+        epochs=5,
         results=tmp_path,
     )
     run_in_process(plan)
@@ -94,7 +95,7 @@ def test_a_static_arm_without_the_row_it_builds_on_says_so(tmp_path: Path) -> No
     )
     settled = Settled(budget_flops=1, learning_rates={"static_final": 0.1, "heuristic": 0.1})
     write_settled(plan.settled_path, {"digits": settled})
-    with pytest.raises(RuntimeError, match="run wave 0 first"):
+    with pytest.raises(ConfigError, match="run wave 0 first"):
         peer_study.work(plan, Stage.PUBLISH, 1, (0, 1))
 
 
