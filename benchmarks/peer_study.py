@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from growth.arms import ARM_NAMES, SMOKE_ARMS, Kind
 from growth.jobs import Job, Stage, grown_key, list_jobs, run_job
+from growth.peer_arm import require_library
 from growth.settled import (
     Settled,
     read_settled,
@@ -156,7 +157,10 @@ def work(plan: Plan, stage: Stage, wave: int, shard: tuple[int, int]) -> None:
     """Run what is missing of a share of a stage's wave."""
     for name in plan.tasks:
         task, settled = load_task(plan, stage, name)
-        for job in list_missing(plan, stage, wave, task, settled, shard):
+        missing = list_missing(plan, stage, wave, task, settled, shard)
+        if any(job.arm.kind is Kind.WIDTH for job in missing):
+            require_library()
+        for job in missing:
             is_static = job.arm.kind is Kind.STATIC
             fossils = find_fossils(plan, task, job, settled) if is_static and settled else ()
             row = run_job(job, task, settled, fossils)

@@ -6,6 +6,7 @@ for each epoch:  1) grow   what the plan has for it; the optimiser is built anew
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from esper.data import ArraySplit, SharedBatchIterator
 from esper.kasmina import build_seeded
-from esper.leyline import JsonValue, derive_seed
+from esper.leyline import ConfigError, JsonValue, derive_seed
 from esper.tolaria import OwnRng, TopologyOptimizer
 from growth.bill import (
     SEARCH_ROWS,
@@ -39,6 +40,21 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 _PASS_ROWS = 1_000
 """Per pass."""
+
+
+def require_library() -> None:
+    """Refuse to begin where the library of these arms cannot be used: that is no failure of a run.
+
+    Raises:
+        ConfigError: Naming what is missing.
+    """
+    try:
+        importlib.import_module("growth.width")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"arms that widen need gromo, which cannot be imported here ({type(error).__name__}: {error}): "
+            "install the extra `peers`, or leave these arms out with --arms"
+        ) from error
 
 
 @final

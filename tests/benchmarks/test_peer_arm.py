@@ -11,6 +11,8 @@ from growth.bill import Shape, count_plan_flops
 from growth.own_arm import OwnRun
 from growth.peer_arm import WidthRun, pad_to
 
+from esper.leyline import ConfigError
+
 from .small_task import make_task
 
 EPOCHS = 6
@@ -81,3 +83,12 @@ def test_a_run_can_be_repeated() -> None:
     assert first | {"growth_seconds": 0} == again | {"growth_seconds": 0}
     other = replace(make_run(is_tiny=True), seed=1001).run()
     assert other["curve"] != first["curve"]
+
+
+def test_a_library_that_cannot_be_imported_is_no_failure_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("growth.peer_arm.importlib.import_module", fail)
+    with pytest.raises(ConfigError, match=r"gromo.*nms.*extra `peers`"):
+        peer_arm.require_library()

@@ -29,7 +29,7 @@ def test_every_setting_is_part_of_the_protocol(monkeypatch: pytest.MonkeyPatch) 
     settings = find_settings("digits")
     hashes = {settings.hash_protocol()}
     for change in ({"width": 9}, {"epochs": 3}, {"learning_rate": 0.2}, {"statistics_rows": 600}):
-        hashes.add(replace(settings, **change).hash_protocol())  # type: ignore[arg-type]
+        hashes.add(replace(settings, **change).hash_protocol())
     monkeypatch.setattr(tasks, "LINE_SEARCH", (0.0, 1.0))
     hashes.add(settings.hash_protocol())
     assert len(hashes) == 6
