@@ -17,7 +17,6 @@ from itertools import pairwise
 import torch
 from gromo.containers.growing_mlp import GrowingMLP
 from gromo.modules.linear_growing_module import LinearGrowingModule
-from gromo.utils.training_utils import compute_statistics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -109,7 +108,7 @@ class WideningMLP(nn.Module):
         net, module = self.net, self.layers[layer]
         net.set_growing_layers(index=layer - 1)
         with _quiet():
-            compute_statistics(net, list(batches), loss_function=nn.CrossEntropyLoss(reduction="sum"))
+            self._gather_statistics(batches)
             module.compute_optimal_updates(maximum_added_neurons=num_units, compute_delta=False)
             net.reset_computation()
             extension = module.eigenvalues_extension
@@ -124,6 +123,19 @@ class WideningMLP(nn.Module):
         net.zero_grad()
         net.train()
         return GrowthResult(num_units=proposed if factor > 0.0 else 0, num_proposed=proposed, factor=factor)
+
+    def _gather_statistics(self, batches: Batches) -> None:
+        """Let the layers that grow sum up their statistics over the batches.
+
+        The loss is a sum over items: the library divides by their number itself. Its own loop over a loader
+        would do the same, and would import all of torchmetrics, with what that drags in.
+        """
+        self.net.init_computation()
+        for inputs, targets in batches:
+            self.net.zero_grad()
+            loss = F.cross_entropy(self.net(inputs), targets, reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.net.update_computation()
 
     def _search(self, module: LinearGrowingModule, batches: Batches) -> float:
         losses: dict[float, float] = {}
