@@ -19,7 +19,7 @@ EVERYTHING := not gpu and not soak and not full_data
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks clean
+.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks results clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,7 @@ coverage: $(DEV_STAMP)
 	@test -n "$(ESPER_DATA)" || echo "ESPER_DATA is not set: tests marked full_data are left out"
 	$(TEST) -m '$(EVERYTHING)' --cov --cov-report=
 	$(BIN)/python scripts/recompute_tables.py --check
+	$(BIN)/python scripts/peer_curves.py --check
 	$(BIN)/coverage report --skip-covered --include='$(COVERED)' --fail-under=90
 
 docs: $(DEV_STAMP) ## build the documentation into site/, warnings are errors
@@ -102,6 +103,12 @@ benchmarks: $(DEV_STAMP) ## measure data path, start-up, stalls by saving, memor
 	$(BIN)/python benchmarks/host_run.py build/host_run.json
 	$(BIN)/python benchmarks/save_stall.py build/save_stall.json
 	$(BIN)/python benchmarks/memory.py build/memory.json
+
+# TASKS="digits waves" leaves out Fashion-MNIST; PEER="--tier smoke" takes seconds and writes below build/.
+results: $(DEV_STAMP) ## growth against its peers at equal FLOPs: runs that have no row yet, then tables and pictures
+	$(BIN)/python benchmarks/peer_study.py $(PEER) $(if $(TASKS),--tasks $(TASKS))
+	$(BIN)/python scripts/recompute_tables.py
+	$(BIN)/python scripts/peer_curves.py
 
 clean: ## remove build and cache folders; the environment and the runs stay
 	rm -rf site build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -16,6 +16,7 @@ from scipy import stats
 Row = Mapping[str, object]
 
 KEY_FIELDS = (
+    "stage",
     "arm",
     "schedule",
     "learning_rate",

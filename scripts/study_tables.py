@@ -6,6 +6,7 @@ growth      tuning seeds: every arm at every rate, validation  ->  the rate of e
             seeds 0 to 9: every arm at its rate, test, differences to never paired by seed
 headroom    tuning seeds: see headroom_tables
 incubation  tuning seeds, validation, differences to the first objective
+peer        see peer_tables
 policy      see policy_tables
 score       tuning seeds: see score_tables
 twin        seeds 0 to 9: contribution against gain over the twin, one pair per germination
@@ -21,6 +22,7 @@ from types import MappingProxyType
 from scipy import stats
 
 from headroom_tables import headroom_table
+from peer_tables import peer_tables
 from policy_tables import curve_table, policy_table
 from score_tables import score_table
 from study_rows import (
@@ -73,6 +75,7 @@ def build_table(name: str, rows: Sequence[Row]) -> str:
         "growth": growth_tables,
         "headroom": headroom_table,
         "incubation": incubation_table,
+        "peer": peer_tables,
         "policy": policy_table,
         "score": score_table,
         "twin": twin_table,

@@ -89,6 +89,6 @@ def test_a_gain_in_loss_is_what_the_twin_loses_more() -> None:
 
 
 def test_an_unknown_study_is_refused() -> None:
-    known = "curve, growth, headroom, incubation, policy, score, twin"
+    known = "curve, growth, headroom, incubation, peer, policy, score, twin"
     with pytest.raises(ValueError, match=f"must begin with one of {known}"):
         build_table("speed_toy", [])
