@@ -13,6 +13,7 @@ from esper.kasmina.gates import GateResult, QualityGates
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
 from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
+from esper.kasmina.hosts.transformer import TransformerHost, TransformerHostConfig
 from esper.kasmina.incubation import (
     Incubation,
     NormWithStatistics,
@@ -66,6 +67,8 @@ __all__ = [
     "SegmentedHost",
     "SlotScores",
     "SlotSpec",
+    "TransformerHost",
+    "TransformerHostConfig",
     "apply_blend",
     "apply_seed_gradient",
     "build_plain_source",

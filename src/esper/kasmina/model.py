@@ -99,6 +99,7 @@ class MorphogeneticModel(nn.Module):
         # In a tuple, because a module stored as an attribute would be registered a second time.
         self._forward_host: tuple[Callable[[Tensor], Tensor]] = (host,)
         self.input_shape = tuple(sample.shape[1:])
+        self.input_dtype = sample.dtype
         self._measure_costs(host, sample, [paths[slot_id] for slot_id in self.slot_ids])
         attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
 
@@ -326,7 +327,7 @@ class MorphogeneticModel(nn.Module):
 
     def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
         self.host_params = count_trainable(host)
-        self.host_flops = count_flops(host, self.input_shape)
+        self.host_flops = count_flops(host, self.input_shape, self.input_dtype)
         self._segments: tuple[nn.Module, ...] | None = None
         self._segment_after: dict[str, int] = {}
         self._tail_flops = dict.fromkeys(self.slot_ids, self.host_flops)
@@ -366,7 +367,7 @@ def _segment_flops(segments: Sequence[nn.Module], sample: Tensor) -> list[int]:
     hidden = sample[:1]
     with torch.no_grad():
         for segment in segments:
-            costs.append(count_flops(segment, tuple(hidden.shape[1:])))
+            costs.append(count_flops(segment, tuple(hidden.shape[1:]), hidden.dtype))
             hidden = segment.eval()(hidden)
     for module, mode in modes:
         module.training = mode
