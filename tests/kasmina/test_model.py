@@ -301,5 +301,5 @@ def test_residual_incubation_asks_slots_for_gradients() -> None:
         make_cnn(), draw(1, 3, 8, 8), registry=builtin_registry(), gates=make_gates(),
         lifecycle=LifecycleConfig(incubation="residual"),
     )  # fmt: skip
-    assert all(slot.records_gradient and not slot.is_straight_through for slot in model.each_slot())
+    assert all(slot.records_gradient and slot.teacher is None for slot in model.each_slot())
     assert [spec.slot_id for spec in model.specs] == list(model.slot_ids)

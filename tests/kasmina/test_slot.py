@@ -97,7 +97,7 @@ def test_a_slot_holds_its_seed_its_state_its_plan_and_what_one_pass_leaves() -> 
     slot = make_model().slot("block1")
     own = set(vars(slot)) - set(vars(nn.Module()))
     what_a_pass_leaves = {"features", "feature_gradient", "captured", "watched"}
-    how_it_runs = {"plan", "is_straight_through", "records_gradient"}
-    assert own == {"spec", "state", "seed"} | how_it_runs | what_a_pass_leaves
+    how_it_runs = {"plan", "mode", "teacher", "is_always_taught", "records_gradient"}
+    assert own == {"spec", "tap", "state", "seed"} | how_it_runs | what_a_pass_leaves
     assert [name for name, _ in slot.named_buffers()] == ["alpha_mirror"]
     assert list(slot.parameters()) == []

@@ -10,6 +10,7 @@ from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
 from esper.kasmina.cost import SavedBytes, count_flops, count_saved_bytes, count_trainable
 from esper.kasmina.export import MAX_DIFFERENCE, export_model
 from esper.kasmina.gates import GateResult, QualityGates
+from esper.kasmina.growth_points import GrowthPoint, PointWishes, find_growth_points
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
 from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
@@ -23,6 +24,7 @@ from esper.kasmina.incubation import (
     untouched_rng,
     untouched_statistics,
 )
+from esper.kasmina.inputs import Inputs, call_host, count_items, each_tensor, map_tensors, to_device
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
@@ -30,6 +32,7 @@ from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+from esper.kasmina.tap import Arrangement, Tap
 
 __all__ = [
     "INCUBATION_NAMES",
@@ -37,6 +40,7 @@ __all__ = [
     "NORMAL_PLAN",
     "WEIGHTS_NAME",
     "AlphaRamp",
+    "Arrangement",
     "Birth",
     "BlueprintRegistry",
     "BlueprintSpec",
@@ -47,9 +51,11 @@ __all__ = [
     "ForwardPlan",
     "GateConfig",
     "GateResult",
+    "GrowthPoint",
     "HostProtocol",
     "Incubation",
     "InjectionPoint",
+    "Inputs",
     "LayerSource",
     "Lifecycle",
     "LifecycleConfig",
@@ -58,6 +64,7 @@ __all__ = [
     "MorphogeneticModel",
     "NormWithStatistics",
     "PlainSource",
+    "PointWishes",
     "QualityGates",
     "RecomputeRule",
     "SavedBytes",
@@ -67,6 +74,7 @@ __all__ = [
     "SegmentedHost",
     "SlotScores",
     "SlotSpec",
+    "Tap",
     "TransformerHost",
     "TransformerHostConfig",
     "apply_blend",
@@ -75,18 +83,24 @@ __all__ = [
     "build_seed",
     "build_seeded",
     "builtin_registry",
+    "call_host",
     "check_blueprint",
     "compute_curve",
     "compute_residual_target",
     "count_flops",
+    "count_items",
     "count_saved_bytes",
     "count_trainable",
     "describe",
+    "each_tensor",
     "export_model",
+    "find_growth_points",
     "find_incubating",
     "is_allocation_failure",
+    "map_tensors",
     "norms_with_statistics",
     "require_contract",
+    "to_device",
     "untouched_rng",
     "untouched_statistics",
 ]

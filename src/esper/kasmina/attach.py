@@ -9,28 +9,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, final
-
-import torch
-from torch import Tensor, nn
 
 from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.hosts.protocol import InjectionPoint
+from esper.kasmina.inputs import Inputs
+from esper.kasmina.survey import refuse_wrapped, run_quietly
 from esper.leyline import HostError, Layout, suggest
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
-
-_RANKS = MappingProxyType({Layout.MAP_2D: 4, Layout.SEQUENCE: 3, Layout.FLAT: 2})
 
 
 class _HookTarget(Protocol):
-    def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
+    def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: object) -> object | None:
         """See `SeedSlot.on_host_output`."""
 
 
-def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tensor) -> tuple[SlotSpec, ...]:
+def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Inputs) -> tuple[SlotSpec, ...]:
     """Run the host once and return what passes at each declared point, in forward order.
 
     The pass is in eval mode without gradients; modes are put back, so statistics stay untouched.
@@ -38,14 +35,13 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tenso
     Args:
         host: Any module whose forward takes one batch.
         points: Declared growth points.
-        sample: A batch [B, ...] on the host's device, B >= 1.
+        sample: A batch on the host's device, at least one item.
 
     Raises:
         HostError: If the host does not take the sample, is compiled already, or a path does not exist, is not
             called exactly once, gives no tensor, has another layout or channel count than declared.
     """
-    if hasattr(host, "_orig_mod"):
-        raise HostError("host is already compiled: attach the slots first, then compile the grown model")
+    refuse_wrapped(host)
     modules = dict(host.named_modules())
     seen = _Recorder()
     handles = []
@@ -55,20 +51,11 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Tenso
                 f"slot {point.slot_id!r}: host has no module {point.path!r}; {suggest(point.path, modules)}"
             )
         handles.append(modules[point.path].register_forward_hook(seen.watch(point.slot_id)))
-    modes = [(module, module.training) for module in host.modules()]
-    host.eval()
     try:
-        with torch.no_grad():
-            host(sample)
-    except (RuntimeError, ValueError, IndexError) as error:
-        why = str(error).partition("\n")[0]
-        shape = tuple(sample.shape[1:])
-        raise HostError(f"{type(host).__name__} does not take inputs of shape {shape}: {why}") from error
+        run_quietly(host, sample)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     by_slot = {point.slot_id: point for point in points}
     for point in points:
         if seen.calls[point.slot_id] != 1:
@@ -107,26 +94,28 @@ class _Recorder:
 
 
 def _build_spec(point: InjectionPoint, output: object) -> SlotSpec:
-    if not isinstance(output, Tensor):
+    tap = point.tap
+    try:
+        chosen = tap.choose(output)
+    except HostError as error:
+        raise HostError(f"slot {point.slot_id!r}: module {point.path!r} {error}") from error
+    if chosen.dim() != tap.arrangement.rank or tap.arrangement.layout is not point.layout:
         raise HostError(
-            f"slot {point.slot_id!r}: module {point.path!r} returns {type(output).__name__}, needs one tensor"
+            f"slot {point.slot_id!r}: layout {point.layout.value!r} ({tap.arrangement.value}) needs "
+            f"{tap.arrangement.rank} dimensions, module {point.path!r} returns {tuple(chosen.shape)}"
         )
-    if output.dim() != _RANKS[point.layout]:
-        raise HostError(
-            f"slot {point.slot_id!r}: layout {point.layout.value!r} needs {_RANKS[point.layout]} dimensions, "
-            f"module {point.path!r} returns {tuple(output.shape)}"
-        )
-    channel_dim = -1 if point.layout is Layout.SEQUENCE else 1
-    if output.shape[channel_dim] != point.num_channels:
+    feature = tap.arrangement.to_canonical(chosen)
+    channels = feature.shape[-1] if point.layout is Layout.SEQUENCE else feature.shape[1]
+    if channels != point.num_channels:
         raise HostError(
             f"slot {point.slot_id!r}: declares {point.num_channels} channels, "
-            f"module {point.path!r} returns {output.shape[channel_dim]}"
+            f"module {point.path!r} returns {channels}"
         )
     return SlotSpec(
         slot_id=point.slot_id,
         layout=point.layout,
-        shape=tuple(output.shape[1:]),
+        shape=tuple(feature.shape[1:]),
         num_channels=point.num_channels,
-        dtype=output.dtype,
-        device=output.device,
+        dtype=feature.dtype,
+        device=feature.device,
     )

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from esper.kasmina.slot import SeedSlot
 
-_TopologyKey = tuple[tuple[str | None, str, bool], ...]
+_TopologyKey = tuple[tuple[str | None, str], ...]
 
 
 @final
@@ -43,22 +43,21 @@ class CompiledHost:
         self._slots = tuple(slots)
         self._mode = mode
         self._key: _TopologyKey | None = None
-        self._forward: Callable[[Tensor], Tensor] = host
+        self._forward: Callable[..., object] = host
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Map inputs [B, ...] to outputs as the host returns them."""
-        if any(slot.plan.is_recording and not slot.is_straight_through for slot in self._slots):
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call the host with its own arguments and return what it returns."""
+        if any(slot.plan.is_recording and slot.teacher is None for slot in self._slots):
             # A compiled backward pass may write over what the forward pass computed, and with torch 2.13 it
             # did so to recorded features, once it came out of the compiler's cache of earlier results.
-            outputs: Tensor = self._host(inputs)
-            return outputs
-        key = tuple((s.state.seed_id, s.state.stage.value, s.state.alpha == 0.0) for s in self._slots)
+            return self._host(*args, **kwargs)
+        key = tuple((s.state.seed_id, s.mode.value) for s in self._slots)
         if key != self._key:
             self._key = key
             self._forward = torch.compile(
                 _copy_function(self._host), mode=None if self._mode == "default" else self._mode
             )
-        return self._forward(inputs)
+        return self._forward(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, object]) -> CompiledHost:
         """Return one for the copied host and slots; compiled code knows its host and is not taken along."""
@@ -66,12 +65,11 @@ class CompiledHost:
         return CompiledHost(host, slots, self._mode)
 
 
-def _copy_function(host: nn.Module) -> Callable[[Tensor], Tensor]:
+def _copy_function(host: nn.Module) -> Callable[..., object]:
     """Return a function that calls the host and shares its code object with no other function."""
 
-    def call_host(inputs: Tensor) -> Tensor:
-        outputs: Tensor = host(inputs)
-        return outputs
+    def call_host(*args: object, **kwargs: object) -> object:
+        return host(*args, **kwargs)
 
     return types.FunctionType(
         call_host.__code__.replace(), call_host.__globals__, "call_host", None, call_host.__closure__

@@ -14,9 +14,11 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.kasmina.allocation import is_allocation_failure
+from esper.kasmina.inputs import Inputs, call_host, count_items, map_tensors
 from esper.leyline import HostError
 
 
@@ -36,11 +38,39 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
     Raises:
         HostError: If the forward pass looks at values: on `meta` there are none.
     """
-    plain = _copy_to_meta(module).eval()
-    counter = FlopCounterMode(display=False)
     inputs = torch.empty(1, *shape, dtype=dtype, device="meta")
-    with _naming_what_looks_at_values(module, inputs), counter, torch.no_grad():
-        plain(inputs)
+    with _naming_what_looks_at_values(module, inputs):
+        return _count_on(_copy_to_meta(module), inputs)
+
+
+def count_call_flops(module: nn.Module, inputs: Inputs) -> int:
+    """Return forward FLOPs per item of a module that may take several arguments.
+
+    Counted on `meta` where the forward pass allows it; a forward pass that looks at values is run once, for
+    real, on a copy, with attention in its plain form, which is the only one that is counted on a CPU.
+
+    Args:
+        module: Any module; left as it is.
+        inputs: A batch on the module's device.
+    """
+    items = count_items(inputs)
+    on_meta = map_tensors(inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
+    assert isinstance(on_meta, Tensor | tuple | dict)
+    try:
+        return _count_on(_copy_to_meta(module), on_meta) // items
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        if is_allocation_failure(error):
+            raise
+    plain = copy.deepcopy(module)
+    _drop_hooks(plain)
+    with sdpa_kernel(SDPBackend.MATH):
+        return _count_on(plain, inputs) // items
+
+
+def _count_on(module: nn.Module, inputs: Inputs) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        call_host(module.eval(), inputs)
     return int(counter.get_total_flops())
 
 
@@ -104,11 +134,14 @@ def _unpack(tensor: Tensor) -> Tensor:
 
 def _copy_to_meta(module: nn.Module) -> nn.Module:
     plain = copy.deepcopy(module).to("meta")
-    for part in plain.modules():
-        # Hooks of slots belong to the growth, not to the module whose price is asked; a copy has no
-        # handle that could take them off.
-        part._forward_hooks.clear()
+    _drop_hooks(plain)
     return plain
+
+
+def _drop_hooks(copied: nn.Module) -> None:
+    """Hooks of slots belong to the growth, not to the module whose price is asked; a copy has no handle."""
+    for part in copied.modules():
+        part._forward_hooks.clear()
 
 
 @contextmanager

@@ -53,16 +53,29 @@ def export_model(
 
 
 def _trace(model: MorphogeneticModel) -> fx.GraphModule:
+    root = _Root(model)
     try:
-        graph = _PlainTracer().trace(model)
+        graph = _PlainTracer().trace(root)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ExportError(
             f"the host's forward cannot be traced: {error}; declare segments without data-dependent branches"
         ) from error
-    traced = fx.GraphModule(model, graph, class_name="GrownNetwork")
+    traced = fx.GraphModule(root, graph, class_name="GrownNetwork")
     for parameter in traced.parameters():
         parameter.grad = None
     return traced.eval()
+
+
+class _Root(nn.Module):
+    """Host and slots under their own names, with one argument: a tracer cannot look into `*args`."""
+
+    def __init__(self, model: MorphogeneticModel) -> None:
+        super().__init__()
+        self.host, self.slots = model.host, model.slots
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.host(inputs)
+        return outputs
 
 
 class _PlainTracer(fx.Tracer):

@@ -40,8 +40,8 @@ class Incubation:
     def __init__(self, name: str, *, residual_scale: float = 0.5, residual_weight: float = 10.0) -> None:
         """Choose the objective; the name has been checked by `LifecycleConfig`."""
         self.name = name
-        self._residual_scale = residual_scale
-        self._residual_weight = residual_weight
+        self.residual_scale = residual_scale
+        self.residual_weight = residual_weight
 
     @property
     def is_in_graph(self) -> bool:
@@ -81,9 +81,9 @@ class Incubation:
             residual: Tensor = seed(features)
             return tail_loss(features + residual)
         if self.name == "residual" and host_gradient is not None:
-            target = compute_residual_target(features, host_gradient, self._residual_scale)
+            target = compute_residual_target(features, host_gradient, self.residual_scale)
             delta: Tensor = seed(features)
-            return self._residual_weight * (delta.float() - target).square().mean()
+            return self.residual_weight * (delta.float() - target).square().mean()
         raise RuntimeError(
             f"incubation {self.name!r} has no loss here (gradient: {host_gradient is not None})"
         )

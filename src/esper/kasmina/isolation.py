@@ -1,10 +1,11 @@
-"""What is detached when, and the one autograd function that straight-through incubation needs.
+"""What is detached when, and the autograd functions by which a seed learns in the host's backward pass.
 
 ```
 stage                      host forward               gradient into the host      gradient into the seed
 DORMANT, GERMINATED        h                          dL/dh                       none
 TRAINING, bounded          h (seed not in the graph)  dL/dh, bit-equal            own loss on h.detach()
 TRAINING, straight-through h (value and gradient)     dL/dh, bit-equal            dL/dout
+TRAINING, residual lesson  h (value and gradient)     dL/dh, bit-equal            d/dr of w mean((r - t)^2)
 BLENDING and later         h + alpha * residual(h)    (I + alpha J_r)^T dL/dout   alpha dL/dout
 ```
 A seed at alpha = 0 is skipped in Python, never multiplied by 0: 0 * inf is NaN.
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
+
+from esper.kasmina.incubation import compute_residual_target
 
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
@@ -44,4 +47,42 @@ class StraightThrough(torch.autograd.Function):
 def pass_straight_through(h: Tensor, residual: Tensor) -> Tensor:
     """Return h in value and in its own gradient, while `residual` receives dL/dout."""
     out: Tensor = StraightThrough.apply(h, residual)  # type: ignore[no-untyped-call]
+    return out
+
+
+@final
+class ResidualLesson(torch.autograd.Function):
+    """Forward: h, bit for bit. Backward: h gets its gradient unchanged, the residual that of a regression.
+
+    The loss is w mean((r - t)^2) with t = -c std(h) g / rms(g), as in `kasmina.incubation`; it is never
+    computed, because only its gradient 2 w (r - t) / n is wanted, once g is known. For loops that we do not
+    run ourselves: nothing has to be called between backward pass and optimiser step.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, h: Tensor, residual: Tensor, weight: Tensor, scale: float) -> Tensor:
+        """Return a copy of h: what follows may work in place, and a view of an input would forbid it."""
+        ctx.save_for_backward(h, residual, weight)
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Hand the gradient to h, and the regression's to the residual."""
+        h, residual, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        target = compute_residual_target(h, grad, ctx.scale)  # type: ignore[attr-defined]
+        lesson = (residual.float() - target) * (2.0 * weight / residual.numel())
+        return grad, lesson.to(residual.dtype), None, None
+
+
+def teach_residual(h: Tensor, residual: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Return h in value and in its own gradient, while `residual` learns from the regression.
+
+    Args:
+        h: Host feature [B, ...].
+        residual: Of the detached feature, same shape.
+        weight: 0-dim float32: w, times the loss scale, over the micro-batches of one step.
+        scale: c, the target's size over the feature's spread.
+    """
+    out: Tensor = ResidualLesson.apply(h, residual, weight, scale)  # type: ignore[no-untyped-call]
     return out

@@ -302,6 +302,7 @@ class Lifecycle:
         state.stage = target
         state.record_stage(target, clock.epoch)
         _ENTRY_EFFECTS.get(target, _enter_quietly)(slot, clock)
+        slot.update_mode()
         return [
             StageChanged(
                 epoch=clock.epoch,

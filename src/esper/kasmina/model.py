@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import final
 
 import torch
@@ -26,8 +27,11 @@ from esper.kasmina.compiled import CompiledHost
 from esper.kasmina.config import LifecycleConfig
 from esper.kasmina.cost import count_flops, count_trainable
 from esper.kasmina.gates import QualityGates
-from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
+from esper.kasmina.host_costs import measure_host
+from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
 from esper.kasmina.incubation import Incubation
+from esper.kasmina.inputs import Inputs
+from esper.kasmina.isolation import pass_straight_through, teach_residual
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState
@@ -55,33 +59,34 @@ class MorphogeneticModel(nn.Module):
     def __init__(
         self,
         host: nn.Module,
-        sample: Tensor,
+        sample: Inputs,
         *,
         registry: BlueprintRegistry,
         gates: QualityGates,
         lifecycle: LifecycleConfig,
         slots: Sequence[str] = (),
+        points: Sequence[InjectionPoint] = (),
     ) -> None:
-        """Attach a dormant slot to each growth point that the host declares.
+        """Attach a dormant slot to each growth point.
 
         Args:
-            host: A module with `injection_points()`, on its device.
-            sample: One batch [B, ...] on that device, B >= 1; only shapes matter.
+            host: Any module, on its device; with `injection_points()` where none are given.
+            sample: One batch on that device, at least one item; only shapes matter.
             registry: Blueprints that may be germinated.
             gates: Quality gates with the task's threshold.
             lifecycle: How seeds move.
             slots: Growth points to use; empty = all of them.
+            points: Growth points; empty = those that the host declares.
 
         Raises:
             HostError: If the host declares no growth point, or one that its forward does not honour.
-            UnknownNameError: If `slots` names a growth point that the host does not declare.
+            UnknownNameError: If `slots` names a growth point that there is not.
         """
         super().__init__()
-        if not isinstance(host, HostProtocol) or not host.injection_points():
-            raise HostError(f"{type(host).__name__} declares no injection_points(): nothing can grow in it")
-        points = _choose_points(host.injection_points(), slots)
+        points = _choose_points(points or _declared_points(host), slots)
         specs = probe_slots(host, points, sample)
-        paths = {point.slot_id: point.path for point in points}
+        by_slot = {point.slot_id: point for point in points}
+        paths = {spec.slot_id: by_slot[spec.slot_id].path for spec in specs}
         self.host = host
         self.registry = registry
         self.lifecycle = Lifecycle(lifecycle, gates)
@@ -91,16 +96,18 @@ class MorphogeneticModel(nn.Module):
             residual_weight=lifecycle.residual_weight,
         )
         self.recompute = RecomputeRule()
-        self.slots = nn.ModuleDict({_key(spec.slot_id): SeedSlot(spec) for spec in specs})
+        self.slots = nn.ModuleDict(
+            {_key(spec.slot_id): SeedSlot(spec, by_slot[spec.slot_id].tap) for spec in specs}
+        )
         self.slot_ids: tuple[str, ...] = tuple(spec.slot_id for spec in specs)
         for slot in self.each_slot():
-            slot.is_straight_through = self.incubation.is_in_graph
+            slot.teacher = pass_straight_through if self.incubation.is_in_graph else None
             slot.records_gradient = self.incubation.needs_host_gradient
         # In a tuple, because a module stored as an attribute would be registered a second time.
-        self._forward_host: tuple[Callable[[Tensor], Tensor]] = (host,)
-        self.input_shape = tuple(sample.shape[1:])
-        self.input_dtype = sample.dtype
-        self._measure_costs(host, sample, [paths[slot_id] for slot_id in self.slot_ids])
+        self._forward_host: tuple[Callable[..., object]] = (host,)
+        self.input_shape = tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
+        self.input_dtype = sample.dtype if isinstance(sample, Tensor) else torch.float32
+        self._host_costs = measure_host(host, sample, paths)
         attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
 
     # ------------------------------------------------------------------ structure
@@ -160,13 +167,38 @@ class MorphogeneticModel(nn.Module):
         index = self.slot_ids.index(slot_id)
         later = [self.slot(other) for other in self.slot_ids[index:]]
         seeds = sum(s.state.flops_per_item for s in later if s.state.stage.affects_output)
-        return self._tail_flops[slot_id] + seeds
+        return self._host_costs.tail_flops[slot_id] + seeds
+
+    @property
+    def host_params(self) -> int:
+        """Trainable parameters of the host alone."""
+        return self._host_costs.num_params
+
+    @property
+    def host_flops(self) -> int:
+        """Forward FLOPs per item of the host alone."""
+        return self._host_costs.flops_per_item
 
     # ------------------------------------------------------------------ forward
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Run the host with its seeds; inputs [B, ...] to outputs as the host returns them."""
-        return self._forward_host[0](inputs)
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Run the host with its seeds on the host's own arguments; returns what the host returns."""
+        return self._forward_host[0](*args, **kwargs)
+
+    def teach_in_graph(self, weight: Tensor) -> None:
+        """Let incubating seeds learn by the residual objective in every backward pass that reaches them.
+
+        For loops that others run: nothing is recorded and nothing has to be called (see
+        `kasmina.isolation.ResidualLesson`).
+
+        Args:
+            weight: 0-dim float32 factor on the lesson, kept and read in every backward pass: the objective's
+                weight times the loss scale, over the micro-batches of one step.
+        """
+        scale = self.incubation.residual_scale
+        for slot in self.each_slot():
+            slot.teacher = partial(teach_residual, weight=weight, scale=scale)
+            slot.is_always_taught, slot.records_gradient = True, False
 
     def compile_host(self, mode: str) -> None:
         """Compile the host's forward, hooks included; tails and measurements stay eager."""
@@ -187,7 +219,7 @@ class MorphogeneticModel(nn.Module):
     @property
     def has_segments(self) -> bool:
         """Whether the tail after a slot can be run by itself."""
-        return self._segments is not None
+        return bool(self._host_costs.tails)
 
     def run_tail(self, slot_id: str, features: Tensor, inputs: Tensor) -> Tensor:
         """Return the network's output when the feature after a slot is `features`.
@@ -197,12 +229,12 @@ class MorphogeneticModel(nn.Module):
             features: [B, ...] as after the slot.
             inputs: The batch that the features came from; used only where the host has no segments.
         """
-        if self._segments is None:
+        if not self.has_segments:
             with self.planned(ForwardPlan(substitutes={slot_id: features})):
                 out: Tensor = self.host(inputs)
             return out
         hidden = features
-        for segment in self._segments[self._segment_after[slot_id] :]:
+        for segment in self._host_costs.tails[slot_id]:
             hidden = segment(hidden)
         return hidden
 
@@ -264,7 +296,7 @@ class MorphogeneticModel(nn.Module):
     def _build_birth(self, slot: SeedSlot, action: Action, build_seed: int) -> Birth:
         blueprint = self.registry.get(str(action.blueprint))
         seed = build_seeded(lambda: _build_module(blueprint.build, slot.spec, action), build_seed)
-        seed = seed.to(slot.spec.device)
+        seed = seed.to(slot.spec.device, slot.spec.dtype)
         seed.train(self.host.training)
         seed.is_recomputed = self.recompute.applies_to(seed, slot.spec.shape)
         return Birth(
@@ -325,27 +357,15 @@ class MorphogeneticModel(nn.Module):
                 raise ValueError(f"tensor {name!r}: saved {saved}, the rebuilt network has {built}")
         self.load_state_dict(dict(tensors), strict=True)
 
-    def _measure_costs(self, host: nn.Module, sample: Tensor, paths: Sequence[str]) -> None:
-        self.host_params = count_trainable(host)
-        self.host_flops = count_flops(host, self.input_shape, self.input_dtype)
-        self._segments: tuple[nn.Module, ...] | None = None
-        self._segment_after: dict[str, int] = {}
-        self._tail_flops = dict.fromkeys(self.slot_ids, self.host_flops)
-        if not isinstance(host, SegmentedHost):
-            return
-        names = [name for name, _ in host.segments()]
-        segments = tuple(module for _, module in host.segments())
-        costs = _segment_flops(segments, sample)
-        for slot_id, path in zip(self.slot_ids, paths, strict=True):
-            if path not in names:
-                raise HostError(f"slot {slot_id!r}: {path!r} is none of the host's segments {names}")
-            self._segment_after[slot_id] = names.index(path) + 1
-            self._tail_flops[slot_id] = sum(costs[names.index(path) + 1 :])
-        self._segments = segments
-
 
 def _describe_tensor(tensor: Tensor | None) -> str:
     return "none" if tensor is None else f"one of shape {list(tensor.shape)}"
+
+
+def _declared_points(host: nn.Module) -> Sequence[InjectionPoint]:
+    if not isinstance(host, HostProtocol) or not host.injection_points():
+        raise HostError(f"{type(host).__name__} declares no injection_points(): nothing can grow in it")
+    return host.injection_points()
 
 
 def _choose_points(points: Sequence[InjectionPoint], slots: Sequence[str]) -> tuple[InjectionPoint, ...]:
@@ -359,19 +379,6 @@ def _choose_points(points: Sequence[InjectionPoint], slots: Sequence[str]) -> tu
 def find_incubating(model: MorphogeneticModel) -> list[SeedSlot]:
     """Return the slots whose seeds incubate now, in forward order."""
     return [slot for slot in model.each_slot() if slot.state.stage is SeedStage.TRAINING]
-
-
-def _segment_flops(segments: Sequence[nn.Module], sample: Tensor) -> list[int]:
-    costs = []
-    modes = [(module, module.training) for segment in segments for module in segment.modules()]
-    hidden = sample[:1]
-    with torch.no_grad():
-        for segment in segments:
-            costs.append(count_flops(segment, tuple(hidden.shape[1:]), hidden.dtype))
-            hidden = segment.eval()(hidden)
-    for module, mode in modes:
-        module.training = mode
-    return costs
 
 
 def _build_module(build: Callable[[SlotSpec], nn.Module], spec: SlotSpec, action: Action) -> Seed:

@@ -2,12 +2,15 @@
 
 The slot's forward plan says what this pass needs beyond the stage: alpha overrides of a counterfactual, a
 substituted feature, recording for incubation. The plan belongs to the model and is set for one call.
+What the stage means for a forward pass is one of three modes, so that compiled code, which is guarded by what
+it read, stays valid while alpha moves and while a seed passes from stage to stage at work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import final
 
 import torch
@@ -15,9 +18,24 @@ from torch import Tensor, nn
 
 from esper.kasmina.blending import Seed, apply_blend
 from esper.kasmina.blueprints.spec import SlotSpec
-from esper.kasmina.isolation import pass_straight_through
 from esper.kasmina.seed_state import SeedState
+from esper.kasmina.tap import CANONICAL, Tap
 from esper.leyline import SeedStage
+
+Teacher = Callable[[Tensor, Tensor], Tensor]
+"""(feature, residual) -> the feature bit for bit; in the backward pass the residual gets its gradient."""
+
+
+@final
+class SlotMode(Enum):
+    """What a slot does to a feature in an ordinary pass."""
+
+    SILENT = "silent"
+    """Nothing: no seed, or one that does not affect the output now."""
+    INCUBATING = "incubating"
+    """The output stays; a seed may learn from what passes."""
+    OPEN = "open"
+    """The seed's residual is added."""
 
 
 @final
@@ -52,14 +70,24 @@ class SeedSlot(nn.Module):
 
     alpha_mirror: Tensor
 
-    def __init__(self, spec: SlotSpec) -> None:
-        """Make an empty slot for features of `spec`."""
+    def __init__(self, spec: SlotSpec, tap: Tap | None = None) -> None:
+        """Make an empty slot for features of `spec`.
+
+        Args:
+            spec: What passes, as seeds see it.
+            tap: Where it is in the module's output; None = the output is the feature, axes as in `spec`.
+        """
         super().__init__()
         self.spec = spec
+        self.tap = Tap(arrangement=CANONICAL[spec.layout]) if tap is None else tap
         self.state = SeedState(slot=spec.slot_id)
         self.seed: Seed | None = None
+        self.mode = SlotMode.SILENT
         self.plan = NORMAL_PLAN
-        self.is_straight_through = False
+        self.teacher: Teacher | None = None
+        """Where set, an incubating seed learns in the host's own backward pass, through this."""
+        self.is_always_taught = False
+        """Whether it does so in every pass with gradients, not in recorded ones alone."""
         self.records_gradient = False
         self.features: Tensor | None = None
         self.feature_gradient: Tensor | None = None
@@ -76,6 +104,17 @@ class SeedSlot(nn.Module):
         """Set the master alpha and the 0-dim buffer that compiled code reads."""
         self.state.alpha = alpha
         self.alpha_mirror.fill_(alpha)
+        self.update_mode()
+
+    def update_mode(self) -> None:
+        """Derive the mode from seed, stage and alpha; called by whatever changes one of them."""
+        mode = SlotMode.SILENT
+        if self.seed is not None and self.state.stage is SeedStage.TRAINING:
+            mode = SlotMode.INCUBATING
+        elif self.seed is not None and self.state.stage.affects_output and self.state.alpha != 0.0:
+            mode = SlotMode.OPEN
+        if mode is not self.mode:  # asked first: a module's attribute is slow to set
+            self.mode = mode
 
     def follow_ramp(self, batch: int) -> None:
         """Move alpha to its place at the batch clock; a finished ramp is dropped."""
@@ -86,20 +125,25 @@ class SeedSlot(nn.Module):
         if ramp.is_finished_at(batch):
             self.state.ramp = None
 
-    def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: Tensor) -> Tensor | None:
-        """Forward hook on the host's module: return the changed feature, or None to leave it as it is."""
+    def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: object) -> object | None:
+        """Forward hook on the host's module: return the changed output, or None to leave it as it is."""
         del module, args
+        if self.mode is SlotMode.SILENT and self.plan is NORMAL_PLAN:
+            return None
+        h = self.tap.take(output)
+        changed = self._change(h)
+        return None if changed is None else self.tap.put(output, changed)
+
+    def _change(self, h: Tensor) -> Tensor | None:
         plan, slot_id = self.plan, self.spec.slot_id
         if plan is not NORMAL_PLAN:
             if slot_id in plan.substitutes:
                 return plan.substitutes[slot_id]
             if slot_id in plan.captures:
-                self.captured = output
+                self.captured = h
             if plan.is_watching:
-                return self._watch(output)
-        if self.seed is None:
-            return None
-        return self._forward_seed(self.seed, output)
+                return self._watch(h)
+        return None if self.seed is None else self._forward_seed(self.seed, h)
 
     def pass_through(self, h: Tensor) -> Tensor:
         """Return the feature after this slot under the present plan (used to restart a pass here)."""
@@ -118,19 +162,21 @@ class SeedSlot(nn.Module):
                 return None
             alpha = torch.full_like(self.alpha_mirror, override)
             return apply_blend(h, seed(_plain(h)), alpha)
-        if self.state.stage is SeedStage.TRAINING and self.plan.is_recording:
-            return self._record(seed, h)
-        if not self.state.stage.affects_output or self.state.alpha == 0.0:
+        if self.mode is SlotMode.INCUBATING:
+            return self._incubate(seed, h)
+        if self.mode is SlotMode.SILENT:
             return None
         return apply_blend(h, seed(_plain(h)), self.alpha_mirror)
 
-    def _record(self, seed: Seed, h: Tensor) -> Tensor | None:
-        features = h.detach()
-        if self.is_straight_through:
-            return pass_straight_through(h, seed(_plain(features)))
-        self.features = features
-        if self.records_gradient and h.requires_grad:
-            h.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
+    def _incubate(self, seed: Seed, h: Tensor) -> Tensor | None:
+        if self.teacher is not None:
+            if self.plan.is_recording or (self.is_always_taught and torch.is_grad_enabled()):
+                return self.teacher(h, seed(_plain(h.detach())))
+            return None
+        if self.plan.is_recording:
+            self.features = h.detach()
+            if self.records_gradient and h.requires_grad:
+                h.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
         return None
 
     def _watch(self, h: Tensor) -> Tensor:

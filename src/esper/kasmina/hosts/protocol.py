@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
+from esper.kasmina.tap import CANONICAL, Arrangement, Tap
 from esper.leyline import Layout
 
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ class InjectionPoint:
     """Dotted module path whose output is the slot's feature; called exactly once per forward."""
     layout: Layout
     num_channels: int
+    arrangement: Arrangement | None = None
+    """Order of the axes in the output; None = as seeds know it: nchw, nld or flat."""
+    select: int | str | None = None
+    """Where in a tuple, list or mapping the feature is; None = the output is the feature."""
+
+    @property
+    def tap(self) -> Tap:
+        """What takes the feature out of the output and puts it back."""
+        return Tap(arrangement=self.arrangement or CANONICAL[self.layout], select=self.select)
 
 
 @runtime_checkable

@@ -1,0 +1,87 @@
+"""What a host is called with: one tensor, several in order, or several by name.
+
+The one place that knows how a batch becomes the arguments of a forward pass. Knows no module of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline import HostError
+
+Inputs = Tensor | Sequence[object] | Mapping[str, object]
+"""A tensor is the only argument, a tuple or list the positional ones, a mapping those by name."""
+
+
+def split_arguments(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Return positional arguments and arguments by name."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), {str(name): value for name, value in inputs.items()}
+    return tuple(inputs), {}
+
+
+def call_host(host: nn.Module, inputs: Inputs) -> object:
+    """Run a host's forward on a batch and return what it returns."""
+    positional, named = split_arguments(inputs)
+    return host(*positional, **named)
+
+
+def each_tensor(value: object) -> Iterator[Tensor]:
+    """Yield every tensor in nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from each_tensor(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from each_tensor(part)
+
+
+def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """Return a value of the same nesting with every tensor replaced; what is no tensor stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(part, change) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(map_tensors(part, change) for part in value)
+    return value
+
+
+def to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return inputs on a device."""
+    moved = map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True))
+    assert isinstance(moved, Tensor | tuple | dict)
+    return moved
+
+
+def count_items(inputs: Inputs) -> int:
+    """Return the number of items: the first axis of the first tensor.
+
+    Raises:
+        HostError: If there is no tensor with an axis, or it has no item.
+    """
+    for tensor in each_tensor(inputs):
+        if tensor.dim() > 0 and len(tensor) > 0:
+            return len(tensor)
+    raise HostError(
+        f"sample holds no batch: expected a tensor [B, ...] with B >= 1, or a tuple or mapping of them, got "
+        f"{describe_inputs(inputs)}"
+    )
+
+
+def describe_inputs(inputs: object) -> str:
+    """Return what inputs look like, such as "[2, 3, 32, 32]" or "input_ids [2, 16], mask [2, 16]"."""
+    if isinstance(inputs, Tensor):
+        return str(list(inputs.shape))
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name} {describe_inputs(part)}" for name, part in inputs.items())
+    if isinstance(inputs, tuple | list):
+        return "(" + ", ".join(describe_inputs(part) for part in inputs) + ")"
+    return type(inputs).__name__
