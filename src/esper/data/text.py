@@ -27,7 +27,7 @@ STORY_END = "<|endoftext|>"
 """Between two stories of a TinyStories .txt file."""
 SEPARATOR = "\0"
 """Between two documents of one segment: a character that no text holds."""
-UNKNOWN = "<unknown>"
+UNKNOWN_TOKEN = "<unknown>"
 """Name of token 0 where tokens are characters: one that the training part does not hold."""
 AUSTEN_NOVELS = (
     (0, 883_027),
@@ -300,5 +300,5 @@ def _choose_held_out(name: str, split: ArraySplit, limit: int) -> ArraySplit:
 
 def _name_tokens(vocabulary: npt.NDArray[np.uint32] | None) -> tuple[str, ...]:
     if vocabulary is not None:
-        return (UNKNOWN, *(chr(point) for point in vocabulary.tolist()))
+        return (UNKNOWN_TOKEN, *(chr(point) for point in vocabulary.tolist()))
     return tuple(chr(byte) if 32 < byte < 127 else f"0x{byte:02X}" for byte in range(256))

@@ -81,6 +81,9 @@ class _Root(nn.Module):
 class _PlainTracer(fx.Tracer):
     """Traces through every class but torch's own layers, so that only those remain."""
 
+    proxy_buffer_attributes = True
+    """A buffer is a step of the graph, as a parameter is, so that one may be cut to the size of the input."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
         return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)

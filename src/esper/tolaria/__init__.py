@@ -31,7 +31,7 @@ from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
 from esper.tolaria.memory import MemoryNeed, MemoryWatch, estimate_need, refuse_shortage
-from esper.tolaria.objectives import Objective, build_objective
+from esper.tolaria.objectives import Objective, build_objective, input_dtype
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
 from esper.tolaria.precision import Autocast, LossScaler
@@ -104,6 +104,7 @@ __all__ = [
     "estimate_mean",
     "estimate_need",
     "hash_layout",
+    "input_dtype",
     "refuse_shortage",
     "train_flops",
 ]

@@ -164,6 +164,7 @@ def build_workbench(
         mean=data.mean,
         std=data.std,
         augment=parts.augment,
+        epoch_batches=config.interval_batches,
         cache=parts.cache,
     )
     validation = _first_items(parts, data.validation)
@@ -268,4 +269,4 @@ def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:
 def _first_items(parts: HostRunParts, split: ArraySplit, limit: int | None = None) -> tuple[Tensor, Tensor]:
     data = parts.data
     storage = parts.cache.storage(split, device=parts.device, mean=data.mean, std=data.std)
-    return storage.normalise(storage.inputs[:limit].clone()), storage.targets[:limit]
+    return storage.normalise(storage.inputs[:limit].clone()), storage.label(storage.targets[:limit])
