@@ -1,9 +1,10 @@
-"""For every test: no network outside loopback, one torch thread, one deterministic hypothesis profile."""
+"""For every test: no network outside loopback, one torch thread, one hypothesis profile, Ctrl-C heeded."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # it measures time, and time differs between machines
 )
 settings.load_profile("esper")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would every process that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class NetworkBlockedError(RuntimeError):

@@ -1,1 +1,56 @@
-"""esper-lite: a neural network that grows while it trains."""
+"""esper-lite: a neural network that grows while it trains.
+
+```python
+grown = esper.grow(model, sample=images[:2])                 # slots in a model of your own
+controller = esper.Controller(grown, optimizer)              # growth in your own loop
+esper.fit(grown, train_loader, validation_loader, ...)       # or a loop of ours
+plain = grown.export()                                       # what leaves has nothing of esper in it
+```
+Names are looked up when they are first used, so that `import esper` alone pulls in no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esper.runtime.api import grow, suggest
+    from esper.runtime.controller import Controller
+    from esper.runtime.fit import fit
+    from esper.runtime.growable import Growable
+    from esper.runtime.own_blueprints import blueprint
+    from esper.tolaria import Budget
+
+_HOMES = MappingProxyType(
+    {
+        "Budget": "esper.tolaria",
+        "Controller": "esper.runtime.controller",
+        "Growable": "esper.runtime.growable",
+        "blueprint": "esper.runtime.own_blueprints",
+        "fit": "esper.runtime.fit",
+        "grow": "esper.runtime.api",
+        "suggest": "esper.runtime.api",
+    }
+)
+"""Public name -> the module that has it."""
+
+__all__ = ["Budget", "Controller", "Growable", "blueprint", "fit", "grow", "suggest"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used.
+
+    Raises:
+        AttributeError: If there is no such name.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esper' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -12,6 +12,8 @@ from esper.kasmina import (
     CNNHost,
     CNNHostConfig,
     GateConfig,
+    InjectionPoint,
+    Inputs,
     Lifecycle,
     LifecycleConfig,
     MLPHost,
@@ -135,9 +137,10 @@ def make_model(
     host: nn.Module | None = None,
     *,
     incubation: str = "shadow",
-    sample: Tensor | None = None,
+    sample: Inputs | None = None,
     registry: BlueprintRegistry | None = None,
     slots: tuple[str, ...] = (),
+    points: tuple[InjectionPoint, ...] = (),
 ) -> MorphogeneticModel:
     """Return a model around a host; without one, around `make_cnn` on 8 x 8 images."""
     return MorphogeneticModel(
@@ -147,6 +150,7 @@ def make_model(
         gates=make_gates(),
         lifecycle=LifecycleConfig(incubation=incubation),
         slots=slots,
+        points=points,
     )
 
 

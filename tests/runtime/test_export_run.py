@@ -19,6 +19,7 @@ from esper.kasmina import MAX_DIFFERENCE, export_model
 from esper.leyline import BlendForm, ConfigError, ExportError, JsonValue, RunDirectoryError, SeedStage
 from esper.runtime import export_run as export_module
 from esper.runtime.config_file import render_config
+from esper.runtime.export_programs import load_program
 from esper.runtime.export_run import export_run, load_folder, measure_difference, write_folder
 from esper.runtime.run import run_experiment
 from kasmina.growing import draw, grow, make_cnn, make_mlp, make_model
@@ -186,9 +187,8 @@ def test_what_differs_is_deleted(
             next(iter(network.parameters())).add_(0.01)
         return network
 
-    load_program, load = export_module._load_program, export_module.load_folder
-    monkeypatch.setattr(export_module, "_load_program", lambda path: disturb(load_program(path)))
-    monkeypatch.setattr(export_module, "load_folder", lambda path: disturb(load(path)))
+    monkeypatch.setattr(export_module, "load_program", lambda path: disturb(load_program(path)))
+    monkeypatch.setattr(export_module, "load_folder", lambda path: disturb(load_folder(path)))
     with pytest.raises(ExportError, match="it was deleted"):
         export_run(finished, tmp_path / name, allow_unfinished=False)
     assert list(tmp_path.iterdir()) == []
@@ -245,7 +245,7 @@ def test_an_existing_target_is_refused(finished: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.pt2"):
-        export_run(finished, tmp_path / "model.onnx", allow_unfinished=False)
+        export_run(finished, tmp_path / "model.safetensors", allow_unfinished=False)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

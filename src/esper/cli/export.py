@@ -1,9 +1,9 @@
-"""esper export RUN -o FILE.pt2|DIR [--allow-unfinished] [--json]: a run's network as a plain model.
+"""esper export RUN -o FILE.pt2|FILE.onnx|DIR [--allow-unfinished] [--json]: a run's network as a plain model.
 
-The model needs no esper. FILE.pt2 loads with torch alone; DIR holds weights.safetensors, architecture.json
-and model.py, plain torch code with a `load()`. What was written is loaded again and compared with the grown
-network; if it differs, it is deleted. Refused while a seed is in flight, unless --allow-unfinished leaves
-such seeds out.
+The model needs no esper. FILE.pt2 loads with torch alone, FILE.onnx with any ONNX runtime; DIR holds
+weights.safetensors, architecture.json and model.py, plain torch code with a `load()`. What was written is
+loaded again and compared with the grown network; if it differs, it is deleted. Refused while a seed is in
+flight, unless --allow-unfinished leaves such seeds out.
 
 Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits.pt2
 Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits
@@ -29,7 +29,12 @@ def run(args: Sequence[str]) -> int:
     parser = CommandParser("export", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of the run")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE.pt2|DIR", help="file or folder to write"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.pt2|FILE.onnx|DIR",
+        help="file or folder to write",
     )
     parser.add_argument(
         "--allow-unfinished",

@@ -8,8 +8,10 @@ from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registr
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
 from esper.kasmina.cost import SavedBytes, count_flops, count_saved_bytes, count_trainable
-from esper.kasmina.export import MAX_DIFFERENCE, export_model
+from esper.kasmina.difference import MAX_DIFFERENCE, list_tensors, measure_largest
+from esper.kasmina.export import export_model
 from esper.kasmina.gates import GateResult, QualityGates
+from esper.kasmina.graft import Exported, GraftRecord, KeptSlot, export_grafted
 from esper.kasmina.growth_points import GrowthPoint, PointWishes, find_growth_points
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
 from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
@@ -24,7 +26,16 @@ from esper.kasmina.incubation import (
     untouched_rng,
     untouched_statistics,
 )
-from esper.kasmina.inputs import Inputs, call_host, count_items, each_tensor, map_tensors, to_device
+from esper.kasmina.inputs import (
+    Inputs,
+    call_host,
+    count_items,
+    describe_inputs,
+    each_tensor,
+    map_tensors,
+    split_arguments,
+    to_device,
+)
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
@@ -32,6 +43,7 @@ from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+from esper.kasmina.summary import SlotRow, Summary, SummaryDiff, diff, summarize
 from esper.kasmina.tap import Arrangement, Tap
 
 __all__ = [
@@ -48,14 +60,17 @@ __all__ = [
     "CNNHostConfig",
     "Clock",
     "ContractReport",
+    "Exported",
     "ForwardPlan",
     "GateConfig",
     "GateResult",
+    "GraftRecord",
     "GrowthPoint",
     "HostProtocol",
     "Incubation",
     "InjectionPoint",
     "Inputs",
+    "KeptSlot",
     "LayerSource",
     "Lifecycle",
     "LifecycleConfig",
@@ -72,8 +87,11 @@ __all__ = [
     "SeedSlot",
     "SeedState",
     "SegmentedHost",
+    "SlotRow",
     "SlotScores",
     "SlotSpec",
+    "Summary",
+    "SummaryDiff",
     "Tap",
     "TransformerHost",
     "TransformerHostConfig",
@@ -92,14 +110,21 @@ __all__ = [
     "count_saved_bytes",
     "count_trainable",
     "describe",
+    "describe_inputs",
+    "diff",
     "each_tensor",
+    "export_grafted",
     "export_model",
     "find_growth_points",
     "find_incubating",
     "is_allocation_failure",
+    "list_tensors",
     "map_tensors",
+    "measure_largest",
     "norms_with_statistics",
     "require_contract",
+    "split_arguments",
+    "summarize",
     "to_device",
     "untouched_rng",
     "untouched_statistics",

@@ -12,12 +12,11 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
+from esper.kasmina.difference import MAX_DIFFERENCE, measure_largest
 from esper.kasmina.model import MorphogeneticModel
+from esper.kasmina.plain_tracer import PlainTracer
 from esper.kasmina.slot import ForwardPlan
 from esper.leyline import ExportError, SeedStage
-
-MAX_DIFFERENCE = 1e-5
-"""Largest absolute difference between the grown network and its export on the sample (float32, eval)."""
 
 
 def export_model(
@@ -34,13 +33,17 @@ def export_model(
         ExportError: If a seed is in flight and may not be left out, the forward cannot be traced, or the
             export differs from the network by more than `MAX_DIFFERENCE`.
     """
-    live = [slot.state for slot in model.each_slot() if slot.state.stage.is_live]
-    if live and not allow_unfinished:
-        names = ", ".join(f"{state.slot} ({state.stage.value})" for state in live)
-        raise ExportError(
-            f"seeds are still in flight: {names}; train on until they are kept or culled, or leave them out "
-            "(--allow-unfinished)"
-        )
+    if not allow_unfinished:
+        refuse_unfinished(model)
+    return trace_checked(model, sample)[0]
+
+
+def trace_checked(model: MorphogeneticModel, sample: Tensor) -> tuple[fx.GraphModule, float]:
+    """Return the network with its fossils alone as a graph, and its largest difference on a sample.
+
+    Raises:
+        ExportError: If the forward cannot be traced, or the graph differs by more than `MAX_DIFFERENCE`.
+    """
     plain = copy.deepcopy(model).eval()
     for slot in plain.each_slot():
         slot.forget_records()
@@ -48,14 +51,28 @@ def export_model(
             slot.seed = None
     with plain.planned(ForwardPlan(is_exporting=True)):
         exported = _trace(plain)
-    _check_equal(plain, exported, sample)
-    return exported
+    return exported, _check_equal(plain, exported, sample)
+
+
+def refuse_unfinished(model: MorphogeneticModel) -> None:
+    """Refuse a network with seeds that are still in flight.
+
+    Raises:
+        ExportError: Naming slots and stages.
+    """
+    live = [slot.state for slot in model.each_slot() if slot.state.stage.is_live]
+    if live:
+        names = ", ".join(f"{state.slot} ({state.stage.value})" for state in live)
+        raise ExportError(
+            f"seeds are still in flight: {names}; train on until they are kept or culled, or leave them out "
+            "(allow_unfinished=True, --allow-unfinished)"
+        )
 
 
 def _trace(model: MorphogeneticModel) -> fx.GraphModule:
     root = _Root(model)
     try:
-        graph = _PlainTracer().trace(root)
+        graph = PlainTracer().trace(root)
     except (fx.proxy.TraceError, TypeError) as error:
         raise ExportError(
             f"the host's forward cannot be traced: {error}; declare segments without data-dependent branches"
@@ -78,23 +95,11 @@ class _Root(nn.Module):
         return outputs
 
 
-class _PlainTracer(fx.Tracer):
-    """Traces through every class but torch's own layers, so that only those remain."""
-
-    proxy_buffer_attributes = True
-    """A buffer is a step of the graph, as a parameter is, so that one may be cut to the size of the input."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        del module_qualified_name
-        return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
-
-
-def _check_equal(model: MorphogeneticModel, exported: fx.GraphModule, sample: Tensor) -> None:
+def _check_equal(model: MorphogeneticModel, exported: fx.GraphModule, sample: Tensor) -> float:
     with torch.no_grad():
-        expected = model(sample)
-        got = exported(sample)
-    difference = float((expected - got).abs().max())
+        difference = measure_largest(model(sample), exported(sample))
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
             f"the export differs by {difference:.2e} on the sample, at most {MAX_DIFFERENCE:g} is allowed"
         )
+    return difference

@@ -188,6 +188,21 @@ class Lifecycle:
         state.alpha_target = action.alpha_target
         return [self._ramp(slot, clock, action.alpha_target, action.tempo_epochs, action.curve)]
 
+    def move_by_hand(self, slot: SeedSlot, target: SeedStage, clock: Clock) -> list[Event]:
+        """Move along the success path to a stage without asking a gate; the table is obeyed all the same.
+
+        Raises:
+            IllegalTransitionError: If the stage does not lie ahead, or alpha is not at 1 yet.
+        """
+        state, ahead = slot.state, _stages_ahead(slot.state.stage)
+        if state.is_cull_pending or not state.stage.is_live or target not in ahead:
+            raise _illegal(state, f"move to {target.value}")
+        is_past_ramp = not target.is_isolated and target is not SeedStage.BLENDING
+        if is_past_ramp and (state.ramp is not None or state.alpha < 1.0):
+            raise _illegal(state, f"move to {target.value}", f"alpha is {state.alpha:.3g} of 1")
+        steps = ahead[: ahead.index(target) + 1]
+        return [event for stage in steps for event in self._move(slot, stage, clock, "by hand")]
+
     # ------------------------------------------------------------------ moves by the clock
 
     def begin_epoch(self, slot: SeedSlot, clock: Clock) -> list[Event]:
@@ -323,6 +338,12 @@ def _build_ramp(start: float, target: float, state: SeedState, clock: Clock) -> 
         num_batches=max(1, state.tempo_epochs * clock.batches_per_epoch),
         curve=state.curve,
     )
+
+
+def _stages_ahead(stage: SeedStage) -> list[SeedStage]:
+    """Return the stages of the success path after one, in order."""
+    later = stage.successors[:1]
+    return [*later, *_stages_ahead(later[0])] if later else []
 
 
 def _enter_quietly(slot: SeedSlot, clock: Clock) -> None:

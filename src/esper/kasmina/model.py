@@ -86,7 +86,7 @@ class MorphogeneticModel(nn.Module):
         points = _choose_points(points or _declared_points(host), slots)
         specs = probe_slots(host, points, sample)
         by_slot = {point.slot_id: point for point in points}
-        paths = {spec.slot_id: by_slot[spec.slot_id].path for spec in specs}
+        self._paths = {spec.slot_id: by_slot[spec.slot_id].path for spec in specs}
         self.host = host
         self.registry = registry
         self.lifecycle = Lifecycle(lifecycle, gates)
@@ -107,8 +107,8 @@ class MorphogeneticModel(nn.Module):
         self._forward_host: tuple[Callable[..., object]] = (host,)
         self.input_shape = tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
         self.input_dtype = sample.dtype if isinstance(sample, Tensor) else torch.float32
-        self._host_costs = measure_host(host, sample, paths)
-        attach_hooks(host, [paths[slot_id] for slot_id in self.slot_ids], list(self.each_slot()))
+        self._host_costs = measure_host(host, sample, self._paths)
+        attach_hooks(host, list(self._paths.values()), list(self.each_slot()))
 
     # ------------------------------------------------------------------ structure
 
@@ -127,6 +127,10 @@ class MorphogeneticModel(nn.Module):
         module = self.slots[_key(slot_id)]
         assert isinstance(module, SeedSlot)
         return module
+
+    def path(self, slot_id: str) -> str:
+        """Return the path of the module at a slot, in the host."""
+        return self._paths[slot_id]
 
     @property
     def specs(self) -> tuple[SlotSpec, ...]:

@@ -70,6 +70,7 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.wording import Narrator
 
 __all__ = [
     "BLOCKS",
@@ -92,6 +93,7 @@ __all__ = [
     "JsonlBackend",
     "MemoryBackend",
     "MetricCurves",
+    "Narrator",
     "OutputBackend",
     "PlainConsole",
     "Record",

@@ -1,4 +1,4 @@
-"""A run's network as files that need no esper: one .pt2, or a folder of weights, description and plain code.
+"""A run's network as files that need no esper: one program, or a folder of weights, description and code.
 
 Whatever is written is loaded again from the disk and run beside the grown network before it gets its name; a
 file that differs is deleted.
@@ -29,18 +29,27 @@ from esper.kasmina import (
     build_plain_source,
     count_trainable,
     export_model,
+    measure_largest,
 )
-from esper.leyline import ConfigError, ExportError, JsonValue
+from esper.leyline import ExportError, JsonValue
 from esper.runtime.assemble import Assembly, assemble
+from esper.runtime.checked_writing import write_checked
 from esper.runtime.config_file import read_config
+from esper.runtime.export_programs import (
+    OnnxNetwork,
+    build_program,
+    load_program,
+    save_onnx,
+    save_program,
+)
 from esper.runtime.resuming import restore_host
 from esper.runtime.run import CHECKPOINT_KIND
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
+from esper.runtime.save_exported import ARCHITECTURE_NAME, check_target
 from esper.tolaria import CheckpointStore
 
 ARCHITECTURE_VERSION = 1
-ARCHITECTURE_NAME = "architecture.json"
 CODE_NAME = "model.py"
 _NUM_CHECKED_ITEMS = 32
 """Validation items that the written files are compared on."""
@@ -65,6 +74,8 @@ class ExportSummary:
         how = f"`from model import load` inside {self.target}, with torch and safetensors"
         if self.target.suffix == ".pt2":
             how = f'torch.export.load("{self.target}").module()'
+        elif self.target.suffix == ".onnx":
+            how = f'onnxruntime.InferenceSession("{self.target}")'
         return "\n".join(
             (
                 *(f"checkpoint {name} is damaged; an older one is exported" for name in self.passed_over),
@@ -92,7 +103,8 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
 
     Args:
         run: The run's directory.
-        target: A file ending in .pt2, or a directory for weights.safetensors, architecture.json and model.py.
+        target: A file ending in .pt2 or .onnx, or a directory for weights.safetensors, architecture.json and
+            model.py.
         allow_unfinished: Leave out seeds that are still in flight instead of refusing.
 
     Raises:
@@ -100,13 +112,10 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
         CheckpointError: If no valid checkpoint is there.
         ExportError: If a seed is in flight, the target cannot be written, or the files differ from the
             network; nothing is left behind then.
-        ConfigError: If the target exists, or is a file that does not end in .pt2.
+        ConfigError: If the target exists, has another suffix, or ONNX packages are missing.
     """
     read_meta(run)
-    if target.exists():
-        raise ConfigError(f"{target} exists already; choose another name")
-    if target.suffix not in (".pt2", ""):
-        raise ConfigError(f"{target}: must end in .pt2, or be a directory name without a suffix")
+    check_target(target)
     config = read_config(run / CONFIG_NAME)
     # Nothing is decided any more, so that whoever did is not built, and no user's code is imported.
     host = replace(config.host, device="cpu", compile="none")
@@ -120,14 +129,8 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
     is_whole = not any(report.stage.is_live for report in model.reports())
     with torch.no_grad():
         expected = (model if is_whole else plain)(sample)
-    is_program = target.suffix == ".pt2"
-    write = (
-        partial(_write_program, plain, sample)
-        if is_program
-        else partial(write_folder, plain, _describe(assembly))
-    )
-    load: Callable[[Path], nn.Module] = _load_program if is_program else load_folder
-    difference = _write_checked(target, write, lambda path: measure_difference(load(path), sample, expected))
+    write, load = _choose_format(target, plain, sample, assembly)
+    difference = write_checked(target, write, lambda path: measure_difference(load(path), sample, expected))
     return ExportSummary(
         target=target,
         checkpoint=loaded.name,
@@ -197,11 +200,11 @@ def load_folder(folder: Path) -> nn.Module:
     return network
 
 
-def measure_difference(network: nn.Module, sample: Tensor, expected: Tensor) -> float:
+def measure_difference(network: Callable[[Tensor], object], sample: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference between a network's outputs and the expected ones.
 
     Args:
-        network: In eval mode.
+        network: Returns one tensor; a module in eval mode.
         sample: Inputs [B, ...].
         expected: Outputs [B, ...].
 
@@ -209,7 +212,7 @@ def measure_difference(network: nn.Module, sample: Tensor, expected: Tensor) -> 
         ExportError: If it is above `esper.kasmina.MAX_DIFFERENCE`, or not a number.
     """
     with torch.no_grad():
-        difference = float((network(sample) - expected).abs().max())
+        difference = measure_largest(expected, network(sample))
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
             f"the written model differs from the grown network by {difference:.2e}, at most "
@@ -218,33 +221,15 @@ def measure_difference(network: nn.Module, sample: Tensor, expected: Tensor) -> 
     return difference
 
 
-def _write_checked(target: Path, write: Callable[[Path], None], check: Callable[[Path], float]) -> float:
-    """Write under a temporary name beside the target, check what was written, then give it its name."""
-    written = target.with_name(f".tmp-{uuid.uuid4().hex}-{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(written)
-        difference = check(written)
-        written.rename(target)
-    except OSError as error:
-        raise ExportError(
-            f"{target} cannot be written: {error.strerror or error}; choose another place"
-        ) from error
-    finally:
-        if written.is_dir():
-            shutil.rmtree(written)
-        elif written.exists():
-            written.unlink()
-    return difference
-
-
-def _write_program(network: fx.GraphModule, sample: Tensor, path: Path) -> None:
-    dynamic = {"inputs": {0: torch.export.Dim("batch", min=1)}}
-    torch.export.save(torch.export.export(network, (sample,), dynamic_shapes=dynamic), path)
-
-
-def _load_program(path: Path) -> nn.Module:
-    return torch.export.load(path).module()
+def _choose_format(
+    target: Path, network: fx.GraphModule, sample: Tensor, assembly: Assembly
+) -> tuple[Callable[[Path], None], Callable[[Path], Callable[[Tensor], object]]]:
+    """Return what writes the network to a path, and what loads it from there."""
+    if target.suffix == ".pt2":
+        return partial(save_program, build_program(network, sample)), load_program
+    if target.suffix == ".onnx":
+        return partial(save_onnx, build_program(network, sample)), OnnxNetwork
+    return partial(write_folder, network, _describe(assembly)), load_folder
 
 
 def _describe(assembly: Assembly) -> dict[str, JsonValue]:

@@ -25,13 +25,20 @@ from esper.tolaria.config import (
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
-from esper.tolaria.governor import Governor, GovernorConfig
+from esper.tolaria.governor import Governor, GovernorConfig, find_blamed
+from esper.tolaria.group_flags import GroupFlag, GroupFlags
+from esper.tolaria.guest_groups import describe_missing, missing_from
+from esper.tolaria.guest_optimizer import GuestOptimizer
 from esper.tolaria.host_ranks import BatchShare, HostRanks, OneRank, SharedState
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.ledger import FLOP_KINDS, FlopsLedger, train_flops
+from esper.tolaria.loop_config import LoopConfig
+from esper.tolaria.loop_controller import LoopController
+from esper.tolaria.loop_state import add_extra, capture_loop, restore_loop, split_extra
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
 from esper.tolaria.memory import MemoryNeed, MemoryWatch, estimate_need, refuse_shortage
 from esper.tolaria.objectives import Objective, build_objective, input_dtype
+from esper.tolaria.offers import Budget
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
 from esper.tolaria.precision import Autocast, LossScaler
@@ -59,6 +66,7 @@ __all__ = [
     "Autocast",
     "BackgroundWriter",
     "BatchShare",
+    "Budget",
     "CheckpointStore",
     "EpochProgress",
     "Evaluator",
@@ -67,11 +75,16 @@ __all__ = [
     "Governor",
     "GovernorConfig",
     "GradientReducer",
+    "GroupFlag",
+    "GroupFlags",
+    "GuestOptimizer",
     "HostRanks",
     "HostRun",
     "HostRunConfig",
     "HostRunParts",
     "LoadedCheckpoint",
+    "LoopConfig",
+    "LoopController",
     "LossScaler",
     "MeasuringConfig",
     "MemoryNeed",
@@ -96,15 +109,22 @@ __all__ = [
     "StopCheck",
     "TopologyOptimizer",
     "Workbench",
+    "add_extra",
     "build_objective",
+    "capture_loop",
     "check_plan",
     "checkpoint_name",
     "checkpoint_place",
+    "describe_missing",
     "detach_record",
     "estimate_mean",
     "estimate_need",
+    "find_blamed",
     "hash_layout",
     "input_dtype",
+    "missing_from",
     "refuse_shortage",
+    "restore_loop",
+    "split_extra",
     "train_flops",
 ]

@@ -98,7 +98,7 @@ class Governor:
             chance_loss: Loss of a uniform guess for the task (ln K for K classes), > 0.
         """
         self._config = config
-        self._chance_loss = chance_loss
+        self.chance_loss = chance_loss
         self._losses: list[float] = []
         self._best = math.inf
         self._strikes = 0
@@ -149,7 +149,7 @@ class Governor:
 
     def _find_lost(self, loss: float) -> str | None:
         ratio = self._config.max_loss_ratio
-        if loss > self._chance_loss and loss > ratio * self._best:
+        if loss > self.chance_loss and loss > ratio * self._best:
             return f"validation loss {loss:.4g} is over {ratio:g} times the best {self._best:.4g}"
         return None
 
@@ -159,7 +159,7 @@ class Governor:
             return None
         mean, spread = statistics.fmean(self._losses), statistics.pstdev(self._losses)
         bounds = (
-            config.max_chance_ratio * self._chance_loss,
+            config.max_chance_ratio * self.chance_loss,
             config.max_mean_ratio * mean,
             mean + config.max_deviations * spread,
         )
@@ -168,7 +168,7 @@ class Governor:
         return None
 
     def _find_collapse(self, loss: float) -> str | None:
-        config, chance = self._config, self._chance_loss
+        config, chance = self._config, self.chance_loss
         if len(self._losses) < config.min_history:
             return None
         has_learned = statistics.fmean(self._losses) < config.learned_fraction * chance

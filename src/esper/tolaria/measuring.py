@@ -23,11 +23,14 @@ from torch import Tensor
 
 from esper.kasmina import ForwardPlan, MorphogeneticModel, NormWithStatistics, norms_with_statistics
 from esper.leyline import ConfigError, Estimate, JsonValue, SeedStage
+from esper.tolaria.norm_statistics import (
+    Statistics,
+    batch_statistics,
+    read_statistics,
+    write_statistics,
+)
 from esper.tolaria.objectives import Objective
 from esper.tolaria.precision import Autocast
-
-Statistics = list[tuple[Tensor, Tensor, Tensor]]
-"""Running mean, running variance and batch counter of each norm, in module order."""
 
 
 @final
@@ -147,13 +150,13 @@ class Evaluator:
             A list of float32 [N] tensors in the order of `settings`, and the bill in FLOPs.
         """
         norms = norms_with_statistics(model)
-        saved = _read_statistics(norms)
+        saved = read_statistics(norms)
         try:
             with eval_mode(model), torch.no_grad(), self._autocast.context():
                 statistics = self._calibrate(model, norms, settings, calibration) if norms else {}
                 differences = self._pair(model, norms, settings, statistics, items)
         finally:
-            _write_statistics(norms, saved)
+            write_statistics(norms, saved)
             model.forget_records()
         return differences, self._bill(model, settings, len(calibration) if norms else 0, len(items[1]))
 
@@ -167,7 +170,7 @@ class Evaluator:
         norms = norms_with_statistics(model)
         if not norms:
             return
-        with eval_mode(model), torch.no_grad(), self._autocast.context(), _batch_statistics(norms):
+        with eval_mode(model), torch.no_grad(), self._autocast.context(), batch_statistics(norms):
             model.host(calibration)
 
     def _calibrate(
@@ -178,13 +181,13 @@ class Evaluator:
         calibration: Tensor,
     ) -> dict[Setting | None, Statistics]:
         statistics: dict[Setting | None, Statistics] = {}
-        with _batch_statistics(norms):
+        with batch_statistics(norms):
             captured = _run_capturing(model, calibration, settings)[1]
-            statistics[None] = _read_statistics(norms)
+            statistics[None] = read_statistics(norms)
             for setting in settings:
                 _run_changed(model, setting, captured.get(setting.slot), calibration)
-                statistics[setting] = _read_statistics(norms)
-                _write_statistics(norms, statistics[None])
+                statistics[setting] = read_statistics(norms)
+                write_statistics(norms, statistics[None])
         return statistics
 
     def _pair(
@@ -197,11 +200,11 @@ class Evaluator:
     ) -> list[Tensor]:
         parts: list[list[Tensor]] = [[] for _ in settings]
         for inputs, targets in _chunks(*items, self._config.chunk_items):
-            _write_statistics(norms, statistics.get(None, []))
+            write_statistics(norms, statistics.get(None, []))
             outputs, captured = _run_capturing(model, inputs, settings)
             as_it_is = self._gate_metric(outputs, targets)
             for index, setting in enumerate(settings):
-                _write_statistics(norms, statistics.get(setting, []))
+                write_statistics(norms, statistics.get(setting, []))
                 changed = _run_changed(model, setting, captured.get(setting.slot), inputs)
                 parts[index].append(as_it_is - self._gate_metric(changed, targets))
         return [torch.cat(part) for part in parts]
@@ -284,21 +287,6 @@ def eval_mode(model: MorphogeneticModel) -> Iterator[None]:
             module.training = mode
 
 
-@contextmanager
-def _batch_statistics(norms: Sequence[NormWithStatistics]) -> Iterator[None]:
-    """Norms use the batch's statistics and make them their running ones (momentum 1)."""
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.training = True
-        norm.momentum = 1.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.training = False
-            norm.momentum = momentum
-
-
 def _run_capturing(
     model: MorphogeneticModel, inputs: Tensor, settings: Sequence[Setting]
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -323,24 +311,6 @@ def _run_changed(
             return outputs
         features = model.slot(setting.slot).pass_through(captured)
         return model.run_tail(setting.slot, features, inputs)
-
-
-def _read_statistics(norms: Sequence[NormWithStatistics]) -> Statistics:
-    return [tuple(buffer.clone() for buffer in _buffers(norm)) for norm in norms]  # type: ignore[misc]
-
-
-def _write_statistics(norms: Sequence[NormWithStatistics], statistics: Statistics) -> None:
-    for norm, saved in zip(norms, statistics, strict=True):
-        for buffer, value in zip(_buffers(norm), saved, strict=True):
-            buffer.copy_(value)
-
-
-def _buffers(norm: NormWithStatistics) -> tuple[Tensor, Tensor, Tensor]:
-    mean, variance, counter = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    assert mean is not None
-    assert variance is not None
-    assert counter is not None
-    return mean, variance, counter
 
 
 def _chunks(inputs: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -60,7 +60,7 @@ def capture_state(run: RunState, *, with_last_good: bool) -> StateRecord:
         "tracker": bench.tracker.state(),
         "governor": bench.governor.state(),
         "ledger": bench.ledger.state(),
-        "signals": _signals_to_dict(run.signals),
+        "signals": signals_to_dict(run.signals),
         "event_count": run.event_count,
         "is_terminated": run.is_terminated,
     }
@@ -122,9 +122,7 @@ def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -
     bench.governor.restore(_mapping(state, "governor"), keep_rollback_count=keep_counters)
     run.epoch = _count(state, "epoch")
     run.progress = EpochProgress.from_dict(_numbers(_mapping(state, "progress"), EpochProgress().to_dict()))
-    run.signals = _signals_from_dict(
-        _numbers(_mapping(state, "signals"), _signals_to_dict(TrainingSignals()))
-    )
+    run.signals = signals_from_dict(_numbers(_mapping(state, "signals"), signals_to_dict(TrainingSignals())))
     if keep_counters:
         return
     bench.ledger.restore(_mapping(state, "ledger"))
@@ -188,14 +186,16 @@ def _is_plain(value: JsonValue) -> bool:
     return _is_number(value) or isinstance(value, str)
 
 
-def _signals_to_dict(signals: TrainingSignals) -> dict[str, JsonValue]:
+def signals_to_dict(signals: TrainingSignals) -> dict[str, JsonValue]:
+    """Return plain data."""
     data = asdict(signals)
     data["loss_history"] = list(signals.loss_history)
     data["metric_history"] = list(signals.metric_history)
     return data
 
 
-def _signals_from_dict(data: dict[str, JsonValue]) -> TrainingSignals:
+def signals_from_dict(data: dict[str, JsonValue]) -> TrainingSignals:
+    """Rebuild from `signals_to_dict`."""
     plain = dict(data)
     for name in ("loss_history", "metric_history"):
         history = plain[name]

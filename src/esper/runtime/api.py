@@ -1,0 +1,120 @@
+"""The public front: `esper.grow` and what goes with it, for models and loops of one's own.
+
+```
+grow          a model of your own gets slots           -> Growable
+suggest       where it could grow, and why
+Controller    growth in your own training loop
+fit           a training loop of ours around it
+blueprint     a seed of your own
+```
+Only turns what a person writes into what the rooms below take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from esper.kasmina import (
+    BlueprintSpec,
+    GateConfig,
+    GrowthPoint,
+    Inputs,
+    LifecycleConfig,
+    MorphogeneticModel,
+    PointWishes,
+    QualityGates,
+    find_growth_points,
+)
+from esper.leyline import ConfigError, HostError, TamiyoPolicy
+from esper.runtime.growable import Growable, GrowthPlan
+from esper.runtime.own_blueprints import extend_registry
+from esper.tolaria import Budget
+
+
+def suggest(
+    model: nn.Module,
+    sample: Inputs,
+    *,
+    layout: str | Mapping[str, str] | None = None,
+    select: int | str | Mapping[str, int | str] | None = None,
+) -> tuple[GrowthPoint, ...]:
+    """Return where a model could grow, in forward order, each with the reason.
+
+    Args:
+        model: Any module; left as it is.
+        sample: One batch on its device, as for `grow`.
+        layout: As for `grow`.
+        select: As for `grow`.
+
+    Raises:
+        HostError: If nothing can be proposed; says what to do.
+    """
+    return find_growth_points(model, sample, PointWishes(layout=layout, select=select))
+
+
+def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
+    model: nn.Module,
+    *,
+    sample: Inputs,
+    at: Sequence[str] | str | None = None,
+    blueprints: Sequence[str | BlueprintSpec] | None = None,
+    policy: TamiyoPolicy | str = "heuristic",
+    budget: Budget | None = None,
+    layout: str | Mapping[str, str] | None = None,
+    select: int | str | Mapping[str, int | str] | None = None,
+    seed: int = 0,
+) -> Growable:
+    """Give a model slots in which seeds can grow; the model itself is not changed.
+
+    Call it before `torch.compile`, and before wrapping. The optimiser may be made before or after.
+
+    Args:
+        model: Any module, on its device.
+        sample: One batch as the model takes it: a tensor, a tuple of positional arguments, or a mapping of
+            arguments by name; two items are enough, on the model's device.
+        at: Globs over module paths ("stages.*" = its children, "**.mlp" = at any depth); None = where the
+            model declares it (`injection_points()`), else where `suggest` proposes.
+        blueprints: Ids, families ("conv") or own ones (`esper.blueprint`); None = all that fit.
+        policy: Who decides when a controller asks: a name, a trained policy's folder, or an object.
+        budget: How far the model may grow; None = without limit.
+        layout: Order of axes where it cannot be told: "nchw", "nhwc", "ncl", "nld", "lnd", "flat"; for all,
+            or by glob.
+        select: Where in a tuple or mapping that a module returns the feature is; for all, or by glob.
+        seed: Of the weights of new seeds.
+
+    Returns:
+        The model with its slots, as a module that is called as the model was.
+
+    Raises:
+        HostError: If nothing can grow there; names the nearest valid choice.
+        ConfigError: If a name is unknown or a value out of its range.
+    """
+    if not isinstance(model, nn.Module):
+        raise HostError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    if isinstance(model, Growable):
+        raise HostError("model can grow already: use it as it is, or grow model.host")
+    _check_sample(model, sample)
+    patterns = (at,) if isinstance(at, str) else tuple(at or ())
+    registry, names = extend_registry(blueprints)
+    points = find_growth_points(model, sample, PointWishes(at=patterns, layout=layout, select=select))
+    grown = MorphogeneticModel(
+        model,
+        sample,
+        registry=registry,
+        gates=QualityGates(GateConfig(), keep_threshold=0.0),
+        lifecycle=LifecycleConfig(incubation="residual"),
+        points=[point.point for point in points],
+    )
+    plan = GrowthPlan(policy=policy, blueprints=names, budget=budget or Budget(), seed=seed)
+    return Growable(grown, points, sample, plan)
+
+
+def _check_sample(model: nn.Module, sample: Inputs) -> None:
+    if isinstance(sample, Tensor | Mapping | tuple | list):
+        return
+    raise ConfigError(
+        f"sample is a {type(sample).__name__}: expected one batch as {type(model).__name__} takes it, a "
+        "tensor, a tuple of arguments, or a mapping of arguments by name, e.g. next(iter(loader))[0][:2]"
+    )

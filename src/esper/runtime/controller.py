@@ -1,0 +1,348 @@
+"""`esper.Controller`: growth in a training loop of one's own, by three calls.
+
+```
+controller = esper.Controller(grown, optimizer, scheduler)
+for epoch in range(30):
+    controller.act()                                   before an interval
+    for batch in loader: ...; controller.step(loss)    after each optimizer.step()
+    controller.observe(evaluate=evaluate)              after it
+```
+Resolves names (policies, metrics) and tells events as sentences; what it does stands in
+`esper.tolaria.LoopController`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, final
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from esper.leyline import ConfigError, EventSink, MetricSpec, SlotOutcome, TamiyoPolicy, derive_seed
+from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.policies import SCORED_POLICY, find_policy
+from esper.tolaria import (
+    CheckpointStore,
+    GuestOptimizer,
+    LoopConfig,
+    LoopController,
+    StateRecord,
+    add_extra,
+    capture_loop,
+    checkpoint_name,
+    restore_loop,
+    split_extra,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from esper.runtime.growable import Growable
+    from esper.runtime.loop_events import LoopEvent
+
+_HIGHER = (
+    "accuracy",
+    "acc",
+    "f1",
+    "auc",
+    "auroc",
+    "precision",
+    "recall",
+    "r2",
+    "map",
+    "miou",
+    "bleu",
+    "rouge",
+    "score",
+)
+_LOWER = ("loss", "error", "mse", "mae", "rmse", "perplexity", "ppl", "nll", "cross_entropy", "wer", "cer")
+_SCALES: Mapping[bool, float] = MappingProxyType({True: 0.05, False: 0.1})
+"""Direction -> a difference that is large: five points of a share, a tenth of a nat."""
+
+
+class Scaler(Protocol):
+    """What of `torch.amp.GradScaler` is needed."""
+
+    def get_scale(self) -> float:
+        """Return the present factor on the loss."""
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide gradients by it."""
+
+
+def name_metric(name: str, is_higher_better: bool | None, scale: float | None = None) -> MetricSpec:
+    """Return the facts of a metric.
+
+    Args:
+        name: As `observe` is given it.
+        is_higher_better: None = as the name says, where it is a common one.
+        scale: A difference that is large, in its units, > 0; None = 0.05 if higher is better, else 0.1.
+
+    Raises:
+        ConfigError: If the direction is neither told nor known.
+    """
+    words = set(name.lower().replace("-", "_").split("_")) | {name.lower()}
+    if is_higher_better is None:
+        if bool(words & set(_HIGHER)) == bool(words & set(_LOWER)):
+            raise ConfigError(
+                f"metric={name!r}: say higher_is_better=True or False; it is known of "
+                f"{', '.join(_HIGHER[:3])}, {', '.join(_LOWER[:4])} and the like"
+            )
+        is_higher_better = bool(words & set(_HIGHER))
+    return MetricSpec(
+        name=name,
+        is_higher_better=is_higher_better,
+        scale=_SCALES[is_higher_better] if scale is None else scale,
+    )
+
+
+def resolve_policy(policy: TamiyoPolicy | str, seed: int) -> TamiyoPolicy:
+    """Return a policy by what a command line calls it; one that is a policy already comes back.
+
+    Raises:
+        EsperError: If the name, folder or class is none.
+    """
+    if not isinstance(policy, str):
+        return policy
+    if policy == SCORED_POLICY:
+        raise ConfigError(
+            f"policy={policy!r} plants by scores, which need the loss: in a loop of your own use 'heuristic'"
+        )
+    return find_policy(policy, ExperimentConfig(), seed=derive_seed(seed, "policy", 0), is_greedy=True).policy
+
+
+@final
+class Controller:
+    """Grows a model in your own loop.
+
+    Example:
+        controller = esper.Controller(grown, optimizer, policy="heuristic")
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a fact about somebody else's loop
+        self,
+        grown: Growable,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | Sequence[LRScheduler] | None = None,
+        *,
+        policy: TamiyoPolicy | str | None = None,
+        metric: str = "loss",
+        higher_is_better: bool | None = None,
+        metric_scale: float | None = None,
+        epochs: int | None = None,
+        keep_threshold: float = 0.0,
+        accumulation: int = 1,
+        scaler: Scaler | None = None,
+        config: LoopConfig | None = None,
+        sink: EventSink | None = None,
+    ) -> None:
+        """Take over the growth of a model; from here on the optimiser's groups follow it.
+
+        Args:
+            grown: From `esper.grow`.
+            optimizer: Yours, over the model's parameters; made before or after `grow`.
+            scheduler: Every learning-rate scheduler on it.
+            policy: Who decides; None = as told to `grow`.
+            metric: Name of the metric in what `observe` is given.
+            higher_is_better: Its direction; None = as its name says.
+            metric_scale: A difference that is large, in its units, > 0; None = five points of a share such as
+                accuracy, else a tenth of the first value observed.
+            epochs: Intervals that the loop runs; None = not known.
+            keep_threshold: Smallest contribution worth keeping, in units of the metric, >= 0.
+            accumulation: Backward passes per optimiser step, >= 1.
+            scaler: The loop's `torch.amp.GradScaler`, if it has one.
+            config: Every setting; the arguments above then only fill in metric, epochs and the rest.
+            sink: Where events go beside being returned.
+
+        Raises:
+            ConfigError: If optimiser or schedulers cannot follow growth, a name is unknown, or the model has
+                a controller already.
+        """
+        spec = name_metric(metric, higher_is_better, metric_scale)
+        plan = grown.plan
+        settings = config or LoopConfig(
+            metric=spec,
+            blueprints=plan.blueprints,
+            budget=plan.budget,
+            is_scale_known=metric_scale is not None or spec.is_higher_better,
+            horizon=epochs,
+            keep_threshold=keep_threshold,
+            accumulation=accumulation,
+            seed=plan.seed,
+        )
+        schedulers = (scheduler,) if isinstance(scheduler, LRScheduler) else tuple(scheduler or ())
+        if grown.controller is not None:
+            raise ConfigError("this model has a controller already: close() it before another takes over")
+        self._grown, self._optimizer, self._scaler = grown, optimizer, scaler
+        self._loop = LoopController(
+            grown.model,
+            optimizer,
+            GuestOptimizer(
+                optimizer,
+                schedulers,
+                newborn_warmup_batches=settings.newborn_warmup_batches,
+                host_parameters=grown.model.host_parameters(),
+            ),
+            resolve_policy(plan.policy if policy is None else policy, plan.seed),
+            settings,
+            sink=sink,
+            read_scale=(lambda: 1.0) if scaler is None else scaler.get_scale,
+        )
+        grown.attach(self._loop)
+
+    def act(self) -> list[LoopEvent]:
+        """Let the policy decide and grow the model; call it before an interval trains.
+
+        Returns:
+            What happened, in sentences; empty when it waited.
+
+        Raises:
+            ConfigError: If the last interval was not ended by `observe`.
+        """
+        return self._tell(self._loop.act())
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Remember a batch's loss; the clock itself is the optimiser's own steps.
+
+        Args:
+            loss: Its mean over the batch's items, as a scalar.
+        """
+        self._loop.step(loss)
+
+    def observe(
+        self, metrics: object = None, *, evaluate: Callable[[Growable], object] | None = None
+    ) -> list[LoopEvent]:
+        """End an interval.
+
+        Args:
+            metrics: Of the validation set: a number, or a mapping with the metric's name; None = asked for.
+            evaluate: Called with the grown model, once as it is and once per live seed without it; returns
+                the same kind of thing, best a tensor [N] with one number per item, always of the same items
+                in the same order. Needed for keeping seeds: without it none can show what it is worth.
+
+        Raises:
+            ConfigError: If there is neither, the metric is not in it, or no optimiser step was made.
+        """
+        if evaluate is None:
+            return self._tell(self._loop.observe(metrics))
+        return self._tell(self._loop.observe(metrics, evaluate=lambda: evaluate(self._grown)))
+
+    def follow(self, scheduler: LRScheduler) -> None:
+        """Keep one more scheduler in step with the optimiser's groups; call it when one is made later.
+
+        Raises:
+            ConfigError: If it cannot live with groups that come and go.
+        """
+        self._loop.guest.follow(scheduler)
+
+    def unscale(self) -> None:
+        """Unscale gradients under the loop's GradScaler, so that a seed's overflow skips the seed alone.
+
+        Call it between backward and clipping, in the place of `scaler.unscale_(optimizer)`.
+
+        Raises:
+            ConfigError: If the controller was given no scaler.
+        """
+        if self._scaler is None:
+            raise ConfigError("unscale() without a scaler: pass scaler= to esper.Controller")
+        self._loop.drop_faulty()
+        self._scaler.unscale_(self._optimizer)
+
+    @property
+    def epoch(self) -> int:
+        """Intervals finished."""
+        return self._loop.epoch
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps so far."""
+        return self._loop.batch
+
+    @property
+    def flops(self) -> Mapping[str, int]:
+        """FLOPs spent so far by kind, measuring and culled seeds included."""
+        return self._loop.ledger.totals()
+
+    def gradients(self) -> Mapping[str, SlotOutcome]:
+        """Return what the gradients of this interval have shown of each seed so far."""
+        return self._loop.totals.outcomes()
+
+    def cull(self, slot_id: str, reason: str) -> list[LoopEvent]:
+        """Remove the seed of a slot at once, if one lives there."""
+        return self._tell(self._loop.tell(self._loop.model.cull_live(self._loop.clock, reason, (slot_id,))))
+
+    def finish(self) -> list[LoopEvent]:
+        """End at the horizon: what was not kept goes, and norms get the statistics of what is left."""
+        return self._tell(self._loop.finish())
+
+    def capture(self, extra: StateRecord | None = None) -> StateRecord:
+        """Copy the whole state.
+
+        Args:
+            extra: What the loop itself must remember; comes back from `restore`.
+        """
+        return add_extra(capture_loop(self._loop), extra)
+
+    def restore(self, record: StateRecord) -> StateRecord:
+        """Go back to a captured state; what was spent stays spent, and random streams go on.
+
+        Returns:
+            The `extra` of the capture.
+        """
+        own, extra = split_extra(record)
+        restore_loop(self._loop, own, is_rollback=True)
+        return extra
+
+    def save(self, folder: str | Path, extra: StateRecord | None = None) -> Path:
+        """Save model, optimiser, schedulers, policy, clocks and random streams; no pickle.
+
+        Args:
+            folder: Made if it does not exist; the two newest saves are kept in it.
+            extra: What the loop itself must remember; comes back from `load`.
+
+        Returns:
+            The folder of this save.
+
+        Raises:
+            EsperError: If something of the loop is no plain data, or the disk refuses.
+        """
+        root = Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        loop = self._loop
+        name = checkpoint_name(loop.epoch, loop.batch - loop.interval_start)
+        record = self.capture(extra)
+        return _open_store(root).save(name, record, topology_hash=loop.model.topology_hash()).path
+
+    def load(self, folder: str | Path) -> StateRecord:
+        """Go on where `save` left off: model, optimiser and controller made as before, then this.
+
+        Args:
+            folder: What `save` was given; the newest whole save in it is taken.
+
+        Returns:
+            The `extra` of the save; empty if there was none.
+
+        Raises:
+            CheckpointError: If there is none, or it belongs to another model, optimiser or scheduler.
+        """
+        own, extra = split_extra(_open_store(Path(folder)).load().record)
+        restore_loop(self._loop, own, is_rollback=False)
+        return extra
+
+    def close(self) -> None:
+        """Let go of model and optimiser; both stay as they are."""
+        self._loop.close()
+        self._grown.detach()
+
+    def _tell(self, events: Sequence[object]) -> list[LoopEvent]:
+        told = self._grown.narrator.tell(events)  # type: ignore[arg-type]
+        return [event for event in told if event.text]
+
+
+def _open_store(root: Path) -> CheckpointStore:
+    return CheckpointStore(root, kind="loop", esper_version=version("esper-lite"))

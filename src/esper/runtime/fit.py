@@ -1,0 +1,121 @@
+"""`esper.fit`: a training loop of ours around a model of somebody else's.
+
+```
+each interval (an epoch, or a number of batches)
+  act        the policy decides, the optimiser follows
+  train      batches: forward, loss, backward, clip, step, scheduler
+  judge      validation; a host that fails goes back to its last good state, the seed to blame is culled
+  observe    each seed is measured by the same validation without it
+  save       everything, so that the next call goes on bit for bit
+```
+Built on `esper.Controller`: whatever can be done here can be done in a loop of one's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from esper.leyline import ConfigError, TamiyoPolicy, suggest
+from esper.runtime.fit_batches import BatchReader, Loss, Metric, measure_accuracy
+from esper.runtime.fit_config import FitConfig
+from esper.runtime.fit_loop import FitLoop, FitResult, IntervalReport
+from esper.runtime.growable import Growable
+from esper.tolaria import Autocast
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
+
+Named = Iterable[tuple[str, nn.Parameter]]
+"""Parameters by name, as `named_parameters` gives them."""
+
+
+def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
+    grown: Growable,
+    train: Iterable[object],
+    validation: Iterable[object],
+    *,
+    optimizer: torch.optim.Optimizer | Callable[[Named], torch.optim.Optimizer],
+    loss: Loss | None = None,
+    epochs: int = 10,
+    scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    metric: str = "loss",
+    higher_is_better: bool | None = None,
+    policy: TamiyoPolicy | str | None = None,
+    callbacks: Sequence[Callable[[IntervalReport], object]] = (),
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    config: FitConfig | None = None,
+    **settings: object,
+) -> FitResult:
+    """Train a model and let it grow.
+
+    Args:
+        grown: From `esper.grow`, on the device where it is to be trained.
+        train: Loader of (inputs, targets) or of mappings; gone through once per epoch.
+        validation: Loader of the same kind that gives the same batches in the same order every time.
+        optimizer: Makes the optimiser of named parameters, or is one.
+        loss: (outputs, targets) -> scalar; None = the model returns its own under "loss".
+        epochs: Passes over the training loader.
+        scheduler: Makes a learning-rate scheduler of the optimiser.
+        metrics: More of them by name, each (outputs, targets) -> one number, or one per item.
+        metric: The one by which seeds are judged: "loss", "accuracy", or one of `metrics`.
+        higher_is_better: Its direction; None = as its name says.
+        policy: Who decides; None = as told to `grow`.
+        callbacks: Called with each interval's report; one that returns "stop" ends the training.
+        folder: Where to save after each interval; None = nowhere.
+        resume: Whether to go on from what the folder holds, if it holds something.
+        progress: Whether to write a line per interval and event to standard error.
+        config: Every setting; `settings` are its fields by name.
+        settings: Fields of `FitConfig`: interval_batches, accumulation, clip_norm, amp, ...
+
+    Returns:
+        What happened; the model itself has grown in place.
+
+    Raises:
+        ConfigError: If a setting, loader, loss or metric does not fit.
+        GovernorGaveUpError: If training still fails after the allowed number of rollbacks.
+        CheckpointError: If the folder holds another training.
+    """
+    if not isinstance(grown, Growable):
+        raise ConfigError(f"fit() trains what esper.grow returns, got {type(grown).__name__}: grow it first")
+    plan = config or FitConfig(epochs=epochs, **settings)  # type: ignore[arg-type]
+    made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(grown.named_parameters())
+    known = dict(metrics or {})
+    if metric == "accuracy" and metric not in known:
+        known["accuracy"] = measure_accuracy
+    if metric != "loss" and metric not in known:
+        raise ConfigError(f"metric={metric!r}: {suggest(metric, ['loss', 'accuracy', *known])}")
+    loop = FitLoop(
+        grown=grown,
+        train=train,
+        validation=validation,
+        optimizer=made,
+        schedulers=() if scheduler is None else (scheduler(made),),
+        reader=BatchReader(loss, known, _device_of(grown), Autocast(_device_of(grown), plan.amp)),
+        config=plan,
+        metric=(metric, higher_is_better),
+        policy=policy,
+        say=_say if progress else _say_nothing,
+    )
+    with loop:
+        return loop.run(callbacks, None if folder is None else Path(folder), resume=resume)
+
+
+def _device_of(grown: Growable) -> torch.device:
+    return next((p.device for p in grown.parameters()), torch.device("cpu"))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _say_nothing(text: str) -> None:
+    del text

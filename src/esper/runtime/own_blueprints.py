@@ -1,0 +1,109 @@
+"""A user's own seed: a decorated builder becomes a blueprint that keeps the same contract as ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper.kasmina import (
+    BlueprintRegistry,
+    BlueprintSpec,
+    SlotSpec,
+    build_seeded,
+    builtin_registry,
+    count_trainable,
+    require_contract,
+)
+from esper.leyline import ConfigError, Layout, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+_SAMPLES = (
+    SlotSpec(slot_id="sample", layout=Layout.MAP_2D, shape=(16, 8, 8), num_channels=16),
+    SlotSpec(slot_id="sample", layout=Layout.SEQUENCE, shape=(12, 16), num_channels=16),
+    SlotSpec(slot_id="sample", layout=Layout.FLAT, shape=(16,), num_channels=16),
+)
+"""What a blueprint is tried on when it is declared: one feature per layout."""
+
+
+def blueprint(
+    name: str, *, needs: str | Sequence[str] = "2d", family: str = "own", version: int = 1
+) -> Callable[[Callable[[SlotSpec], nn.Module]], BlueprintSpec]:
+    """Return a decorator that makes a blueprint of a builder `(SlotSpec) -> nn.Module` and checks it at once.
+
+    The module maps a feature h, [B, C, H, W], [B, T, C] or [B, C], to what is added to it. It must be exactly
+    zero at birth and able to learn from there: end in a linear map whose weights are zero, say.
+
+    Args:
+        name: Unique id, by which it is germinated.
+        needs: Layouts that it fits: "2d", "sequence", "flat".
+        family: Group of like blueprints; a policy that never saw it knows it by its costs.
+        version: Raised when the meaning of the id changes.
+
+    Raises:
+        ConfigError: If a layout is unknown.
+        BlueprintContractError: If the module changes shapes, is not zero at birth, cannot learn, or jumps;
+            says which.
+
+    Example:
+        @esper.blueprint("scale", needs="flat")
+        def scale(spec):
+            layer = nn.Linear(spec.num_channels, spec.num_channels)
+            nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
+            return layer
+
+        grown = esper.grow(model, sample=x, blueprints=["mlp", scale])
+    """
+    known = {layout.value: layout for layout in Layout}
+    wanted = (needs,) if isinstance(needs, str) else tuple(needs)
+    for layout in wanted:
+        if layout not in known:
+            raise ConfigError(f"blueprint {name!r}: needs={layout!r}: {suggest(layout, known)}")
+
+    def decorate(build: Callable[[SlotSpec], nn.Module]) -> BlueprintSpec:
+        spec = BlueprintSpec(
+            id=name,
+            family=family,
+            layouts=frozenset(known[layout] for layout in wanted),
+            build=build,
+            count_params=lambda slot: count_trainable(build_seeded(lambda: build(slot), 0)),
+            version=version,
+        )
+        for sample in _SAMPLES:
+            if sample.layout in spec.layouts:
+                require_contract(spec, sample)
+        return spec
+
+    return decorate
+
+
+def extend_registry(
+    blueprints: Sequence[str | BlueprintSpec] | None,
+) -> tuple[BlueprintRegistry, tuple[str, ...]]:
+    """Return a registry with a user's own blueprints, and the names on offer.
+
+    Args:
+        blueprints: Ids, families, or what `blueprint` made; None = every built-in one.
+
+    Raises:
+        UnknownNameError: If a name is not registered.
+        ConfigError: If an own id is taken, or something is neither a name nor a blueprint.
+    """
+    registry = builtin_registry().extended()
+    names: list[str] = []
+    for item in blueprints or ():
+        if isinstance(item, BlueprintSpec):
+            registry.add(item)
+            names.append(item.id)
+        elif isinstance(item, str):
+            names.append(item)
+        else:
+            raise ConfigError(
+                f"blueprints holds {type(item).__name__}: expected names such as 'conv_light', or functions "
+                "under @esper.blueprint"
+            )
+    for name in names:
+        registry.members(name)
+    return registry.freeze(), tuple(names)
