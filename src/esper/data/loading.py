@@ -25,6 +25,7 @@ FASHION_MNIST_TRAIN_ROWS = 10_000
 TEXT_NAMES = ("austen", "tinystories", "text")
 """Sets whose items are windows of tokens."""
 
+_MIB = 1 << 20
 _Parts = tuple[ArraySplit, ArraySplit, ArraySplit]
 
 
@@ -119,11 +120,10 @@ def _find_root(name: str, data_dir: Path | None, options: LoadOptions) -> str:
 
 
 def _read_texts(name: str, root: Path, config: TextConfig) -> Texts:
+    max_bytes = int(config.max_mb * _MIB)
     if name == "austen":
         return read_austen(root)
-    if name == "tinystories":
-        return read_tinystories(root, config.max_bytes)
-    return read_own(root, config.max_bytes)
+    return read_tinystories(root, max_bytes) if name == "tinystories" else read_own(root, max_bytes)
 
 
 def _read_parts(name: str, folder: Path, options: LoadOptions) -> tuple[_Parts, tuple[str, ...]]:

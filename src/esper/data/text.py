@@ -79,11 +79,6 @@ class TextConfig:
         if not 0.0 < self.max_mb <= 1 << 20:
             raise ConfigError(f"text.max_mb={self.max_mb}: must be > 0 and at most {1 << 20}, e.g. 64")
 
-    @property
-    def max_bytes(self) -> int:
-        """Most bytes of text that are read."""
-        return int(self.max_mb * _MIB)
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
