@@ -1,4 +1,4 @@
-"""For every test: no network outside loopback, one torch thread, one hypothesis profile, Ctrl-C heeded."""
+"""For every test: no network but loopback, one torch thread, one hypothesis profile, Ctrl-C heeded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ settings.register_profile(
 settings.load_profile("esper")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell lets what it starts in the background ignore Ctrl-C, and so would every process that tests start.
+    # A shell lets what it starts in the background ignore Ctrl-C; so would every process that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esper.runtime.api import grow, suggest
+    from esper.runtime.api import grow, propose
     from esper.runtime.controller import Controller
     from esper.runtime.fit import fit
     from esper.runtime.growable import Growable
@@ -31,12 +31,12 @@ _HOMES = MappingProxyType(
         "blueprint": "esper.runtime.own_blueprints",
         "fit": "esper.runtime.fit",
         "grow": "esper.runtime.api",
-        "suggest": "esper.runtime.api",
+        "propose": "esper.runtime.api",
     }
 )
 """Public name -> the module that has it."""
 
-__all__ = ["Budget", "Controller", "Growable", "blueprint", "fit", "grow", "suggest"]
+__all__ = ["Budget", "Controller", "Growable", "blueprint", "fit", "grow", "propose"]
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,16 @@ from cli.calling import call
 from data.tiny_texts import write_prose
 from esper.data import TextConfig
 from esper.kasmina import MAX_DIFFERENCE, count_flops
-from esper.leyline import EpochCompleted, InterruptedRunError, LossKind, SeedStage, StageChanged
+from esper.leyline import (
+    Action,
+    Decision,
+    EpochCompleted,
+    InterruptedRunError,
+    LifecycleOp,
+    LossKind,
+    SeedStage,
+    StageChanged,
+)
 from esper.nissa import effective_log, read_run
 from esper.runtime.assemble import assemble
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
@@ -160,6 +169,34 @@ def test_characters_and_tied_weights_train_and_leave(book: Path, tmp_path: Path)
     about = json.loads((tmp_path / "model" / "architecture.json").read_text())
     assert about["classes"][0] == "<unknown>"
     assert about["num_outputs"] == len(about["classes"]) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blueprint", ["norm", "mlp", "mlp_small", "lora", "lora_small", "causal_attention"])
+def test_a_seed_germinates_without_a_trace_and_opens_without_a_jolt(book: Path, blueprint: str) -> None:
+    run = assemble(_config(book, "never", epochs=20)).host_run
+    bench = run.bench
+
+    def act(op: LifecycleOp, **given: object) -> None:
+        result = run.apply(Decision(action=Action(op=op, slot="block1", **given)))  # type: ignore[arg-type]
+        assert not result.is_refused, result.refusal
+
+    def loss() -> float:
+        return bench.evaluator.evaluate(bench.model, *bench.validation).loss
+
+    for _ in range(3):
+        run.train_epoch()
+    before = loss()
+    act(LifecycleOp.GERMINATE, blueprint=blueprint, tempo_epochs=1)
+    assert loss() == before
+    for _ in range(3):
+        run.train_epoch()
+    act(LifecycleOp.ADVANCE)
+    closed, start = loss(), run.clock.batch
+    bench.model.update_alphas(start + 1)
+    assert bench.model.slot("block1").state.alpha == pytest.approx(1 / 6)
+    assert loss() != closed
+    assert loss() - closed < 0.01 * closed
 
 
 @pytest.mark.slow

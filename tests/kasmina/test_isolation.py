@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.kasmina import (
@@ -14,11 +14,12 @@ from esper.kasmina import (
     ForwardPlan,
     MorphogeneticModel,
     apply_seed_gradient,
+    compute_residual_target,
     norms_with_statistics,
     untouched_rng,
     untouched_statistics,
 )
-from esper.kasmina.isolation import pass_straight_through
+from esper.kasmina.isolation import pass_straight_through, teach_residual
 from esper.leyline import SeedStage
 from kasmina.growing import draw, grow, make_clock, make_cnn, make_model, stir
 
@@ -166,3 +167,37 @@ def test_culled_seed_is_gone_from_the_pass() -> None:
     stir(slot)
     model.cull_live(make_clock(2), "test")
     assert torch.equal(model(INPUTS), bare(INPUTS))
+
+
+def test_a_lesson_in_the_backward_pass_is_the_residual_objectives_own_gradient() -> None:
+    """The oracle is the objective computed apart, from the recorded feature and the host's gradient."""
+    tail = nn.Linear(4, 3)
+    features = draw(6, 4, seed=1).requires_grad_()
+    seed = nn.Linear(4, 4)
+    weight = torch.tensor(7.0)
+    out = tail(teach_residual(features, seed(features.detach()), weight, 0.5)).square().sum()
+    out.backward()  # type: ignore[no-untyped-call]
+    taught = [parameter.grad.clone() for parameter in seed.parameters() if parameter.grad is not None]
+
+    twin = features.detach().clone().requires_grad_()
+    tail(twin).square().sum().backward()
+    assert twin.grad is not None
+    assert features.grad is not None
+    assert torch.equal(features.grad, twin.grad)
+    target = compute_residual_target(features.detach(), twin.grad, 0.5)
+    loss = 7.0 * (seed(features.detach()) - target).square().mean()
+    expected = torch.autograd.grad(loss, list(seed.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(taught, expected, strict=True))
+
+
+def test_a_lesson_bears_what_follows_in_place_and_scales_with_its_weight() -> None:
+    grads = []
+    for weight in (1.0, 8.0):
+        seed, h = nn.Linear(4, 4), draw(6, 4, seed=2)
+        nn.init.constant_(seed.weight, 0.1)
+        nn.init.zeros_(seed.bias)
+        out = teach_residual(h.requires_grad_() * 1.0, seed(h.detach()), torch.tensor(weight), 0.5)
+        torch.relu_(out).sum().backward()  # type: ignore[no-untyped-call]
+        assert seed.weight.grad is not None
+        grads.append(seed.weight.grad)
+    assert torch.allclose(grads[1], 8.0 * grads[0])

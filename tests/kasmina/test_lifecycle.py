@@ -15,6 +15,7 @@ from esper.leyline import (
     IllegalTransitionError,
     LifecycleOp,
     SeedCulled,
+    SeedFossilized,
     SeedGerminated,
     SeedStage,
     StageChanged,
@@ -275,3 +276,25 @@ def test_restore_refuses_a_record_without_its_module() -> None:
     slot = SeedSlot(make_spec())
     with pytest.raises(ValueError, match="does not match its module"):
         make_lifecycle().restore(slot, slot.state, make_birth(slot.spec).seed)
+
+
+def test_a_move_by_hand_asks_no_gate_and_obeys_the_table() -> None:
+    lifecycle, slot = make_lifecycle(), SeedSlot(make_spec())
+    clock = make_clock()
+    with pytest.raises(
+        IllegalTransitionError, match="cannot move to BLENDING slot 'block1' in stage DORMANT"
+    ):
+        lifecycle.move_by_hand(slot, SeedStage.BLENDING, clock)
+    lifecycle.germinate(slot, make_action(), make_birth(slot.spec), clock)
+    moved = lifecycle.move_by_hand(slot, SeedStage.BLENDING, clock)
+    assert [event.new for event in moved if isinstance(event, StageChanged)] == ["TRAINING", "BLENDING"]
+    with pytest.raises(IllegalTransitionError, match="alpha is 0 of 1"):
+        lifecycle.move_by_hand(slot, SeedStage.FOSSILIZED, clock)
+    with pytest.raises(IllegalTransitionError):
+        lifecycle.move_by_hand(slot, SeedStage.TRAINING, clock)
+    assert slot.state.stage is SeedStage.BLENDING
+    slot.follow_ramp(BATCHES)
+    kept = lifecycle.move_by_hand(slot, SeedStage.FOSSILIZED, clock)
+    assert isinstance(kept[-1], SeedFossilized)
+    with pytest.raises(IllegalTransitionError):
+        lifecycle.move_by_hand(slot, SeedStage.FOSSILIZED, clock)

@@ -1,4 +1,4 @@
-"""A user's own evaluation, asked once per setting (statistics of norms: `tolaria.norm_statistics`)."""
+"""A user's own evaluation, asked once per setting; tolaria/norm_statistics.py, tolaria/input_recorder.py."""
 
 from __future__ import annotations
 

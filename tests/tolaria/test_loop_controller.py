@@ -1,4 +1,4 @@
-"""Growth in a loop that somebody else runs (its settings, `tolaria.loop_config`, are read here, too)."""
+"""Growth in somebody else's loop; tolaria/loop_config.py, tolaria/offers.py, tolaria/interval_totals.py."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_closing_takes_every_hook_off() -> None:
     loop.controller.close()
     assert not loop.optimizer._optimizer_step_pre_hooks
     assert not loop.optimizer._optimizer_step_post_hooks
-    assert not loop.model.host._forward_pre_hooks
+    assert not loop.model._forward_pre_hooks
 
 
 def test_at_the_end_what_was_not_kept_goes() -> None:

@@ -136,22 +136,7 @@ class Lifecycle:
             self._ask(state, self.gates.check_stability(state), clock, "fossilize"),
             self._ask(state, self.gates.check_fossilization(state), clock, "fossilize"),
         ]
-        estimate = state.contribution
-        events += self._move(slot, SeedStage.FOSSILIZED, clock, "kept")
-        events.append(
-            SeedFossilized(
-                epoch=clock.epoch,
-                slot=state.slot,
-                seed_id=str(state.seed_id),
-                blueprint=str(state.blueprint),
-                num_params=state.num_params,
-                age_epochs=state.seed_age_epochs,
-                contribution=None if estimate is None else estimate.mean,
-                contribution_error=None if estimate is None else estimate.standard_error,
-                credit=state.credit,
-            )
-        )
-        return events
+        return [*events, *self._move(slot, SeedStage.FOSSILIZED, clock, "kept"), _tell_kept(state, clock)]
 
     def cull(
         self,
@@ -201,7 +186,8 @@ class Lifecycle:
         if is_past_ramp and (state.ramp is not None or state.alpha < 1.0):
             raise _illegal(state, f"move to {target.value}", f"alpha is {state.alpha:.3g} of 1")
         steps = ahead[: ahead.index(target) + 1]
-        return [event for stage in steps for event in self._move(slot, stage, clock, "by hand")]
+        events = [event for stage in steps for event in self._move(slot, stage, clock, "by hand")]
+        return [*events, _tell_kept(state, clock)] if target is SeedStage.FOSSILIZED else events
 
     # ------------------------------------------------------------------ moves by the clock
 
@@ -328,6 +314,21 @@ class Lifecycle:
                 reason=reason,
             )
         ]
+
+
+def _tell_kept(state: SeedState, clock: Clock) -> Event:
+    estimate = state.contribution
+    return SeedFossilized(
+        epoch=clock.epoch,
+        slot=state.slot,
+        seed_id=str(state.seed_id),
+        blueprint=str(state.blueprint),
+        num_params=state.num_params,
+        age_epochs=state.seed_age_epochs,
+        contribution=None if estimate is None else estimate.mean,
+        contribution_error=None if estimate is None else estimate.standard_error,
+        credit=state.credit,
+    )
 
 
 def _build_ramp(start: float, target: float, state: SeedState, clock: Clock) -> AlphaRamp:

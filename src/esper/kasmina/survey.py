@@ -44,7 +44,7 @@ class Feature(NamedTuple):
     """The same number for the same tensor, wherever in the model it comes out."""
 
 
-class Evidence(NamedTuple):
+class ChannelHint(NamedTuple):
     """What a layer says about channels: how many, and at which end of the axes."""
 
     num_channels: int
@@ -68,7 +68,7 @@ class ModuleCall:
     is_composite: bool
     """Whether it has layers inside that have parameters."""
     has_parameters: bool
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[ChannelHint, ...]
     """Of the layers that ran before it returned, the latest first; at most twelve."""
 
 
@@ -187,8 +187,8 @@ class _Watcher:
         self._counts: dict[str, int] = {}
         self._outputs: dict[str, object] = {}
         """Path -> last output, in order; held until the report, so that an identity stands for one tensor."""
-        self._evidence: dict[str, tuple[Evidence, ...]] = {}
-        self._latest: list[Evidence] = []
+        self._evidence: dict[str, tuple[ChannelHint, ...]] = {}
+        self._latest: list[ChannelHint] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -254,7 +254,7 @@ def _list_features(output: object) -> tuple[Feature, ...]:
     return tuple(found)
 
 
-def _find_evidence(module: nn.Module, output: object) -> Evidence | None:
+def _find_evidence(module: nn.Module, output: object) -> ChannelHint | None:
     """Return what a layer says about channels, checked against its own output; None if it says nothing."""
     if not isinstance(output, Tensor) or output.dim() < 2 or any(True for _ in module.children()):
         return None
@@ -266,7 +266,7 @@ def _find_evidence(module: nn.Module, output: object) -> Evidence | None:
     if not count or not (is_first or is_last):
         return None
     # A layer whose count fits both ends goes by its kind: what convolves has its channels first.
-    return Evidence(count, is_first and (not is_last or isinstance(module, _CHANNELS_FIRST)))
+    return ChannelHint(count, is_first and (not is_last or isinstance(module, _CHANNELS_FIRST)))
 
 
 def _describe_items(inputs: Inputs) -> str:

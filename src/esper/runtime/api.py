@@ -2,7 +2,7 @@
 
 ```
 grow          a model of your own gets slots           -> Growable
-suggest       where it could grow, and why
+propose       where it could grow, and why
 Controller    growth in your own training loop
 fit           a training loop of ours around it
 blueprint     a seed of your own
@@ -33,7 +33,7 @@ from esper.runtime.own_blueprints import extend_registry
 from esper.tolaria import Budget
 
 
-def suggest(
+def propose(
     model: nn.Module,
     sample: Inputs,
     *,
@@ -75,7 +75,7 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
         sample: One batch as the model takes it: a tensor, a tuple of positional arguments, or a mapping of
             arguments by name; two items are enough, on the model's device.
         at: Globs over module paths ("stages.*" = its children, "**.mlp" = at any depth); None = where the
-            model declares it (`injection_points()`), else where `suggest` proposes.
+            model declares it (`injection_points()`), else where `propose` says.
         blueprints: Ids, families ("conv") or own ones (`esper.blueprint`); None = all that fit.
         policy: Who decides when a controller asks: a name, a trained policy's folder, or an object.
         budget: How far the model may grow; None = without limit.

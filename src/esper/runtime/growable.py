@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, final
 
 from torch import nn
 
-from esper.kasmina import Clock, GrowthPoint, Inputs, MorphogeneticModel
+from esper.kasmina import (
+    Clock,
+    Exported,
+    GrowthPoint,
+    Inputs,
+    MorphogeneticModel,
+    Summary,
+    export_grafted,
+    summarize,
+)
 from esper.leyline import (
     Action,
     AlphaCurve,
@@ -90,6 +99,32 @@ class Growable(nn.Module):
             mode: Of `torch.compile`: "default", "reduce-overhead", "max-autotune".
         """
         self.model.compile_host(mode)
+
+    # ------------------------------------------------------------------ what it has become
+
+    def summary(self) -> Summary:
+        """Return a table of slots, stages, parameters, FLOPs and contributions; printable, and as HTML."""
+        return summarize(self.model)
+
+    def export(self, *, merge: bool = False, allow_unfinished: bool = False) -> nn.Module:
+        """Return the network as a plain module in eval mode, without hooks, slots or anything of esper.
+
+        Args:
+            merge: Fold seeds that are linear into the weights of their layers, where that is exact.
+            allow_unfinished: Leave out seeds that are still in flight instead of refusing.
+
+        Raises:
+            ExportError: If a seed is in flight and may not be left out, or the copy differs on the sample.
+        """
+        return self.export_record(merge=merge, allow_unfinished=allow_unfinished).module
+
+    def export_record(self, *, merge: bool = False, allow_unfinished: bool = False) -> Exported:
+        """Return what `export` returns, with what was folded, what could not be, and each graft's code.
+
+        Raises:
+            ExportError: As `export`.
+        """
+        return export_grafted(self.model, self.sample, allow_unfinished=allow_unfinished, merge=merge)
 
     # ------------------------------------------------------------------ slots
 
@@ -254,8 +289,8 @@ class SlotHandle:
         controller = self._grown.controller
         if controller is not None:
             controller.tell(events)
-        # What was done stands last; stages that were passed on the way come before it.
-        return self._grown.narrator.tell(events)[-1]
+        # Of what happened on the way the last sentence says what was done.
+        return [event for event in self._grown.narrator.tell(events) if event.text][-1]
 
 
 def _pace(clock: Clock, steps: int) -> Clock:

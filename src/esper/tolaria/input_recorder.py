@@ -24,7 +24,7 @@ class InputRecorder:
     """A forward pre-hook of the whole network.
 
     Example:
-        handle = host.register_forward_pre_hook(recorder, with_kwargs=True)
+        handle = model.register_forward_pre_hook(recorder, with_kwargs=True)
     """
 
     def __init__(self, max_items: int) -> None:

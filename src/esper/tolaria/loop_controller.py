@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import Clock, Lifecycle, MorphogeneticModel, QualityGates
+from esper.kasmina import Clock, Lifecycle, MorphogeneticModel, QualityGates, find_incubating
 from esper.leyline import (
     WAIT,
     ActionResult,
@@ -87,7 +87,7 @@ class LoopController:
         sink: EventSink | None = None,
         read_scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """Hook into the optimiser's steps and the host's passes; nothing grows yet.
+        """Hook into the optimiser's steps and the model's passes; nothing grows yet.
 
         Args:
             model: Grown from the host that the loop trains; seeds that live in it already are followed.
@@ -121,12 +121,13 @@ class LoopController:
         self._lesson_weight = torch.full((), model.incubation.residual_weight / config.accumulation)
         model.teach_in_graph(self._lesson_weight)
         policy.reset()
+        self._read_scale = read_scale
         self._handles = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            model.host.register_forward_pre_hook(self.recorder, with_kwargs=True),
+            model.register_forward_pre_hook(self.recorder, with_kwargs=True),
+            model.register_forward_pre_hook(self._before_pass),
         )
-        self._read_scale = read_scale
         self.follow_topology()
 
     # ------------------------------------------------------------------ the loop's three calls
@@ -311,10 +312,12 @@ class LoopController:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         del optimizer, args, kwargs
         self.model.update_alphas(self.batch)
-        self._weigh_lessons()
 
-    def _weigh_lessons(self) -> None:
+    def _before_pass(self, module: nn.Module, args: object) -> None:
         """Let what seeds learn carry the loss's factors: its scale, and its share of one step."""
+        del module, args
+        if torch.compiler.is_compiling() or not find_incubating(self.model):
+            return
         weight = self.model.incubation.residual_weight * self._read_scale() / self.config.accumulation
         self._lesson_weight.fill_(weight)
 

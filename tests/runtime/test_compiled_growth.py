@@ -1,0 +1,99 @@
+"""A grown model under `torch.compile`: no break in its graph, and compiled anew for topologies alone.
+
+The backend counts and hands the graph back, so that what is tested is what dynamo makes of hooks and slots
+(`runtime.growable`), not a code generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from esper.runtime.controller import Controller
+from runtime.own_models import grow_net, train_batches
+from tolaria.loop_toys import Script, advance, germinate
+
+pytestmark = [
+    pytest.mark.slow,
+    # torch's own compiler imports a name that it has deprecated itself.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    # The compiler makes an instance of an autograd function to look at it, which torch warns of.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning"),
+]
+
+
+@dataclass
+class Counter:
+    """A backend that runs graphs as they are."""
+
+    graphs: int = 0
+
+    def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_a_whole_life_is_one_graph_per_topology_without_a_break() -> None:
+    grown = grow_net(policy=Script([None, germinate(), None, advance()]))
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.05)
+    controller = Controller(grown, optimizer)
+    counter = Counter()
+    compiled = torch.compile(grown, backend=counter, fullgraph=True)
+    graphs = []
+    for _ in range(7):
+        controller.act()
+        for x, y in train_batches():
+            optimizer.zero_grad()
+            F.cross_entropy(compiled(x), y).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        graphs.append(counter.graphs)
+
+        def losses(model: torch.nn.Module) -> Tensor:
+            x, y = train_batches()[0]
+            with torch.no_grad():
+                return F.cross_entropy(model(x), y, reduction="none")
+
+        controller.observe(evaluate=losses)
+    grown["body"].fossilize()
+    compiled(train_batches()[0][0]).sum().backward()
+    graphs.append(counter.graphs)
+    born, blending = graphs[1] - graphs[0], graphs[3] - graphs[2]
+    assert graphs[0] == 1
+    assert born == 1
+    assert graphs[2] == graphs[1]
+    assert blending <= 2  # once at alpha 0, where the seed is skipped, once for every alpha above
+    assert graphs[3] == graphs[-1]
+
+
+def test_compiled_and_plain_training_give_the_same_numbers() -> None:
+    def train(*, is_compiled: bool) -> list[float]:
+        grown = grow_net(policy=Script([germinate(), None, advance()]))
+        optimizer = torch.optim.SGD(grown.parameters(), lr=0.05)
+        controller = Controller(grown, optimizer)
+        forward = torch.compile(grown, backend=Counter(), fullgraph=True) if is_compiled else grown
+        losses = []
+        for _ in range(4):
+            controller.act()
+            for x, y in train_batches():
+                optimizer.zero_grad()
+                loss = F.cross_entropy(forward(x), y)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(float(loss.detach()))
+            controller.observe(losses[-1])
+        return losses
+
+    assert train(is_compiled=True) == pytest.approx(train(is_compiled=False), abs=1e-6)
