@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -140,3 +141,12 @@ def test_help_names_every_kind_of_policy(comparisons: FakeComparison) -> None:
     out = call(["evaluate", "--help"]).out
     for word in ("heuristic", "schedule:FILE", "pretrained", "--seeds"):
         assert word in out
+
+
+def test_hosts_that_model_language_are_shown_with_their_perplexity(comparisons: FakeComparison) -> None:
+    answer = call(["evaluate", "--policy", "heuristic", "--task", "austen", "--episodes", "2"])
+    assert comparisons.references == ["never", "heuristic"]
+    assert f"never: host 0 done, test perplexity {math.exp(-0.9):.4f}" in answer.err
+    assert "test perplexity" in answer.out
+    assert f"{math.exp(-0.9):.4f}" in answer.out
+    assert "as minus its log" in answer.out

@@ -218,3 +218,65 @@ def test_arguments_out_of_range_are_refused() -> None:
     flat = ArraySplit(inputs=torch.zeros(4, 3), targets=torch.arange(4))
     with pytest.raises(ConfigError, match="flat inputs"):
         _iterator(split=flat, augment=AugmentConfig())
+
+
+def _tokens(num_items: int = 23, dtype: torch.dtype = torch.uint8) -> ArraySplit:
+    tokens = torch.arange(num_items * 4).reshape(num_items, 4)
+    return ArraySplit(inputs=tokens.to(dtype), targets=(tokens + 1).to(dtype), source="tokens")
+
+
+def _token_batches(
+    seeds: Sequence[int] = (3,), batch_size: int = 5, *, epoch_batches: int | None = None, num_items: int = 23
+) -> SharedBatchIterator:
+    return SharedBatchIterator(
+        _tokens(num_items), seeds, batch_size, device=CPU, mean=(), std=(), epoch_batches=epoch_batches
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
+def test_tokens_come_out_as_int64_with_the_target_of_each(dtype: torch.dtype) -> None:
+    batches = SharedBatchIterator(_tokens(dtype=dtype), (3, 4), 5, device=CPU, mean=(), std=())
+    both = batches.batch(1, 2)
+    assert both.inputs.dtype == both.targets.dtype == torch.int64
+    assert both.inputs.shape == both.targets.shape == (2, 5, 4)
+    assert torch.equal(both.targets, both.inputs + 1)
+    for e in range(2):
+        row = batches.row(1, 2, e)
+        assert all(torch.equal(one, many[e]) for one, many in zip(row, both, strict=True))
+        assert torch.equal(row.inputs[:, 0], 4 * row.indices)
+
+
+@given(num_items=st.integers(1, 40), batch_size=st.integers(1, 12), epoch_batches=st.integers(1, 9))
+def test_epochs_of_so_many_batches_go_on_where_the_last_one_ended(
+    num_items: int, batch_size: int, epoch_batches: int
+) -> None:
+    batches = _token_batches((7,), batch_size, epoch_batches=epoch_batches, num_items=num_items)
+    size = min(batch_size, num_items)
+    assert batches.num_batches == epoch_batches
+    assert batches.num_items == epoch_batches * size
+    per_pass = num_items // size
+    order = [
+        item
+        for epoch in range(4)
+        for index in range(epoch_batches)
+        for item in batches.row(epoch, index, 0).indices.tolist()
+    ]
+    assert len(order) == 4 * batches.num_items
+    for start in range(0, len(order) - per_pass * size + 1, per_pass * size):
+        one_pass = order[start : start + per_pass * size]
+        assert len(set(one_pass)) == len(one_pass)
+
+
+def test_short_epochs_see_what_one_long_pass_would_show() -> None:
+    short, whole = _token_batches(epoch_batches=2, num_items=20), _token_batches(num_items=20)
+    rows = [short.row(epoch, index, 0).indices for epoch in range(2) for index in range(2)]
+    assert all(torch.equal(row, whole.row(0, index, 0).indices) for index, row in enumerate(rows))
+    third = short.row(2, 0, 0).indices
+    assert torch.equal(third, whole.row(1, 0, 0).indices)
+
+
+def test_an_epoch_of_no_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epoch_batches=0"):
+        _token_batches(epoch_batches=0)
+    with pytest.raises(IndexError, match=r"batch 2: must be in \[0, 2\)"):
+        _token_batches(epoch_batches=2).row(0, 2, 0)

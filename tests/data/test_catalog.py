@@ -151,3 +151,25 @@ def test_folder_that_cannot_be_read_counts_as_absent(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(DataError, match="does not exist"):
         locate("emoji9", tmp_path)
+
+
+def test_a_pattern_stands_for_the_first_file_that_fits(tmp_path: Path) -> None:
+    folder = tmp_path / "TinyStories"
+    folder.mkdir()
+    for name in ("train-1.parquet", "train-0.parquet"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"lacks valid\*\.parquet"):
+        locate("tinystories", tmp_path)
+    (folder / "validation-0.parquet").write_bytes(b"x")
+    assert locate("tinystories", tmp_path) == folder
+    assert [finding.file for finding in check("tinystories", tmp_path)] == [
+        str(folder / "train-0.parquet"), str(folder / "validation-0.parquet"),
+    ]  # fmt: skip
+
+
+def test_a_text_of_ones_own_is_given_and_not_looked_for() -> None:
+    states = {status.name: status.state for status in list_datasets()}
+    assert states["text"] == "given"
+    assert check("text") == ()
+    with pytest.raises(DataError, match=r"--task\.text\.file"):
+        locate("text")

@@ -136,3 +136,26 @@ def test_closed_cache_refuses_use() -> None:
 def test_bound_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_bytes=0"):
         DeviceCache(max_bytes=0)
+
+
+def test_tokens_are_kept_as_they_are_and_counted() -> None:
+    tokens = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
+    split = ArraySplit(inputs=tokens, targets=tokens + 1, source="text")
+    with DeviceCache() as cache:
+        storage = cache.storage(split, device=CPU, mean=(), std=())
+        assert cache.storage(split, device=CPU, mean=(), std=()) is storage
+        assert cache.num_bytes == storage.num_bytes == 24
+    assert storage.is_tokens
+    assert storage.inputs.dtype == torch.uint8
+    assert storage.normalise(storage.inputs[:2]).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert storage.label(storage.targets).dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_tokens_have_no_other_kind_and_no_constants(kind: StorageKind) -> None:
+    tokens = torch.zeros(3, 4, dtype=torch.uint8)
+    split = ArraySplit(inputs=tokens, targets=tokens)
+    with pytest.raises(ConfigError, match="holds tokens"):
+        build_storage(split, device=CPU, mean=(), std=(), kind=kind)
+    with pytest.raises(ConfigError, match="0 channels"):
+        build_storage(split, device=CPU, mean=(0.5,), std=(1.0,))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.data import LoadOptions, check, load_dataset
+from esper.data import LoadOptions, TextConfig, check, load_dataset
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_ci_does_not_skip_the_full_sets() -> None:
 
 
 @pytest.mark.full_data
-@pytest.mark.parametrize("name", ["fashion_mnist", "emoji9"])
+@pytest.mark.parametrize("name", ["fashion_mnist", "emoji9", "austen"])
 def test_published_files_pass_their_check(data_dir: Path, name: str) -> None:
     assert [finding for finding in check(name, data_dir) if not finding.is_ok] == []
 
@@ -59,3 +59,21 @@ def test_emoji9_is_as_published(data_dir: Path) -> None:
     assert data.std == pytest.approx((0.2764, 0.2843, 0.3224), abs=5e-5)
     base = load_dataset("emoji9", data_dir, LoadOptions(is_base_only=True))
     assert (base.train.num_items, base.validation.num_items, base.test.num_items) == (2_723, 478, 588)
+
+
+@pytest.mark.full_data
+def test_austen_is_as_published(data_dir: Path) -> None:
+    data = load_dataset("austen", data_dir, LoadOptions(text=TextConfig(tokens="characters")))
+    # 80 characters of the training part and token 0, which stands for the pound sign of the test part.
+    assert data.num_classes == 81
+    assert (data.test.inputs == 0).sum() + (data.test.targets[:, -1] == 0).sum() in (1, 2)
+    assert not (data.train.inputs == 0).any()
+    parts = (data.train, data.validation, data.test)
+    counts = ((794_724, 794_950, 390_069, 420_167, 616_290, 606_318),
+              (44_151, 44_164, 21_670, 23_343, 34_238, 33_684),
+              (44_152, 44_164, 21_671, 23_343, 34_239, 33_685))  # fmt: skip
+    for split, novels in zip(parts, counts, strict=True):
+        assert split.num_items == sum((length - 1) // 64 for length in novels)
+    as_bytes = load_dataset("austen", data_dir)
+    assert as_bytes.train.num_items == data.train.num_items
+    assert bytes(as_bytes.train.inputs[0].tolist()).decode().startswith("EMMA")

@@ -32,7 +32,10 @@ def test_front_door_is_sorted_and_complete() -> None:
 
 
 def test_names_are_those_of_the_presets() -> None:
-    assert set(DATASET_NAMES) == {"digits", "fashion_mnist", "emoji9", "cifar10", "cifar10_deep", "synthetic"}
+    assert set(DATASET_NAMES) == {
+        "digits", "fashion_mnist", "emoji9", "cifar10", "cifar10_deep", "austen", "tinystories", "text",
+        "synthetic",
+    }  # fmt: skip
 
 
 def test_unknown_name_is_refused() -> None:

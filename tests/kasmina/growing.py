@@ -22,6 +22,8 @@ from esper.kasmina import (
     QualityGates,
     SeedSlot,
     SlotSpec,
+    TransformerHost,
+    TransformerHostConfig,
     build_seeded,
     builtin_registry,
 )
@@ -114,6 +116,21 @@ def make_mlp(*, norm: str = "none") -> MLPHost:
     """Return a host of 6 inputs, hidden layers 8 and 8, 3 outputs."""
     config = MLPHostConfig(num_inputs=6, num_classes=3, hidden=(8, 8), norm=norm)
     return build_seeded(lambda: MLPHost(config), 0)
+
+
+def make_transformer(
+    *, positions: str = "learned", is_tied: bool = False, dropout: float = 0.0
+) -> TransformerHost:
+    """Return a host of two blocks of 16 channels: 11 tokens, at most 8 at once."""
+    config = TransformerHostConfig(
+        vocabulary=11, context=8, width=16, positions=positions, is_tied=is_tied, dropout=dropout
+    )
+    return build_seeded(lambda: TransformerHost(config), 0)
+
+
+def draw_tokens(*shape: int, seed: int = 0) -> Tensor:
+    """Return numbers of the 11 tokens of `make_transformer`, int64."""
+    return torch.randint(11, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def make_model(

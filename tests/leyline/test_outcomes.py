@@ -13,12 +13,18 @@ FINITE = st.floats(-1e6, 1e6)
 
 
 @given(FINITE)
-def test_shown_undoes_inside_and_higher_is_better_inside(raw: float) -> None:
-    for is_higher_better in (True, False):
-        spec = MetricSpec(name="m", is_higher_better=is_higher_better, scale=1.0)
-        assert spec.shown(spec.inside(raw)) == raw
-    loss = MetricSpec(name="loss", is_higher_better=False, scale=1.0)
-    assert loss.inside(0.5) > loss.inside(0.6)
+def test_a_metric_is_shown_as_a_reader_expects_it(inside: float) -> None:
+    assert MetricSpec(name="m", is_higher_better=True, scale=1.0).shown(inside) == inside
+    assert MetricSpec(name="loss", is_higher_better=False, scale=1.0).shown(inside) == -inside
+
+
+def test_perplexity_is_shown_as_the_exponential_of_the_loss() -> None:
+    spec = MetricSpec(name="perplexity", is_higher_better=False, scale=0.1, is_exponential=True)
+    assert spec.shown(0.0) == 1.0
+    assert spec.shown(-math.log(256.0)) == pytest.approx(256.0)
+    assert spec.shown(-1.7) < spec.shown(-1.8)
+    assert spec.shown(-1e9) == math.exp(700.0)
+    assert math.isnan(spec.shown(math.nan))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])

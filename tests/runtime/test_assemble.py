@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from esper.kasmina import TransformerHost, TransformerHostConfig
 from esper.leyline import ConfigError, HostError, UnknownNameError
 from esper.runtime import assemble as module
 from esper.runtime.assemble import assemble, build_host, check_memory
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
-from esper.runtime.presets import digits
+from esper.runtime.presets import austen, digits
 from esper.runtime.tasks import task_spec
 
 
@@ -64,6 +65,46 @@ def test_a_greedy_policy_on_hosts_without_scores_is_refused_because_it_would_onl
 def test_a_convolutional_host_for_flat_inputs_is_refused_with_the_one_that_fits() -> None:
     with pytest.raises(ConfigError, match=r"have shape \(16,\): choose model.kind='mlp'"):
         build_host(ModelConfig(kind="cnn"), task_spec("synthetic"))
+
+
+@pytest.mark.parametrize(("kind", "task"), [("cnn", "austen"), ("mlp", "austen"), ("transformer", "digits")])
+def test_only_a_transformer_takes_tokens_and_it_takes_nothing_else(kind: str, task: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.kind='{kind}' does not go with task '{task}'"):
+        build_host(ModelConfig(kind=kind), task_spec(task))
+
+
+def test_every_setting_of_a_transformer_reaches_its_host() -> None:
+    model = ModelConfig(
+        kind="transformer",
+        width=24,
+        num_blocks=4,
+        num_heads=3,
+        mlp_ratio=2.0,
+        positions="sinusoidal",
+        is_tied=True,
+        dropout=0.1,
+    )
+    host = build_host(model, task_spec("austen"))()
+    assert isinstance(host, TransformerHost)
+    assert host.config == TransformerHostConfig(
+        vocabulary=256,
+        context=64,
+        width=24,
+        num_blocks=4,
+        num_heads=3,
+        mlp_ratio=2.0,
+        positions="sinusoidal",
+        is_tied=True,
+        dropout=0.1,
+    )
+
+
+def test_memory_of_a_language_model_is_counted_on_its_tokens() -> None:
+    config, task = austen(), task_spec("austen")
+    huge = replace(config, host=replace(config.host, max_memory_mb=5.0))
+    with pytest.raises(ConfigError, match=r"training takes about .* host\.max_memory_mb allows 5\.0 MiB"):
+        check_memory(huge, task, num_hosts=1)
+    check_memory(replace(config, host=replace(config.host, max_memory_mb=500.0)), task, num_hosts=1)
 
 
 def test_a_host_that_is_too_deep_for_its_images_is_refused() -> None:

@@ -212,7 +212,7 @@ def test_what_differs_is_deleted(
 def test_a_network_that_cannot_be_plain_code_leaves_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(network: fx.GraphModule, *, input_shape: object, num_outputs: int) -> None:
+    def refuse(network: fx.GraphModule, *, input_shape: object, num_outputs: int, is_language: bool) -> None:
         raise ExportError("no plain code")
 
     monkeypatch.setattr(export_module, "build_plain_source", refuse)

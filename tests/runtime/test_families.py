@@ -14,7 +14,7 @@ from esper.leyline import ConfigError, Decision
 from esper.runtime.assemble import assemble, build_host
 from esper.runtime.experiment import ExperimentConfig, FamilyConfig, ModelConfig
 from esper.runtime.families import HostFactory, compute_width, find_narrow, vary
-from esper.runtime.presets import digits, synthetic
+from esper.runtime.presets import austen, digits, synthetic
 from esper.tolaria import HostRun
 
 FAMILY = FamilyConfig(
@@ -185,3 +185,15 @@ def test_memory_is_checked_for_the_widest_hosts_of_a_family_all_at_once() -> Non
     wide = replace(narrow, family=FamilyConfig(hidden_widths=(4, 4000)))
     with pytest.raises(ConfigError, match=r"host\.max_memory_mb allows 8\.0 MiB"):
         HostFactory(wide).check_memory(1)
+
+
+def test_widths_of_language_models_are_drawn_and_compared() -> None:
+    config = around(austen(), FamilyConfig(hidden_widths=(16, 48)))
+    models = {seed: vary(config, seed).model for seed in range(8)}
+    assert {model.width for model in models.values()} == {16, 48}
+    assert all(compute_width(model) == model.width for model in models.values())
+    seeds = [seed for seed in range(8) if models[seed].width == 16][:1]
+    seeds += [seed for seed in range(8) if models[seed].width == 48][:1]
+    assert find_narrow(config, seeds) == (seeds[0],)
+    with pytest.raises(ConfigError, match=r"draw family\.hidden_widths"):
+        find_narrow(around(austen(), FamilyConfig()), (0, 1))

@@ -100,7 +100,9 @@ def test_a_scheduled_wait_takes_its_turn() -> None:
 
 
 def test_the_even_schedule_follows_the_calendar() -> None:
-    config = HeuristicConfig(blueprints_2d=("norm",), blueprints_flat=("mlp", "low_rank"))
+    config = HeuristicConfig(
+        blueprints_2d=("norm",), blueprints_sequence=(), blueprints_flat=("mlp", "low_rank")
+    )
     entries = build_even_schedule(config)
     assert [(entry.epoch, entry.action.op.value) for entry in entries] == [
         (5, "GERMINATE"),

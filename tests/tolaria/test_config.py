@@ -29,7 +29,9 @@ def test_an_unknown_mode_is_refused_with_the_known_ones(name: str) -> None:
         replace(HostRunConfig(), **{name: "nonsense"})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("snapshot_every", 0), ("epochs", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 1), ("snapshot_every", 0), ("epochs", 0), ("interval_batches", 0)]
+)
 def test_a_count_below_its_range_is_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=rf"host\.{name}={value}: must be >= {value + 1}"):
         replace(HostRunConfig(), **{name: value})  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.leyline import LossKind, MetricSpec, TaskSpec
-from esper.tolaria.objectives import Objective, build_objective
+from esper.tolaria.objectives import Objective, build_objective, input_dtype
 
 SHAPES = {
     LossKind.CLASSIFICATION: ((6, 5), (6,)),
@@ -140,3 +140,21 @@ def test_shapes_that_do_not_belong_together_are_refused(
         Objective(kind).per_item(*pair)
     with pytest.raises(ValueError, match=f"{kind.value} objective"):
         Objective(kind).metrics(*pair)
+
+
+@pytest.mark.parametrize("kind", list(LossKind))
+def test_only_language_is_read_as_whole_numbers(kind: LossKind) -> None:
+    expected = torch.int64 if kind is LossKind.LANGUAGE_MODEL else torch.float32
+    assert input_dtype(build_task(kind)) is expected
+
+
+def test_a_window_is_one_item_and_its_tokens_count_alike() -> None:
+    outputs, targets = draw(LossKind.LANGUAGE_MODEL, 3)
+    losses, metrics = Objective(LossKind.LANGUAGE_MODEL).per_item(outputs, targets)
+    by_hand = [
+        sum(float(-outputs[b, t].log_softmax(0)[targets[b, t]]) for t in range(4)) / 4 for b in range(6)
+    ]
+    assert losses.tolist() == pytest.approx(by_hand, rel=1e-5)
+    assert torch.equal(metrics, -losses)
+    loss = Objective(LossKind.LANGUAGE_MODEL).loss(outputs, targets)
+    assert float(loss) == pytest.approx(sum(by_hand) / 6, rel=1e-5)

@@ -12,12 +12,14 @@ Example: esper evaluate --policy runs/my-policy/policy heuristic --task digits -
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from esper.cli.arguments import asks_for_help
 from esper.cli.config_flags import build_config_parser, parse_request, resolve_request, write_flag_help
 from esper.cli.output import Table, report_note, write_json, write_tables, write_text
-from esper.leyline import ConfigError, ExitCode
+from esper.leyline import ConfigError, ExitCode, MetricSpec
 from esper.runtime.evaluation import Comparison, PolicyResult, compare_policies, parse_seeds
+from esper.runtime.tasks import task_spec
 from esper.simic import EpisodeResult, PairedInterval
 
 _EPISODES = 10
@@ -63,7 +65,7 @@ def run(args: Sequence[str]) -> int:
         references,
         seeds,
         is_greedy=given.is_greedy,
-        on_episode=_tell,
+        on_episode=partial(_tell, task_spec(resolved.config.task.name).metric),
         on_notice=report_note,
     )
     if given.is_json:
@@ -84,16 +86,24 @@ def _choose_seeds(episodes: int | None, text: str | None) -> tuple[int, ...]:
     return tuple(range(count))
 
 
-def _tell(name: str, episode: EpisodeResult) -> None:
-    report_note(f"{name}: host {episode.seed} done, test metric {episode.test_metric:.4f}")
+def _tell(metric: MetricSpec, name: str, episode: EpisodeResult) -> None:
+    value = metric.shown(episode.test_metric)
+    report_note(f"{name}: host {episode.seed} done, {_name_metric(metric)} {value:.4f}")
+
+
+def _name_metric(metric: MetricSpec) -> str:
+    """A metric that is turned around inside is named, so that nobody reads it the wrong way."""
+    return "test metric" if metric.is_higher_better else f"test {metric.name}"
 
 
 def render_comparison(comparison: Comparison) -> Table:
     """Return the table: one row per policy, the base first."""
+    metric = task_spec(comparison.task).metric
+    inside = ", as minus its log" if metric.is_exponential else ""
     columns = (
         "policy",
-        "test metric",
-        f"less {comparison.policies[0].name} [95 %]",
+        _name_metric(metric),
+        f"less {comparison.policies[0].name}{inside} [95 %]",
         "objective, same [95 %]",
         "parameters",
         "FLOPs",
@@ -102,15 +112,15 @@ def render_comparison(comparison: Comparison) -> Table:
     return Table(
         title=f"{comparison.task}: {len(comparison.seeds)} hosts, test split",
         columns=columns,
-        rows=tuple(_render_row(policy) for policy in comparison.policies),
+        rows=tuple(_render_row(policy, metric) for policy in comparison.policies),
         numbers=frozenset(columns[1:]),
     )
 
 
-def _render_row(result: PolicyResult) -> tuple[str, ...]:
+def _render_row(result: PolicyResult, metric: MetricSpec) -> tuple[str, ...]:
     return (
         result.name,
-        f"{result.mean('test_metric'):.4f}",
+        f"{metric.shown(result.mean('test_metric')):.4f}",
         _show(result.test_difference),
         _show(result.objective_difference),
         f"x{result.size_ratio:.2f}",

@@ -21,10 +21,12 @@ from esper.data.records import DatasetLayout, DatasetRecord, FileRecord
 from esper.data.sampler import epoch_order
 from esper.data.splits import ArraySplit, TaskData, compute_channel_stats
 from esper.data.synthetic import SyntheticConfig, build_synthetic
+from esper.data.text import UNKNOWN_TOKEN, TextConfig
 
 __all__ = [
     "DATASET_NAMES",
     "DATA_VARIABLE",
+    "UNKNOWN_TOKEN",
     "ArraySplit",
     "AugmentConfig",
     "Batch",
@@ -40,6 +42,7 @@ __all__ = [
     "StorageKind",
     "SyntheticConfig",
     "TaskData",
+    "TextConfig",
     "build_storage",
     "build_synthetic",
     "cache_folder",

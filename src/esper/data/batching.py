@@ -25,9 +25,10 @@ class Batch(NamedTuple):
     """Rows of one batch, with a leading [E] where it serves several instances."""
 
     inputs: torch.Tensor
-    """[B, C, H, W] or [B, F] float32, normalised, contiguous; [E, B, ...] from `batch`."""
+    """[B, C, H, W] or [B, F] float32, normalised, or tokens [B, T] int64; contiguous; [E, B, ...] from
+    `batch`."""
     targets: torch.Tensor
-    """[B] or [E, B] int64."""
+    """[B] int64, or [B, T] the token after each; [E, B, ...] from `batch`."""
     indices: torch.Tensor
     """[B] or [E, B] int64: row of each item in the split."""
 
@@ -38,6 +39,10 @@ class SharedBatchIterator:
 
     Every item comes exactly once per epoch. The last batch may be short; a last batch of exactly one item is
     merged into the one before it, because batch normalisation cannot train on one item.
+
+    With `epoch_batches` an epoch is so many batches instead, wherever they end: passes over the split follow
+    each other, each in an order of its own, in full batches only. What is left over at the end of a pass is
+    passed over in it. Every epoch then has the same number of items.
 
     Example:
         batches = SharedBatchIterator(
@@ -50,10 +55,12 @@ class SharedBatchIterator:
     __slots__ = (
         "_augment",
         "_batch_size",
+        "_epoch_batches",
         "_fill",
         "_fixed_order",
-        "_num_batches",
+        "_num_items",
         "_orders",
+        "_pass_batches",
         "_seeds",
         "_shares_rows",
         "_storage",
@@ -69,6 +76,7 @@ class SharedBatchIterator:
         mean: Sequence[float],
         std: Sequence[float],
         augment: AugmentConfig | None = None,
+        epoch_batches: int | None = None,
         is_shuffled: bool = True,
         shares_order: bool = False,
         storage: StorageKind = "auto",
@@ -84,22 +92,27 @@ class SharedBatchIterator:
             mean: Per channel, on the scale of `TaskData.mean`.
             std: Per channel, > 0.
             augment: Crop and flip of each batch; None leaves the images as they are. Images only.
+            epoch_batches: Batches of one epoch, >= 1; None = one pass over the split.
             is_shuffled: False keeps the order of the split in every epoch, for evaluation.
             shares_order: True deals every instance the order of the first one; for benchmarks.
             storage: "uint8", "float32" or "auto"; batches are bit-equal.
             cache: Keeps the storage for others; None keeps it for this iterator only.
 
         Raises:
-            ConfigError: If there is no seed, `batch_size` < 1, `augment` is given for flat inputs, or as
-                `build_storage`.
+            ConfigError: If there is no seed, `batch_size` or `epoch_batches` < 1, `augment` is given for what
+                is no image, or as `build_storage`.
             DataError: If the cache cannot hold the split.
         """
         if not instance_seeds:
             raise ConfigError("instance_seeds is empty: give one seed per instance, at least one")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be >= 1, e.g. 128")
+        if epoch_batches is not None and epoch_batches < 1:
+            raise ConfigError(f"epoch_batches={epoch_batches}: must be >= 1, or None for one pass")
         if augment is not None and split.inputs.dim() != 4:
-            raise ConfigError("augment: flat inputs have no borders to crop and nothing to mirror; use None")
+            raise ConfigError(
+                "augment: flat inputs and tokens have no borders to crop and nothing to mirror; use None"
+            )
         self._storage = (
             build_storage(split, device=device, mean=mean, std=std, kind=storage)
             if cache is None
@@ -107,7 +120,13 @@ class SharedBatchIterator:
         )
         self._seeds = tuple(instance_seeds)
         self._batch_size = batch_size
-        self._num_batches = _count_batches(split.num_items, batch_size)
+        self._epoch_batches = epoch_batches
+        self._num_items = split.num_items
+        self._pass_batches = _count_batches(split.num_items, batch_size)
+        if epoch_batches is not None:
+            self._batch_size = min(batch_size, split.num_items)
+            self._pass_batches = split.num_items // self._batch_size
+            self._num_items = epoch_batches * self._batch_size
         self._augment = augment
         # The border of a crop is black: byte 0, or what 0 becomes once normalised.
         self._fill = self._storage.shift.view(-1) if self._storage.is_normalised else None
@@ -119,12 +138,12 @@ class SharedBatchIterator:
     @property
     def num_batches(self) -> int:
         """Batches per epoch."""
-        return self._num_batches
+        return self._pass_batches if self._epoch_batches is None else self._epoch_batches
 
     @property
     def num_items(self) -> int:
         """Items per epoch and instance."""
-        return self._storage.num_items
+        return self._num_items
 
     @property
     def num_instances(self) -> int:
@@ -149,22 +168,22 @@ class SharedBatchIterator:
         Raises:
             IndexError: If `epoch` or `index` is out of its range.
         """
-        start, stop = self._bounds(epoch, index)
+        number, start, stop = self._locate(epoch, index)
         storage, num_instances = self._storage, self.num_instances
         if self._shares_rows:
-            indices = self._order(epoch, 0)[start:stop]
+            indices = self._order(number, 0)[start:stop]
             if self._augment is None or num_instances == 1:
                 shared = self._gather(indices, epoch, index, 0)
                 return Batch(*(part.expand(num_instances, *part.shape) for part in shared))
             stacked = indices.expand(num_instances, -1)
         else:
-            stacked = torch.stack([self._order(epoch, e)[start:stop] for e in range(num_instances)])
+            stacked = torch.stack([self._order(number, e)[start:stop] for e in range(num_instances)])
         flat = stacked.reshape(-1)
         rows = storage.inputs.index_select(0, flat).view(*stacked.shape, *storage.inputs.shape[1:])
         if self._augment is not None:
             rows = torch.stack([self._augmented(rows[e], epoch, index, e) for e in range(num_instances)])
-        targets = storage.targets.index_select(0, flat).view(stacked.shape)
-        return Batch(storage.normalise(rows), targets, stacked)
+        targets = storage.targets.index_select(0, flat).view(*stacked.shape, *storage.targets.shape[1:])
+        return Batch(storage.normalise(rows), storage.label(targets), stacked)
 
     def row(self, epoch: int, index: int, e: int) -> Batch:
         """Return what instance `e` sees as batch `index` of `epoch`, without the leading dimension.
@@ -182,40 +201,46 @@ class SharedBatchIterator:
         """
         if not 0 <= e < len(self._seeds):
             raise IndexError(f"instance {e}: must be in [0, {len(self._seeds)})")
-        start, stop = self._bounds(epoch, index)
-        return self._gather(self._order(epoch, e)[start:stop], epoch, index, e)
+        number, start, stop = self._locate(epoch, index)
+        return self._gather(self._order(number, e)[start:stop], epoch, index, e)
 
     def _gather(self, indices: torch.Tensor, epoch: int, index: int, e: int) -> Batch:
         storage = self._storage
         rows = storage.inputs.index_select(0, indices)
         if self._augment is not None:
             rows = self._augmented(rows, epoch, index, e)
-        return Batch(storage.normalise(rows), storage.targets.index_select(0, indices), indices)
+        targets = storage.label(storage.targets.index_select(0, indices))
+        return Batch(storage.normalise(rows), targets, indices)
 
     def _augmented(self, rows: torch.Tensor, epoch: int, index: int, e: int) -> torch.Tensor:
         assert self._augment is not None
         seed = augment_seed(self._seeds[e], epoch, index)
         return compute_augmented(rows, self._augment, seed, self._fill)
 
-    def _bounds(self, epoch: int, index: int) -> tuple[int, int]:
+    def _locate(self, epoch: int, index: int) -> tuple[int, int, int]:
+        """Return the pass over the split, and where in its order the batch begins and ends."""
         if epoch < 0:
             raise IndexError(f"epoch {epoch}: must be >= 0")
-        if not 0 <= index < self._num_batches:
-            raise IndexError(f"batch {index}: must be in [0, {self._num_batches})")
+        if not 0 <= index < self.num_batches:
+            raise IndexError(f"batch {index}: must be in [0, {self.num_batches})")
+        if self._epoch_batches is not None:
+            number, index = divmod(epoch * self._epoch_batches + index, self._pass_batches)
+            return number, index * self._batch_size, (index + 1) * self._batch_size
         start = index * self._batch_size
-        is_last = index == self._num_batches - 1
-        return start, self.num_items if is_last else start + self._batch_size
+        is_last = index == self._pass_batches - 1
+        return epoch, start, self._num_items if is_last else start + self._batch_size
 
-    def _order(self, epoch: int, e: int) -> torch.Tensor:
-        """Return the item order of an instance, [N] int64 on the device; the last epoch asked for is kept."""
+    def _order(self, number: int, e: int) -> torch.Tensor:
+        """Return an instance's order of a pass, [N] int64 on the device; the last one asked for is kept."""
         if self._fixed_order is not None:
             return self._fixed_order
         place = 0 if self._shares_rows else e
         kept = self._orders[place]
-        if kept is not None and kept[0] == epoch:
+        if kept is not None and kept[0] == number:
             return kept[1]
-        order = epoch_order(self._seeds[place], epoch, self.num_items).to(self._storage.targets.device)
-        self._orders[place] = (epoch, order)
+        items = self._storage.num_items
+        order = epoch_order(self._seeds[place], number, items).to(self._storage.targets.device)
+        self._orders[place] = (number, order)
         return order
 
 

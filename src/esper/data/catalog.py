@@ -14,6 +14,7 @@ from typing import Literal, final
 
 from esper.data.reading import read_bytes
 from esper.data.records import DATASET_RECORDS, DatasetLayout, DatasetRecord, FileRecord
+from esper.data.text_files import read_beginning
 from esper.leyline import DataError, UnknownNameError
 
 DATA_VARIABLE = "ESPER_DATA"
@@ -28,9 +29,10 @@ class DatasetStatus:
     """One line of `esper data list`."""
 
     name: str
-    state: Literal["embedded", "generated", "found", "missing"]
+    state: Literal["embedded", "generated", "given", "found", "missing"]
+    """"given" = read from a file that the user names."""
     path: Path | None
-    """Folder of the files; None where missing or generated."""
+    """Folder of the files; None where missing, generated or given."""
     licence: str
     credit: str
 
@@ -73,6 +75,8 @@ def locate(name: str, data_dir: Path | None = None) -> Path:
             is nowhere, saying where it was looked for and how to get it.
     """
     record = dataset_record(name)
+    if record.is_given:
+        raise DataError(f"data set {name!r} has no place of its own: {record.how_to_get}")
     if not record.layouts:
         raise DataError(f"data set {name!r} is generated from its configuration and has no files")
     return _locate(record, data_dir)[0]
@@ -134,7 +138,9 @@ def cache_folder() -> Path | None:
 
 
 def _status(record: DatasetRecord, data_dir: Path | None) -> DatasetStatus:
-    state: Literal["embedded", "generated", "found", "missing"] = "generated"
+    state: Literal["embedded", "generated", "given", "found", "missing"] = (
+        "given" if record.is_given else "generated"
+    )
     path: Path | None = None
     if record.embedded_folder is not None:
         state, path = "embedded", record.embedded_folder
@@ -188,10 +194,10 @@ def _candidates(record: DatasetRecord, data_dir: Path | None) -> tuple[tuple[Pat
 
 def _find_file(folder: Path, file: FileRecord) -> Path | None:
     for name in (file.name, *file.other_names):
-        path = folder / name
         try:
-            if path.is_file():
-                return path
+            for path in sorted(folder.glob(name)) if "*" in name else (folder / name,):
+                if path.is_file():
+                    return path
         except OSError:
             continue
     return None
@@ -208,8 +214,10 @@ def _check_file(folder: Path, file: FileRecord) -> Finding:
     path = _find_file(folder, file)
     if path is None:
         return Finding(file=str(folder / file.name), is_ok=False, message="missing")
+    is_known = file.num_bytes is not None or bool(file.sha256 or file.md5)
     try:
-        content = read_bytes(path, _CHECK_MAX_BYTES)
+        # With nothing to compare it with, a file of gigabytes need not be read.
+        content = read_bytes(path, _CHECK_MAX_BYTES) if is_known else read_beginning(path, 1)[0]
     except DataError as error:
         return Finding(file=str(path), is_ok=False, message=str(error))
     if file.num_bytes is not None and len(content) != file.num_bytes:

@@ -1,8 +1,8 @@
 """Device copies of splits, and the owned, bounded cache that keeps them.
 
 A storage holds one split on one device, channels first, either as uint8 (normalised after each gather) or as
-normalised float32. Both give bit-equal batches; the choice is one of memory and speed. Knows nothing of
-batches, orders or instances.
+normalised float32. Both give bit-equal batches; the choice is one of memory and speed. Tokens are kept as
+they are and become int64 after each gather. Knows nothing of batches, orders or instances.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from esper.leyline import ConfigError, DataError
 StorageKind = Literal["auto", "uint8", "float32"]
 """How a split is kept: "uint8" as read, "float32" normalised, "auto" the faster one by size."""
 
+_Kept = Literal["uint8", "float32", "tokens"]
+
 AUTO_FLOAT32_BYTES = 8 << 20
 """Largest normalised copy that "auto" keeps as float32. Measured on one CPU core, batch 128: float32 gathers
 in 0.6 of the time up to 8 MiB, equal near 15 MiB, slower from 23 MiB on, where four times the bytes no longer
@@ -40,15 +42,20 @@ class DeviceStorage:
     """One split on one device, ready to be gathered from."""
 
     inputs: torch.Tensor
-    """[N, C, H, W] or [N, F]; uint8 as read, or float32 normalised."""
+    """[N, C, H, W] or [N, F]; uint8 as read, or float32 normalised; or tokens [N, T] as read."""
     targets: torch.Tensor
-    """[N] int64."""
+    """[N] int64, or tokens [N, T] as read."""
     scale: torch.Tensor
-    """[C, 1, 1] or [F] float32: normalised = value * scale + shift."""
+    """[C, 1, 1] or [F] float32: normalised = value * scale + shift; empty for tokens."""
     shift: torch.Tensor
     """Same shape as `scale`, float32."""
     is_normalised: bool
     """Whether `inputs` are normalised already."""
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the items are windows of tokens."""
+        return self.targets.dim() == 2
 
     @property
     def num_items(self) -> int:
@@ -60,11 +67,17 @@ class DeviceStorage:
         """Bytes of the inputs and targets."""
         return self.inputs.nbytes + self.targets.nbytes
 
+    def label(self, gathered: torch.Tensor) -> torch.Tensor:
+        """Return rows taken from `targets` ([...] or [..., T]) as int64."""
+        return gathered.to(torch.int64)
+
     def normalise(self, gathered: torch.Tensor) -> torch.Tensor:
-        """Return rows taken from `inputs` ([..., C, H, W] or [..., F]) as normalised float32.
+        """Return rows of `inputs` ([..., C, H, W] or [..., F]) as normalised float32, tokens as int64.
 
         The same two roundings (multiply, add) are made for every storage kind, so that kinds are bit-equal.
         """
+        if self.is_tokens:
+            return gathered.to(torch.int64)
         if self.is_normalised:
             return gathered
         return gathered.to(torch.float32).mul_(self.scale).add_(self.shift)
@@ -76,7 +89,7 @@ class StorageKey:
     """What a cached storage is filed under."""
 
     source: str
-    kind: StorageKind
+    kind: _Kept
     device: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -104,6 +117,10 @@ def build_storage(
     """
     _check_constants(split, mean, std)
     chosen = resolve_kind(split, kind)
+    if chosen == "tokens":
+        none = torch.empty(0, device=device)
+        tokens, following = split.inputs.to(device), split.targets.to(device)
+        return DeviceStorage(inputs=tokens, targets=following, scale=none, shift=none, is_normalised=False)
     is_image = split.inputs.dim() == 4
     inputs = split.inputs.permute(0, 3, 1, 2).contiguous() if is_image else split.inputs
     unit = 255.0 if split.inputs.dtype == torch.uint8 else 1.0
@@ -122,10 +139,8 @@ def build_storage(
     )
 
 
-def resolve_kind(
-    split: ArraySplit, kind: StorageKind, max_bytes: int | None = None
-) -> Literal["uint8", "float32"]:
-    """Return the kind that "auto" stands for; the others as they are.
+def resolve_kind(split: ArraySplit, kind: StorageKind, max_bytes: int | None = None) -> _Kept:
+    """Return the kind that "auto" stands for; the others as they are. Tokens have a kind of their own.
 
     Args:
         split: The split to be kept.
@@ -133,10 +148,16 @@ def resolve_kind(
         max_bytes: Bound of the cache, which "auto" also respects; None means no bound.
 
     Raises:
-        ConfigError: If `kind` is unknown, or "uint8" is asked for a float32 split.
+        ConfigError: If `kind` is unknown, "uint8" is asked for a float32 split, or anything for tokens.
     """
     if kind not in _STORAGE_KINDS:
         raise ConfigError(f"storage={kind!r}: must be one of {', '.join(_STORAGE_KINDS)}")
+    if split.is_tokens:
+        if kind != "auto":
+            raise ConfigError(
+                f"storage={kind!r}: the split holds tokens, which are kept as they are; use 'auto'"
+            )
+        return "tokens"
     if split.inputs.dtype == torch.float32:
         if kind == "uint8":
             raise ConfigError("storage='uint8': the split holds float32; choose 'auto' or 'float32'")
@@ -243,7 +264,8 @@ class DeviceCache:
         while self._num_bytes + needed > self._max_bytes:
             _, evicted = self._entries.popitem(last=False)
             self._num_bytes -= evicted.num_bytes
-        storage = build_storage(split, device=device, mean=mean, std=std, kind=chosen)
+        given: StorageKind = "auto" if chosen == "tokens" else chosen
+        storage = build_storage(split, device=device, mean=mean, std=std, kind=given)
         self._entries[key] = storage
         self._num_bytes += storage.num_bytes
         return storage
@@ -255,7 +277,9 @@ class DeviceCache:
         self._is_closed = True
 
 
-def _storage_bytes(split: ArraySplit, kind: Literal["uint8", "float32"]) -> int:
+def _storage_bytes(split: ArraySplit, kind: _Kept) -> int:
+    if kind == "tokens":
+        return split.inputs.nbytes + split.targets.nbytes
     return split.inputs.numel() * (4 if kind == "float32" else 1) + split.targets.nbytes
 
 

@@ -13,6 +13,7 @@ from esper.data.images import EMOJI9_CLASSES, FASHION_MNIST_CLASSES, load_emoji9
 from esper.data.records import DATASET_RECORDS
 from esper.data.splits import ArraySplit, TaskData, choose_rows, compute_channel_stats, with_source
 from esper.data.synthetic import SyntheticConfig, build_synthetic
+from esper.data.text import TextConfig, Texts, build_windows, read_austen, read_own, read_tinystories
 from esper.leyline import ConfigError
 
 DATASET_NAMES: tuple[str, ...] = tuple(record.name for record in DATASET_RECORDS)
@@ -21,6 +22,10 @@ DATASET_NAMES: tuple[str, ...] = tuple(record.name for record in DATASET_RECORDS
 FASHION_MNIST_TRAIN_ROWS = 10_000
 """Training rows of fashion_mnist by default: growth studies train dozens of hosts on it."""
 
+TEXT_NAMES = ("austen", "tinystories", "text")
+"""Sets whose items are windows of tokens."""
+
+_MIB = 1 << 20
 _Parts = tuple[ArraySplit, ArraySplit, ArraySplit]
 
 
@@ -36,6 +41,8 @@ class LoadOptions:
     """emoji9 only: leave out the skin-tone variants. False: the published split, so that results compare."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """synthetic only: the teacher and the counts."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Texts only: what a token is and how many make an item."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -66,8 +73,13 @@ def load_dataset(name: str, data_dir: Path | None = None, options: LoadOptions |
         raise ConfigError(f"is_base_only: {name} has no skin-tone variants; only emoji9 takes it")
     if chosen.synthetic != SyntheticConfig() and name != "synthetic":
         raise ConfigError(f"synthetic: {name} is read, not generated; only the set synthetic takes it")
-    root = "" if name == "synthetic" else str(locate(name, data_dir).absolute())
-    (train, validation, test), class_names = _read_parts(name, Path(root), chosen)
+    _check_text(name, chosen.text)
+    root = _find_root(name, data_dir, chosen)
+    (train, validation, test), class_names = (
+        build_windows(name, _read_texts(name, Path(root), chosen.text), chosen.text)
+        if name in TEXT_NAMES
+        else _read_parts(name, Path(root), chosen)
+    )
     train = _choose_train(name, train, chosen.num_train_rows)
     train, validation, test = (
         with_source(part, f"{part.source}@{root}") for part in (train, validation, test)
@@ -85,6 +97,33 @@ def load_dataset(name: str, data_dir: Path | None = None, options: LoadOptions |
         credit=record.credit,
         citation=record.citation,
     )
+
+
+def _check_text(name: str, text: TextConfig) -> None:
+    if name not in TEXT_NAMES and text != TextConfig():
+        raise ConfigError(f"text: {name} is no text; the sets {', '.join(TEXT_NAMES)} take it")
+    if name == "text" and text.file is None:
+        raise ConfigError(
+            "text.file: name the text to learn, e.g. --task.text.file book.txt (.txt, .jsonl, .parquet, or a "
+            "folder of them)"
+        )
+    if name != "text" and text.file is not None:
+        raise ConfigError(f"text.file={text.file!r}: {name} reads files of its own; choose the task text")
+
+
+def _find_root(name: str, data_dir: Path | None, options: LoadOptions) -> str:
+    if name == "synthetic":
+        return ""
+    if options.text.file is not None:
+        return str(Path(options.text.file).expanduser().absolute())
+    return str(locate(name, data_dir).absolute())
+
+
+def _read_texts(name: str, root: Path, config: TextConfig) -> Texts:
+    max_bytes = int(config.max_mb * _MIB)
+    if name == "austen":
+        return read_austen(root)
+    return read_tinystories(root, max_bytes) if name == "tinystories" else read_own(root, max_bytes)
 
 
 def _read_parts(name: str, folder: Path, options: LoadOptions) -> tuple[_Parts, tuple[str, ...]]:

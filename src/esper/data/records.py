@@ -15,6 +15,7 @@ class FileRecord:
     """One file of a set."""
 
     name: str
+    """With a `*` it is a pattern, and the first file that it fits, by name, stands for all of them."""
     other_names: tuple[str, ...] = ()
     """Names under which the same content is accepted, such as the unpacked form."""
     num_bytes: int | None = None
@@ -55,11 +56,23 @@ class DatasetRecord:
     """Absolute folders where a system package puts the files."""
     embedded_folder: Path | None = None
     """Folder inside the package, for the set that comes with it."""
+    is_given: bool = False
+    """Whether the user names the file, so that there is nothing to look for."""
 
 
 def _idx(stem: str, num_bytes: int, sha256: str) -> FileRecord:
     return FileRecord(name=f"{stem}.gz", other_names=(stem,), num_bytes=num_bytes, sha256=sha256)
 
+
+AUSTEN_NAME = "austen.txt"
+
+TINYSTORIES_FILES = (
+    ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"),
+    ("TinyStories-train.txt", "TinyStories-valid.txt"),
+    ("train*.jsonl", "valid*.jsonl"),
+    ("train*.parquet", "valid*.parquet"),
+)
+"""Patterns of the files of training and validation stories, in the order of preference."""
 
 _CIFAR10_BATCHES = (
     ("data_batch_1", "c99cafc152244af753f735de768cd75f"),
@@ -197,6 +210,53 @@ DATASET_RECORDS: tuple[DatasetRecord, ...] = (
     ),
     _cifar10("cifar10"),
     _cifar10("cifar10_deep"),
+    DatasetRecord(
+        name="austen",
+        layouts=(
+            DatasetLayout(
+                folders=("austen",),
+                files=(
+                    FileRecord(
+                        name=AUSTEN_NAME,
+                        num_bytes=4_025_034,
+                        sha256="ff4250a469524dbfeda7e414bfa9af1bdafc8464cedd6ea7c44b165c931200b1",
+                    ),
+                ),
+            ),
+        ),
+        licence="public domain (texts), MIT (the R package janeaustenr they were taken from)",
+        credit="Text: the six novels of Jane Austen, from the R package janeaustenr by Julia Silge.",
+        citation="J. Silge, janeaustenr 1.0.0, https://github.com/juliasilge/janeaustenr",
+        how_to_get="join the six novels of the R package janeaustenr (Debian: r-cran-janeaustenr), in the "
+        "order of their titles, with an empty line between them, and put them as austen/austen.txt below a "
+        "folder named by --data-dir or ESPER_DATA",
+    ),
+    DatasetRecord(
+        name="tinystories",
+        layouts=tuple(
+            DatasetLayout(
+                folders=("tinystories", "TinyStories", "tinystories/data", "TinyStories/data"),
+                files=(FileRecord(name=train), FileRecord(name=valid)),
+            )
+            for train, valid in TINYSTORIES_FILES
+        ),
+        licence="CDLA-Sharing-1.0",
+        credit="Stories: TinyStories by R. Eldan and Y. Li, written by GPT-3.5 and GPT-4.",
+        citation="R. Eldan, Y. Li, TinyStories: How Small Can Language Models Be and Still Speak Coherent "
+        "English?, arXiv 2305.07759, 2023",
+        how_to_get="put TinyStoriesV2-GPT4-train.txt and TinyStoriesV2-GPT4-valid.txt, or the .parquet "
+        "files, of https://huggingface.co/datasets/roneneldan/TinyStories in tinystories/ below a folder "
+        "named by --data-dir or ESPER_DATA",
+    ),
+    DatasetRecord(
+        name="text",
+        layouts=(),
+        licence="that of your file",
+        credit="Text: your own file.",
+        citation="",
+        how_to_get="name your file, for example --task.text.file book.txt",
+        is_given=True,
+    ),
     DatasetRecord(
         name="synthetic",
         layouts=(),

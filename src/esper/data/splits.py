@@ -14,6 +14,9 @@ import torch
 
 from esper.leyline import ConfigError, DataError
 
+TOKEN_TYPES = (torch.uint8, torch.uint16, torch.int32)
+"""What tokens may be kept as; the smallest that holds the vocabulary."""
+
 _SUM_CHUNK_VALUES = 1 << 20
 """Values per partial sum: bounds the float64 scratch copy to about 8 MiB."""
 
@@ -28,9 +31,10 @@ class ArraySplit:
     """
 
     inputs: torch.Tensor
-    """[N, H, W, C] uint8 (images, channels last), or [N, F] uint8 or float32 (flat)."""
+    """[N, H, W, C] uint8 (images, channels last), [N, F] uint8 or float32 (flat), or [N, T] uint8, uint16 or
+    int32 (windows of tokens)."""
     targets: torch.Tensor
-    """[N] int64."""
+    """[N] int64; of tokens the inputs' type and shape: the token after each."""
     source: str = ""
     """Where these rows come from: set, folder, part and options in one text; the identity that a
     `DeviceCache` files the split under. Empty for arrays made by hand, which are never cached."""
@@ -43,6 +47,9 @@ class ArraySplit:
         """
         where = f"split {self.source!r}" if self.source else "split"
         shape = tuple(self.inputs.shape)
+        if self.is_tokens:
+            self._check_tokens(where)
+            return
         if self.inputs.dtype not in (torch.uint8, torch.float32) or len(shape) not in (2, 4):
             raise DataError(
                 f"{where}: inputs are {self.inputs.dtype} {list(shape)}; expected uint8 or float32, [N, H, "
@@ -56,6 +63,21 @@ class ArraySplit:
         if min(shape) < 1:
             raise DataError(f"{where}: inputs {list(shape)} hold no items; expected at least one")
 
+    def _check_tokens(self, where: str) -> None:
+        inputs, targets = self.inputs, self.targets
+        if inputs.dtype not in TOKEN_TYPES or (inputs.dtype, inputs.shape) != (targets.dtype, targets.shape):
+            raise DataError(
+                f"{where}: tokens are {inputs.dtype} {list(inputs.shape)} with targets {targets.dtype} "
+                f"{list(targets.shape)}; expected the same type (uint8, uint16 or int32) and shape [N, T]"
+            )
+        if min(inputs.shape) < 1:
+            raise DataError(f"{where}: tokens {list(inputs.shape)} hold no items; expected at least one")
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the items are windows of tokens, with a target at every position."""
+        return self.targets.dim() == 2
+
     @property
     def num_items(self) -> int:
         """Rows in this part."""
@@ -63,18 +85,20 @@ class ArraySplit:
 
     @property
     def num_channels(self) -> int:
-        """Channels of an image, features of a flat input: the length of `mean` and `std`."""
-        return int(self.inputs.shape[-1])
+        """Channels of an image, features of a flat input, 0 for tokens: the length of `mean` and `std`."""
+        return 0 if self.is_tokens else int(self.inputs.shape[-1])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as a batch holds it: (C, H, W) for images, (F,) for flat inputs."""
+        """Shape of one input as a batch holds it: (C, H, W) of images, (F,) flat, (T,) of tokens."""
         shape = tuple(int(size) for size in self.inputs.shape[1:])
         return (shape[2], shape[0], shape[1]) if len(shape) == 3 else shape
 
     def rows(self, index: torch.Tensor, source: str) -> ArraySplit:
         """Return the part that holds the rows `index` ([M] int64), filed under `source`."""
-        return ArraySplit(inputs=self.inputs[index], targets=self.targets[index], source=source)
+        # `index_select`, because uint16 cannot be indexed in every other way.
+        inputs, targets = (part.index_select(0, index) for part in (self.inputs, self.targets))
+        return ArraySplit(inputs=inputs, targets=targets, source=source)
 
 
 @final
@@ -87,11 +111,12 @@ class TaskData:
     validation: ArraySplit
     test: ArraySplit
     mean: tuple[float, ...]
-    """Per channel (or feature), from the training part: uint8 values over 255, float values as they are."""
+    """Per channel (or feature), from the training part: uint8 values over 255, float values as they are.
+    Empty for tokens, which are not normalised."""
     std: tuple[float, ...]
     """Population standard deviation on the same scale as `mean`; > 0."""
     class_names: tuple[str, ...]
-    """Name of class 0, 1, ..."""
+    """Name of class 0, 1, ...; of tokens the vocabulary."""
     licence: str
     credit: str
     """The line to show wherever items of the set are shown."""
@@ -99,12 +124,12 @@ class TaskData:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of different tokens."""
         return len(self.class_names)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input as a batch holds it: (C, H, W) or (F,)."""
+        """Shape of one input as a batch holds it: (C, H, W), (F,) or (T,)."""
         return self.train.input_shape
 
 
@@ -118,11 +143,13 @@ def compute_channel_stats(split: ArraySplit) -> tuple[tuple[float, ...], tuple[f
         split: Usually the training part.
 
     Returns:
-        (mean, std), each of length `split.num_channels`.
+        (mean, std), each of length `split.num_channels`: empty for tokens.
 
     Raises:
         DataError: If a channel is constant (it cannot be normalised) or not finite.
     """
+    if split.is_tokens:
+        return (), ()
     flat = split.inputs.reshape(-1, split.num_channels)
     chunk_rows = _SUM_CHUNK_VALUES // split.num_channels + 1
     total = torch.zeros(split.num_channels, dtype=torch.float64)

@@ -16,6 +16,7 @@ from esper.kasmina.growth_points import GrowthPoint, PointWishes, find_growth_po
 from esper.kasmina.hosts.cnn import CNNHost, CNNHostConfig
 from esper.kasmina.hosts.mlp import MLPHost, MLPHostConfig
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint, SegmentedHost
+from esper.kasmina.hosts.transformer import TransformerHost, TransformerHostConfig
 from esper.kasmina.incubation import (
     Incubation,
     NormWithStatistics,
@@ -92,6 +93,8 @@ __all__ = [
     "Summary",
     "SummaryDiff",
     "Tap",
+    "TransformerHost",
+    "TransformerHostConfig",
     "apply_blend",
     "apply_seed_gradient",
     "build_plain_source",

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from esper.kasmina.attach import attach_hooks, probe_slots
@@ -105,6 +106,7 @@ class MorphogeneticModel(nn.Module):
         # In a tuple, because a module stored as an attribute would be registered a second time.
         self._forward_host: tuple[Callable[..., object]] = (host,)
         self.input_shape = tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
+        self.input_dtype = sample.dtype if isinstance(sample, Tensor) else torch.float32
         self._host_costs = measure_host(host, sample, self._paths)
         attach_hooks(host, list(self._paths.values()), list(self.each_slot()))
 

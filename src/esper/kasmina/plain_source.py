@@ -23,13 +23,15 @@ WEIGHTS_NAME = "weights.safetensors"
 """File that the generated `load` reads, beside itself."""
 
 _REMEDY = "export a program instead (-o FILE.pt2), which holds any graph"
+_INNER_NAMES = re.compile(r"torch\._C\._nn\.")
+"""Where a graph finds functions that `torch.nn.functional` offers under a name that stays."""
 _HEADER = '''"""A network grown by esper-lite, as plain torch: needs torch and safetensors, nothing else.
 
     from model import load
     network = load()          # eval mode, weights from {weights} beside this file
-    scores = network(inputs)  # [B, {inputs}] float32 -> [B, {outputs}]
+    scores = network(inputs)  # {signature}
 
-architecture.json says how inputs are scaled, and what each layer and output is.
+architecture.json says what inputs and outputs stand for, and what each layer is.
 """
 
 from __future__ import annotations
@@ -85,14 +87,15 @@ class PlainSource:
 
 
 def build_plain_source(
-    network: fx.GraphModule, *, input_shape: Sequence[int], num_outputs: int
+    network: fx.GraphModule, *, input_shape: Sequence[int], num_outputs: int, is_language: bool = False
 ) -> PlainSource:
     """Write a traced network as a Python file.
 
     Args:
         network: As `export_model` returns it: one input, one output, torch layers only; left as it is.
         input_shape: Of one item, without the batch dimension; for the file's docstring.
-        num_outputs: Values per item; for the file's docstring.
+        num_outputs: Values per item, or per position of a language model; for the file's docstring.
+        is_language: Whether inputs are tokens and outputs stand at every position.
 
     Raises:
         ExportError: If a layer's description does not build the layer again, or the graph calls anything
@@ -117,7 +120,7 @@ def build_plain_source(
     text = "\n".join(
         (
             _HEADER.format(
-                weights=WEIGHTS_NAME, inputs=", ".join(map(str, input_shape)), outputs=num_outputs
+                weights=WEIGHTS_NAME, signature=_sign(input_shape, num_outputs, is_language=is_language)
             ).rstrip("\n"),
             *(f"        {line}" for line in body),
             "",
@@ -129,6 +132,13 @@ def build_plain_source(
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in flat.state_dict().items()
     }
     return PlainSource(text=text, layers=tuple(layers.values()), tensors=tensors)
+
+
+def _sign(input_shape: Sequence[int], num_outputs: int, *, is_language: bool) -> str:
+    sizes = ", ".join(map(str, input_shape))
+    if is_language:
+        return f"[B, {sizes}] int64 -> [B, {sizes}, {num_outputs}]"
+    return f"[B, {sizes}] float32 -> [B, {num_outputs}]"
 
 
 def _flat_name(path: str, *, taken: Mapping[str, object]) -> str:
@@ -198,12 +208,18 @@ def _write_forward(network: fx.GraphModule) -> list[str]:
     (_, inputs) = (argument.arg for argument in function.args.args)
     steps = [line for line in function.body if not _frees_names(line)]
     names = [node for step in steps for node in ast.walk(step) if isinstance(node, ast.Name)]
-    known = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {"self", "torch", inputs}
+    known = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {
+        "self",
+        "torch",
+        "slice",
+        inputs,
+    }
     foreign = sorted({node.id for node in names} - known)
     if foreign:
         raise ExportError(f"the graph uses {', '.join(foreign)}, which is not of torch; {_REMEDY}")
     lines = [f"def forward(self, {inputs}: Tensor) -> Tensor:"]
-    return lines + [f"    {line}" for step in steps for line in ast.unparse(step).splitlines()]
+    text = (_INNER_NAMES.sub("nn.functional.", ast.unparse(step)) for step in steps)
+    return lines + [f"    {line}" for step in text for line in step.splitlines()]
 
 
 def _frees_names(step: ast.stmt) -> bool:

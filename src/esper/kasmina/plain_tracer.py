@@ -16,6 +16,9 @@ _PACKAGE = "esper"
 class PlainTracer(fx.Tracer):
     """Traces through every class but torch's own layers, so that only those remain."""
 
+    proxy_buffer_attributes = True
+    """A buffer is a step of the graph, as a parameter is, so that one may be cut to the size of the input."""
+
     def __init__(self, *, keeps_strangers: bool = False) -> None:
         """Make a tracer for one graph.
 

@@ -22,6 +22,8 @@ class MetricSpec:
     is_higher_better: bool
     scale: float
     """A difference that is large for this task, in metric units (> 0); it makes features scale-free."""
+    is_exponential: bool = False
+    """Whether a reader expects exp of the raw value, as perplexity is that of a loss in nats."""
 
     def __post_init__(self) -> None:
         """Check the scale.
@@ -32,13 +34,10 @@ class MetricSpec:
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"MetricSpec.scale={self.scale}: must be finite and > 0")
 
-    def inside(self, raw: float) -> float:
-        """Turn a raw value into the higher-is-better form used everywhere inside."""
-        return raw if self.is_higher_better else -raw
-
     def shown(self, inside: float) -> float:
-        """Turn an inside value back into what a reader expects."""
-        return inside if self.is_higher_better else -inside
+        """Turn an inside value into what a reader expects; an exponential is cut off at exp(700)."""
+        raw = inside if self.is_higher_better else -inside
+        return math.exp(min(raw, 700.0)) if self.is_exponential else raw
 
 
 @final

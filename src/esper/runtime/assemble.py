@@ -16,6 +16,8 @@ from esper.kasmina import (
     MLPHost,
     MLPHostConfig,
     MorphogeneticModel,
+    TransformerHost,
+    TransformerHostConfig,
     build_seeded,
     builtin_registry,
 )
@@ -25,6 +27,7 @@ from esper.leyline import (
     HostError,
     HostProbe,
     Layout,
+    LossKind,
     NullProbe,
     NullSink,
     TamiyoPolicy,
@@ -41,6 +44,7 @@ from esper.tolaria import (
     HostRunParts,
     OneRank,
     estimate_need,
+    input_dtype,
     refuse_shortage,
 )
 
@@ -69,6 +73,24 @@ def build_host(model: ModelConfig, task: TaskSpec) -> Callable[[], nn.Module]:
     Raises:
         ConfigError: If the host's settings are out of range, or it does not take the task's inputs.
     """
+    if (task.loss is LossKind.LANGUAGE_MODEL) != (model.kind == "transformer"):
+        raise ConfigError(
+            f"model.kind={model.kind!r} does not go with task {task.name!r}: a transformer takes tokens and "
+            "guesses the next one, the other kinds take images and numbers"
+        )
+    if model.kind == "transformer":
+        tokens = TransformerHostConfig(
+            vocabulary=task.num_outputs,
+            context=task.input_shape[0],
+            width=model.width,
+            num_blocks=model.num_blocks,
+            num_heads=model.num_heads,
+            mlp_ratio=model.mlp_ratio,
+            positions=model.positions,
+            is_tied=model.is_tied,
+            dropout=model.dropout,
+        )
+        return lambda: TransformerHost(tokens)
     if model.kind == "mlp":
         num_inputs = 1
         for size in task.input_shape:
@@ -110,7 +132,7 @@ def check_memory(config: ExperimentConfig, task: TaskSpec, *, num_hosts: int) ->
     with torch.device("meta"):
         host = build_seeded(build, 0)
     try:
-        need = estimate_need(host, task.input_shape, config.host)
+        need = estimate_need(host, task.input_shape, config.host, input_dtype(task))
     except HostError:  # building it says better what is wrong
         return
     refuse_shortage(need, config.host, available_memory(device), num_hosts=num_hosts, device=str(device))

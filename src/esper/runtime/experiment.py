@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import final
 
+from esper.data import TextConfig
 from esper.leyline import ConfigError, suggest
 from esper.nissa import TelemetryConfig
 from esper.runtime.ranks import DistributedConfig
@@ -16,7 +17,7 @@ from esper.simic import RewardConfig, TrainingConfig
 from esper.tamiyo import GreedyConfig, HeuristicConfig, NetworkConfig
 from esper.tolaria import HostRunConfig
 
-HOST_KINDS = ("cnn", "mlp")
+HOST_KINDS = ("cnn", "mlp", "transformer")
 TRAINABLE_NAMES = ("ppo",)
 """What `ExperimentConfig.policy` may be beside the names of tamiyo: a policy that is trained, not run."""
 PARALLEL_MODES = ("none", "host")
@@ -28,13 +29,17 @@ class TaskConfig:
     """Which task, and which rows of its data."""
 
     name: str = "digits"
-    """Task preset: digits, fashion_mnist, emoji9, cifar10, cifar10_deep or synthetic."""
+    """Task preset: digits, fashion_mnist, emoji9, cifar10, cifar10_deep, austen, tinystories, text or
+    synthetic."""
     data_dir: str | None = None
     """Folder that holds the data sets; None = ESPER_DATA, the user's cache, then system folders."""
     num_train_rows: int | None = None
-    """Training rows to use, >= 10; None = the task's own choice (fashion_mnist: a fixed 10,000)."""
+    """Training rows (windows of a text) to use, >= 10; None = the task's own choice (fashion_mnist: a fixed
+    10,000)."""
     is_augmented: bool | None = None
     """Random shift and flip on the device; None = the task's own choice."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """How a text becomes tokens; for austen, tinystories and text."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -52,11 +57,11 @@ class ModelConfig:
     """The host network; input shape and outputs come from the task."""
 
     kind: str = "cnn"
-    """"cnn" for images, "mlp" for flat inputs."""
+    """"cnn" for images, "mlp" for flat inputs, "transformer" for tokens."""
     base_channels: int = 8
     """cnn: channels of the first block, >= 1; small on purpose, growth adds what is missing."""
     num_blocks: int = 3
-    """cnn: blocks, >= 2; one growth point after each."""
+    """cnn: blocks, >= 2; transformer: blocks, >= 1; one growth point after each."""
     kernel_size: int = 3
     """cnn: odd kernel size, >= 1."""
     num_pools: int = 3
@@ -65,6 +70,17 @@ class ModelConfig:
     """cnn: "batch", "group" or "none"."""
     hidden: tuple[int, ...] = (32, 32)
     """mlp: widths of the hidden layers; one growth point after each."""
+    width: int = 64
+    """transformer: size of the stream between blocks, >= 2; small on purpose, growth adds what is missing."""
+    num_heads: int = 4
+    """transformer: attention heads, >= 1, a divisor of `width`; 4 heads of 16 at the default width."""
+    mlp_ratio: float = 4.0
+    """transformer: hidden units of a block's MLP per unit of `width`, > 0; 4 is the usual choice."""
+    positions: str = "learned"
+    """transformer: "learned" or "sinusoidal"; learned, because a short context costs few parameters."""
+    is_tied: bool = False
+    """transformer: whether the head uses the token embedding's weights; off, because a small vocabulary has
+    little to save."""
     dropout: float = 0.0
     """Dropout rate in [0, 1); 0, because small hosts underfit."""
 
@@ -86,9 +102,9 @@ class FamilyConfig:
     base_channels: tuple[int, ...] = ()
     """cnn: widths to draw from, each >= 1; a wider host has less to gain from growth."""
     num_blocks: tuple[int, ...] = ()
-    """cnn: depths to draw from, each >= 2; one slot per block."""
+    """cnn and transformer: depths to draw from, each >= 2; one slot per block."""
     hidden_widths: tuple[int, ...] = ()
-    """mlp: widths of all hidden layers to draw from, each >= 1."""
+    """mlp: widths of all hidden layers to draw from; transformer: widths of the stream; each >= 1."""
     learning_rate_factors: tuple[float, ...] = ()
     """Multiples of the peak learning rate to draw from, each > 0."""
     num_train_rows: tuple[int, ...] = ()

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, fx, nn
 
+from esper.data import UNKNOWN_TOKEN, TaskData
 from esper.kasmina import (
     MAX_DIFFERENCE,
     WEIGHTS_NAME,
@@ -144,7 +145,7 @@ def write_folder(network: fx.GraphModule, description: Mapping[str, JsonValue], 
 
     Args:
         network: As `esper.kasmina.export_model` returns it.
-        description: What to say beside the layers; `input_shape` and `num_outputs` are read.
+        description: What to say beside the layers; `input_shape`, `num_outputs` and `tokens` are read.
         folder: Made here; must not exist.
 
     Raises:
@@ -155,7 +156,10 @@ def write_folder(network: fx.GraphModule, description: Mapping[str, JsonValue], 
     assert isinstance(shape, list)
     assert isinstance(num_outputs, int)
     source = build_plain_source(
-        network, input_shape=[int(str(size)) for size in shape], num_outputs=num_outputs
+        network,
+        input_shape=[int(str(size)) for size in shape],
+        num_outputs=num_outputs,
+        is_language="tokens" in description,
     )
     architecture: dict[str, JsonValue] = {
         "format_version": ARCHITECTURE_VERSION,
@@ -231,7 +235,6 @@ def _choose_format(
 def _describe(assembly: Assembly) -> dict[str, JsonValue]:
     """Return what a user must know beside the layers: shapes, scaling of inputs, classes, seeds."""
     task, data = assembly.task, assembly.data
-    is_image = data.train.inputs.dtype == torch.uint8
     kept = [
         report for report in assembly.host_run.bench.model.reports() if report.stage.value == "FOSSILIZED"
     ]
@@ -239,17 +242,27 @@ def _describe(assembly: Assembly) -> dict[str, JsonValue]:
         "made_by": f"esper-lite {version('esper-lite')}, torch {package_versions()['torch']}",
         "task": task.name,
         "input_shape": list(task.input_shape),
-        "input_scaling": {
-            "rule": f"(value{' / 255' if is_image else ''} - mean) / std, per channel",
-            "mean": list(data.mean),
-            "std": list(data.std),
-        },
+        **(_describe_tokens(data) if data.train.is_tokens else _describe_scaling(data)),
         "num_outputs": task.num_outputs,
         "classes": list(data.class_names),
         "seeds": [
             {"slot": report.slot, "blueprint": report.blueprint, "blend": report.blend} for report in kept
         ],
     }
+
+
+def _describe_scaling(data: TaskData) -> dict[str, JsonValue]:
+    unit = " / 255" if data.train.inputs.dtype == torch.uint8 else ""
+    rule = f"(value{unit} - mean) / std, per channel"
+    return {"input_scaling": {"rule": rule, "mean": list(data.mean), "std": list(data.std)}}
+
+
+def _describe_tokens(data: TaskData) -> dict[str, JsonValue]:
+    if data.class_names[0] == UNKNOWN_TOKEN:
+        rule = "a token is the place of a character in `classes`; 0 stands for any that is not there"
+    else:
+        rule = "a token is a byte of UTF-8 text; the byte 0 stands between documents"
+    return {"tokens": {"rule": f"{rule}; output t guesses token t + 1"}}
 
 
 def _describe_layer(layer: LayerSource, tensors: Mapping[str, Tensor]) -> dict[str, JsonValue]:

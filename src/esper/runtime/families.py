@@ -57,6 +57,7 @@ def vary(config: ExperimentConfig, seed: int) -> ExperimentConfig:
             base_channels=draw("base_channels", family.base_channels, model.base_channels),
             num_blocks=draw("num_blocks", family.num_blocks, model.num_blocks),
             hidden=(width,) * len(model.hidden) if width else model.hidden,
+            width=width or model.width,
         ),
         task=replace(task, num_train_rows=draw("num_train_rows", family.num_train_rows, task.num_train_rows)),
         host=replace(host, optimizer=optimizer, lifecycle=lifecycle),
@@ -71,6 +72,8 @@ def compute_width(model: ModelConfig) -> int:
     """
     if model.kind == "mlp":
         return max(model.hidden, default=0)
+    if model.kind == "transformer":
+        return model.width
     return int(model.base_channels * 2 ** (model.num_blocks - 1))
 
 
@@ -87,7 +90,7 @@ def find_narrow(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[int, ..
     """
     widths = {seed: compute_width(vary(config, seed).model) for seed in seeds}
     if len(set(widths.values())) < 2:
-        choices = "hidden_widths" if config.model.kind == "mlp" else "base_channels or num_blocks"
+        choices = "base_channels or num_blocks" if config.model.kind == "cnn" else "hidden_widths"
         raise ConfigError(
             f"envs.narrow_rounds={config.envs.narrow_rounds}: all {len(seeds)} training hosts "
             f"(envs.num_hosts) are equally wide, none is narrower than another: draw family.{choices} from "
@@ -163,7 +166,8 @@ class HostFactory:
         config = self._config
         widest = max(self._list_shapes(), key=compute_width)
         if config.family.hidden_widths:
-            widest = replace(widest, hidden=(max(config.family.hidden_widths),) * len(widest.hidden))
+            width = max(config.family.hidden_widths)
+            widest = replace(widest, hidden=(width,) * len(widest.hidden), width=width)
         check_memory(replace(config, model=widest), self._load(config.task)[0], num_hosts=num_hosts)
 
     def measure_sizes(self) -> ActionSizes:

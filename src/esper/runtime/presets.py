@@ -10,7 +10,7 @@ from esper.leyline import UnknownNameError
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.simic import EntropyConfig, PPOConfig, TrainingConfig
 from esper.tamiyo import HeuristicConfig, NetworkConfig
-from esper.tolaria import HostRunConfig, OptimizerConfig
+from esper.tolaria import HostRunConfig, MeasuringConfig, OptimizerConfig
 
 
 def _grow_early() -> HeuristicConfig:
@@ -24,6 +24,20 @@ def _grow_early() -> HeuristicConfig:
         first_germination_epoch=1,
         germination_interval_epochs=1,
         blueprints_2d=("conv_heavy",),
+        min_incubation_epochs=2,
+        patience_epochs=5,
+        min_judged_epochs=4,
+        cull_errors=2.0,
+    )
+
+
+def _grow_language() -> HeuristicConfig:
+    """Rules for language models that underfit: attention and MLPs from the start, slow to condemn."""
+    return HeuristicConfig(
+        is_stability_required=False,
+        first_germination_epoch=2,
+        germination_interval_epochs=2,
+        blueprints_sequence=("mlp", "causal_attention"),
         min_incubation_epochs=2,
         patience_epochs=5,
         min_judged_epochs=4,
@@ -100,6 +114,38 @@ def cifar10_deep() -> ExperimentConfig:
     )
 
 
+def austen() -> ExperimentConfig:
+    """The six novels of Jane Austen, byte by byte: two narrow transformer blocks learn to guess the next one.
+
+    An interval is 200 batches, because a pass over the text would leave room for a handful of decisions. One
+    thread, as for digits.
+    """
+    return ExperimentConfig(
+        num_threads=1,
+        task=TaskConfig(name="austen"),
+        model=ModelConfig(kind="transformer", width=32, num_blocks=2, num_heads=2),
+        host=HostRunConfig(
+            batch_size=32,
+            interval_batches=200,
+            optimizer=OptimizerConfig(name="adamw", learning_rate=0.003, weight_decay=0.01),
+            measuring=MeasuringConfig(contribution_items=1000, chunk_items=250),
+        ),
+        heuristic=_grow_language(),
+        network=_know_more_in_training(),
+        training=_learn_in_few_rounds(),
+    )
+
+
+def tinystories() -> ExperimentConfig:
+    """TinyStories from a local folder, byte by byte, up to 64 MiB of it."""
+    return replace(austen(), task=TaskConfig(name="tinystories"))
+
+
+def text() -> ExperimentConfig:
+    """A text of your own: --task.text.file names a .txt, .jsonl or .parquet file, or a folder of them."""
+    return replace(austen(), task=TaskConfig(name="text"))
+
+
 def synthetic() -> ExperimentConfig:
     """A teacher network of known width labels random inputs: the right size of the student is known."""
     return ExperimentConfig(
@@ -113,7 +159,20 @@ def synthetic() -> ExperimentConfig:
 
 
 _PRESETS: Mapping[str, Callable[[], ExperimentConfig]] = MappingProxyType(
-    {build.__name__: build for build in (digits, fashion_mnist, emoji9, cifar10, cifar10_deep, synthetic)}
+    {
+        build.__name__: build
+        for build in (
+            digits,
+            fashion_mnist,
+            emoji9,
+            cifar10,
+            cifar10_deep,
+            austen,
+            tinystories,
+            text,
+            synthetic,
+        )
+    }
 )
 
 PRESET_NAMES: tuple[str, ...] = tuple(_PRESETS)

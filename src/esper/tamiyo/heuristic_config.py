@@ -44,8 +44,8 @@ class HeuristicConfig:
     )
     """Rotation for 2d slots; ids that do not fit a slot are ignored there, and where none of the list fits,
     everything that does is used in its order. Convolutions first: they add most to small image hosts."""
-    blueprints_sequence: tuple[str, ...] = ()
-    """Rotation for sequence slots; empty = everything that fits, in its order."""
+    blueprints_sequence: tuple[str, ...] = ("mlp", "causal_attention", "mlp_small", "lora", "norm")
+    """Rotation for sequence slots; the halves of a transformer block first, then the cheaper ones."""
     blueprints_flat: tuple[str, ...] = ("mlp", "mlp_small", "low_rank")
     """Rotation for flat slots; the wide one first."""
     blend: BlendForm = BlendForm.ADD

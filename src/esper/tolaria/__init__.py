@@ -37,7 +37,7 @@ from esper.tolaria.loop_controller import LoopController
 from esper.tolaria.loop_state import add_extra, capture_loop, restore_loop, split_extra
 from esper.tolaria.measuring import Evaluator, MeasuringConfig, SplitResult, estimate_mean
 from esper.tolaria.memory import MemoryNeed, MemoryWatch, estimate_need, refuse_shortage
-from esper.tolaria.objectives import Objective, build_objective
+from esper.tolaria.objectives import Objective, build_objective, input_dtype
 from esper.tolaria.offers import Budget
 from esper.tolaria.optimizers import OPTIMIZER_NAMES, OptimizerConfig, TopologyOptimizer
 from esper.tolaria.parts import HostRunParts, Workbench
@@ -121,6 +121,7 @@ __all__ = [
     "estimate_need",
     "find_blamed",
     "hash_layout",
+    "input_dtype",
     "missing_from",
     "refuse_shortage",
     "restore_loop",

@@ -28,6 +28,9 @@ class HostRunConfig:
     """Training items per batch, >= 2; small enough for many updates on small sets."""
     epochs: int | None = None
     """Decision intervals until the horizon, >= 1; None = the task's own."""
+    interval_batches: int | None = None
+    """Batches in one decision interval, >= 1: on a large set decisions need not wait for its end. None = one
+    pass over the training split."""
     device: str = "cpu"
     """"cpu", "cuda", "cuda:<i>", "mps" or "auto"; cpu by default, because runs are bit-exact there."""
     amp: str = "off"
@@ -89,12 +92,14 @@ class HostRunConfig:
             )
         if self.max_memory_mb is not None and not 0 < self.max_memory_mb < math.inf:
             raise ConfigError(f"host.max_memory_mb={self.max_memory_mb}: must be finite and > 0")
-        if self.batch_size < 2:
-            raise ConfigError(f"host.batch_size={self.batch_size}: must be >= 2")
-        if self.snapshot_every < 1:
-            raise ConfigError(f"host.snapshot_every={self.snapshot_every}: must be >= 1")
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"host.epochs={self.epochs}: must be >= 1")
+        for name, count, low in (
+            ("batch_size", self.batch_size, 2),
+            ("snapshot_every", self.snapshot_every, 1),
+            ("epochs", self.epochs, 1),
+            ("interval_batches", self.interval_batches, 1),
+        ):
+            if count is not None and count < low:
+                raise ConfigError(f"host.{name}={count}: must be >= {low}")
         is_known = self.device in ("cpu", "mps", "auto") or self.device.split(":")[0] == "cuda"
         if not is_known:
             raise ConfigError(f"host.device={self.device!r}: must be cpu, cuda, cuda:<index>, mps or auto")

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from esper.kasmina import (
     BlueprintRegistry,
     MorphogeneticModel,
@@ -69,13 +71,16 @@ class MemoryNeed:
         return self.activations + self.copies * (_NUM_COPIES - 1) // _NUM_COPIES
 
 
-def estimate_need(module: nn.Module, shape: Sequence[int], config: HostRunConfig) -> MemoryNeed:
+def estimate_need(
+    module: nn.Module, shape: Sequence[int], config: HostRunConfig, dtype: torch.dtype = torch.float32
+) -> MemoryNeed:
     """Return what training a module takes.
 
     Args:
         module: A host or a seed, on any device.
         shape: One item's input shape, without the batch dimension.
         config: Batch size, optimiser, size of evaluation passes.
+        dtype: Of the input.
 
     Raises:
         HostError: If the forward pass looks at values.
@@ -84,7 +89,7 @@ def estimate_need(module: nn.Module, shape: Sequence[int], config: HostRunConfig
     weights = sum(tensor.nbytes for tensor in (*parameters, *module.buffers()))
     trained = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     moments = trained * _count_moments(config)
-    saved = count_saved_bytes(module, shape, batch_size=config.batch_size)
+    saved = count_saved_bytes(module, shape, batch_size=config.batch_size, dtype=dtype)
     evaluated = _NUM_EVALUATED * saved.largest * config.measuring.chunk_items // config.batch_size
     return MemoryNeed(
         weights=weights,
@@ -162,7 +167,7 @@ class MemoryWatch:
         if budget is None and free is None:
             return None
         if self._host is None:
-            self._host = estimate_need(model.host, model.input_shape, self._config)
+            self._host = estimate_need(model.host, model.input_shape, self._config, model.input_dtype)
         if free is not None and free >= _AMPLE * self._host.total:
             return None
         needs = [self._host, *self._list_seed_needs(model)]

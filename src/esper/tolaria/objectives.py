@@ -102,6 +102,11 @@ def _score_classes(scores: Tensor, targets: Tensor) -> Tensor:
     return (scores.argmax(dim=1) == targets).to(torch.float32)
 
 
+def input_dtype(task: TaskSpec) -> torch.dtype:
+    """Return the type of a task's inputs as a host gets them: int64 tokens for language, else float32."""
+    return torch.int64 if task.loss is LossKind.LANGUAGE_MODEL else torch.float32
+
+
 def build_objective(task: TaskSpec) -> Objective:
     """Return the objective of a task."""
     return Objective(task.loss)

@@ -156,16 +156,7 @@ def build_workbench(
         HostError: If the host's growth points do not match its forward pass.
     """
     data, device, measuring = parts.data, parts.device, config.measuring
-    batches = SharedBatchIterator(
-        data.train,
-        [derive_seed(run_seed, "data", instance)],
-        config.batch_size,
-        device=device,
-        mean=data.mean,
-        std=data.std,
-        augment=parts.augment,
-        cache=parts.cache,
-    )
+    batches = _build_batches(config, parts, derive_seed(run_seed, "data", instance))
     validation = _first_items(parts, data.validation)
     model = _build_model(task, config, parts, validation[0][:2], derive_seed(run_seed, "host", instance))
     horizon = config.epochs if config.epochs is not None else task.horizon_epochs
@@ -211,6 +202,21 @@ def build_workbench(
         memory=MemoryWatch(config, parts.registry, parts.read_memory),
         rng=OwnRng(derive_seed(run_seed, "torch", instance), device),
         probe=parts.probe,
+    )
+
+
+def _build_batches(config: HostRunConfig, parts: HostRunParts, seed: int) -> SharedBatchIterator:
+    data = parts.data
+    return SharedBatchIterator(
+        data.train,
+        [seed],
+        config.batch_size,
+        device=parts.device,
+        mean=data.mean,
+        std=data.std,
+        augment=parts.augment,
+        epoch_batches=config.interval_batches,
+        cache=parts.cache,
     )
 
 
@@ -268,4 +274,4 @@ def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:
 def _first_items(parts: HostRunParts, split: ArraySplit, limit: int | None = None) -> tuple[Tensor, Tensor]:
     data = parts.data
     storage = parts.cache.storage(split, device=parts.device, mean=data.mean, std=data.std)
-    return storage.normalise(storage.inputs[:limit].clone()), storage.targets[:limit]
+    return storage.normalise(storage.inputs[:limit].clone()), storage.label(storage.targets[:limit])

@@ -149,7 +149,8 @@ class Scorer:
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "batch", epoch))
         order = torch.randperm(storage.num_items, generator=generator)
         chosen = order[: self._config.score_items].to(storage.targets.device)
-        return storage.normalise(storage.inputs[chosen]), storage.targets[chosen]
+        inputs, targets = (part.index_select(0, chosen) for part in (storage.inputs, storage.targets))
+        return storage.normalise(inputs), storage.label(targets)
 
     def _score_blueprints(
         self, model: MorphogeneticModel, slot: SeedSlot, point: ProbePoint, epoch: int

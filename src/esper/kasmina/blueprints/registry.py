@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from esper.kasmina.blueprints.flat import FLAT_BLUEPRINTS
 from esper.kasmina.blueprints.image import IMAGE_BLUEPRINTS
+from esper.kasmina.blueprints.sequence import SEQUENCE_BLUEPRINTS
 from esper.kasmina.blueprints.shared import SHARED_BLUEPRINTS
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec, fits_any_slot
 from esper.leyline import ConfigError, Layout, UnknownNameError
@@ -148,4 +149,6 @@ class BlueprintRegistry:
 
 def builtin_registry() -> BlueprintRegistry:
     """Return a fresh frozen registry with every built-in blueprint."""
-    return BlueprintRegistry((*SHARED_BLUEPRINTS, *IMAGE_BLUEPRINTS, *FLAT_BLUEPRINTS)).freeze()
+    return BlueprintRegistry(
+        (*SHARED_BLUEPRINTS, *IMAGE_BLUEPRINTS, *FLAT_BLUEPRINTS, *SEQUENCE_BLUEPRINTS)
+    ).freeze()

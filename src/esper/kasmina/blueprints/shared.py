@@ -1,8 +1,18 @@
-"""Blueprints that fit several layouts, and the rule for group sizes of normalisation."""
+"""Blueprints that fit several layouts, and the rule for group sizes of normalisation.
+
+```
+norm            tanh(g) (norm(h) - h)               g = 0
+mlp, mlp_small  flat:      W2 relu(W1 h + b1) + b2  hidden 4 C and 2 C; W2, b2 = 0
+                sequence:  W2 gelu(W1 norm(h) + b1) + b2, at every position by itself
+```
+On a sequence the MLP normalises first and uses the activation of the hosts that have sequences: it is one
+more half of such a host's block.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +92,43 @@ def _build_norm(spec: SlotSpec) -> nn.Module:
     return GatedNorm(nn.LayerNorm(spec.num_channels))
 
 
+def _mlp(expansion: int) -> Callable[[SlotSpec], nn.Module]:
+    def build(spec: SlotSpec) -> nn.Module:
+        c = spec.num_channels
+        last = nn.Linear(expansion * c, c)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if spec.layout is Layout.SEQUENCE:
+            return nn.Sequential(nn.LayerNorm(c), nn.Linear(c, expansion * c), nn.GELU(), last)
+        return nn.Sequential(nn.Linear(c, expansion * c), nn.ReLU(), last)
+
+    return build
+
+
+def _count_mlp(expansion: int) -> Callable[[SlotSpec], int]:
+    def count(spec: SlotSpec) -> int:
+        c = spec.num_channels
+        norm = 2 * c if spec.layout is Layout.SEQUENCE else 0
+        return norm + 2 * expansion * c * c + expansion * c + c
+
+    return count
+
+
+def _can_learn_mlp(spec: SlotSpec) -> bool:
+    return spec.layout is not Layout.SEQUENCE or has_values_to_normalise(spec)
+
+
+def _build_mlp_spec(blueprint_id: str, expansion: int) -> BlueprintSpec:
+    return BlueprintSpec(
+        id=blueprint_id,
+        family="mlp",
+        layouts=frozenset({Layout.FLAT, Layout.SEQUENCE}),
+        build=_mlp(expansion),
+        count_params=_count_mlp(expansion),
+        accepts=_can_learn_mlp,
+    )
+
+
 SHARED_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
     BlueprintSpec(
         id="noop",
@@ -98,4 +145,6 @@ SHARED_BLUEPRINTS: tuple[BlueprintSpec, ...] = (
         count_params=lambda spec: 2 * spec.num_channels + 1,
         accepts=has_values_to_normalise,
     ),
+    _build_mlp_spec("mlp", 4),
+    _build_mlp_spec("mlp_small", 2),
 )
