@@ -78,7 +78,9 @@ def plan_growths(start: tuple[int, ...], end: tuple[int, ...], epochs: int) -> t
         fraction = FIRST_FRACTION + span * index / max(1, len(places) - 1)
         low, high = start[layer - 1], end[layer - 1]
         target = low + math.ceil((high - low) * (turn + 1) / NUM_ROUNDS)
-        growths.append(Growth(epoch=max(1, round(fraction * epochs)), layer=layer, target=target))
+        # No plan is so short that a growth would fall behind its end.
+        epoch = min(max(1, round(fraction * epochs)), epochs - 1)
+        growths.append(Growth(epoch=epoch, layer=layer, target=target))
     return tuple(growths)
 
 

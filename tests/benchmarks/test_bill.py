@@ -59,6 +59,13 @@ def test_layers_take_turns_and_end_at_their_width() -> None:
     )
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_short_plan_still_holds_every_growth(epochs: int) -> None:
+    growths = plan_growths((2, 2), (4, 4), epochs)
+    assert [growth.target for growth in growths] == [3, 3, 4, 4]
+    assert all(growth.epoch < epochs for growth in growths)
+
+
 def test_the_bill_of_a_plan_follows_the_sizes_epoch_by_epoch() -> None:
     # 1 epoch at (2, 2), 3 at (3, 2), 3 at (3, 3), 3 at (4, 3), 10 at (4, 4).
     forwards = 36 + 3 * 48 + 3 * 60 + 3 * 74 + 10 * 88
