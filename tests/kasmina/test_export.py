@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from esper.kasmina import InjectionPoint
-from esper.kasmina.export import MAX_DIFFERENCE, export_model
+from esper.kasmina.difference import MAX_DIFFERENCE
 from esper.leyline import BlendForm, ExportError, Layout, SeedStage
 from kasmina.growing import draw, grow, make_clock, make_cnn, make_mlp, make_model
 
