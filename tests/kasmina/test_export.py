@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from esper.kasmina import InjectionPoint
 from esper.kasmina.difference import MAX_DIFFERENCE
+from esper.kasmina.export import export_model
 from esper.leyline import BlendForm, ExportError, Layout, SeedStage
 from kasmina.growing import draw, grow, make_clock, make_cnn, make_mlp, make_model
 
