@@ -34,6 +34,8 @@ WORDS = {
     "task.data_dir": "/data",
     "model.kind": "mlp",
     "model.norm": "group",
+    "task.text.tokens": "characters",
+    "model.positions": "sinusoidal",
     "host.device": "auto",
     "host.amp": "bf16",
     "host.compile": "default",

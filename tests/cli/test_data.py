@@ -21,12 +21,13 @@ def test_every_set_is_listed_with_state_licence_and_credit() -> None:
     sets = {item["name"]: item for item in json.loads(call(["data", "list", "--json"]).out)}
     assert set(sets) == set(DATASET_NAMES)
     assert sets["digits"]["state"] == "embedded"
+    assert (sets["text"]["state"], sets["text"]["path"]) == ("given", None)
     assert (sets["emoji9"]["state"], sets["emoji9"]["path"]) == ("missing", None)
     assert all(item["licence"] and item["credit"] for item in sets.values())
     answer = call(["data", "list"])
     assert "Data sets\nname " in answer.out
     assert "\nCredits\nname " in answer.out
-    assert answer.err.startswith("missing: `esper data check cifar10` says where")
+    assert answer.err.startswith("missing: `esper data check austen` says where")
 
 
 def test_the_sets_that_are_there_are_checked() -> None:
