@@ -62,15 +62,11 @@ def main() -> int:
                         print(losses[-1], file=sys.stderr)
     limit = arguments.timeout_s + ALLOWED_S
     late = [loss for loss in losses if loss.seconds > limit or loss.code != 4 or not loss.is_named]
-    report = {
-        "timeout_s": arguments.timeout_s,
-        "limit_s": limit,
-        "losses": [loss._asdict() for loss in losses],
-    }
+    rows = [loss._asdict() for loss in losses]
+    report = {"timeout_s": arguments.timeout_s, "limit_s": limit, "losses": rows}
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"{len(losses)} losses, longest {max(loss.seconds for loss in losses):.1f} s, {len(late)} late or unnamed"
-    )
+    longest = max(loss.seconds for loss in losses)
+    print(f"{len(losses)} losses, longest {longest:.1f} s, {len(late)} late or unnamed")
     return 1 if late else 0
 
 
