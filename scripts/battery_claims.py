@@ -45,7 +45,7 @@ T11 P  other topology, unknown blueprint, newer format, other precision: the fir
 T12 P  resumed with another number of environments or ranks: refused, or what was asked for
 T13 P  two processes on one run directory: the second is refused, a stale lock is taken over
 T14 P  a checkpoint of every format there was: loads, or is refused with what to do
-T15 N  saving in the background on a slow disk: one save in flight, at most two copies in memory
+T15 PN saving in the background on a slow disk: one save in flight, at most two copies in memory
 T16 P  a rank is killed inside an exchange: the others end with code 4 and name it and its step
 T17 P  a rank is killed under the launcher: restarted, and equal to a training without the kill
 T18 P  a rank hangs, is stopped, or holds the interpreter: it is named, not one that waits for it
@@ -87,6 +87,7 @@ _GAPS: Mapping[str, str] = MappingProxyType(
     {
         "T28": "needs two GPUs or more",
         "T40": _DASHBOARD,
+        "T45": "there are no worker processes: data lie in memory, hosts run in the process that trains them",
         "T49": _DASHBOARD,
     }
 )

@@ -84,6 +84,7 @@ def test_a_save_is_on_the_disk_after_a_flush_and_told_once(tmp_path: Path) -> No
     writer.close()
 
 
+@pytest.mark.battery("T15")
 def test_submitting_does_not_wait_for_the_disk_and_the_record_is_that_of_its_moment(tmp_path: Path) -> None:
     disk, weight = SlowDisk(), torch.zeros(4)
     with writing(tmp_path, disk) as (writer, store):
@@ -97,6 +98,7 @@ def test_submitting_does_not_wait_for_the_disk_and_the_record_is_that_of_its_mom
         assert torch.equal(store.load().record.tensors["w"], torch.zeros(4))
 
 
+@pytest.mark.battery("T15")
 def test_two_saves_are_never_in_flight_and_the_newest_takes_the_place_of_the_one_that_waits(
     tmp_path: Path,
 ) -> None:
@@ -118,6 +120,7 @@ def test_two_saves_are_never_in_flight_and_the_newest_takes_the_place_of_the_one
     assert disk.in_flight == [1, 1]
 
 
+@pytest.mark.battery("T15")
 def test_at_most_two_snapshots_are_in_memory_whatever_the_disk_does(tmp_path: Path) -> None:
     disk = SlowDisk()
     alive: list[weakref.ref[torch.Tensor]] = []
