@@ -152,6 +152,31 @@ def test_the_own_hosts_are_found_as_they_declare_themselves() -> None:
     assert tuple(point.point for point in points) == make_mlp().injection_points()
 
 
+class _Nests(nn.Module):
+    """torch's encoder: with a mask, in eval mode, it hands nested tensors from layer to layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.encoder(x, src_key_padding_mask=mask)
+        out: torch.Tensor = self.head(hidden.mean(dim=1))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_layers_that_hand_on_nested_tensors_are_refused_with_the_setting_that_helps() -> None:
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    inputs = (draw(2, 5, 8), mask)
+    with pytest.raises(
+        HostError, match=r"'encoder.layers.0' returns nested tensors .* enable_nested_tensor=False"
+    ):
+        _find(_Nests(), inputs, at=("encoder.layers.*",))
+    assert "encoder" in _find(_Nests(), inputs, at=("encoder",))
+
+
 class _Count(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x > 0).long()

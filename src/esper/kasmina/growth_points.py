@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
 from esper.kasmina.inputs import Inputs
-from esper.kasmina.survey import Feature, ModuleCall, Survey, find_arrangements, survey_host
+from esper.kasmina.survey import NESTED, Feature, ModuleCall, Survey, find_arrangements, survey_host
 from esper.kasmina.tap import Arrangement
 from esper.leyline import HostError, UnknownNameError, suggest
 
@@ -162,6 +162,11 @@ def _fit(survey: Survey, path: str, wishes: PointWishes, reason: str) -> GrowthP
 
 
 def _select(call: ModuleCall, select: int | str | None) -> Feature:
+    if call.output_kind == NESTED:
+        raise HostError(
+            f"module {call.path!r} returns nested tensors in eval mode, which seeds cannot read: build "
+            "torch's encoder with enable_nested_tensor=False"
+        )
     for feature in call.features:
         if feature.select == select and feature.is_floating:
             return feature

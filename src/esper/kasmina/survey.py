@@ -32,6 +32,8 @@ _CHANNELS_FIRST = (
 )
 _COUNT_NAMES = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim", "nf")
 _MAX_EVIDENCE = 12
+NESTED = "nested tensor"
+"""Kind of output in which every item has a length of its own: it has no shape, and no seed can read it."""
 
 
 class Feature(NamedTuple):
@@ -236,7 +238,7 @@ class _Watcher:
             parent_kind=type(parent).__name__,
             num_calls=self._counts[path],
             order=order,
-            output_kind=type(output).__name__,
+            output_kind=NESTED if _is_nested(output) else type(output).__name__,
             features=_list_features(output),
             is_composite=any(True for part in inside for _ in part.parameters(recurse=False)),
             has_parameters=any(True for _ in module.parameters()),
@@ -244,7 +246,13 @@ class _Watcher:
         )
 
 
+def _is_nested(output: object) -> bool:
+    return isinstance(output, Tensor) and output.is_nested
+
+
 def _list_features(output: object) -> tuple[Feature, ...]:
+    if isinstance(output, Tensor) and output.is_nested:
+        return ()
     if isinstance(output, Tensor):
         return (Feature(None, tuple(output.shape), output.is_floating_point(), id(output)),)
     found = []
@@ -256,7 +264,9 @@ def _list_features(output: object) -> tuple[Feature, ...]:
 
 def _find_evidence(module: nn.Module, output: object) -> ChannelHint | None:
     """Return what a layer says about channels, checked against its own output; None if it says nothing."""
-    if not isinstance(output, Tensor) or output.dim() < 2 or any(True for _ in module.children()):
+    if not isinstance(output, Tensor) or output.is_nested or output.dim() < 2:
+        return None
+    if any(True for _ in module.children()):
         return None
     count = next((value for name in _COUNT_NAMES if isinstance(value := getattr(module, name, None), int)), 0)
     weight = getattr(module, "weight", None)

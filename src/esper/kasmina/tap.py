@@ -135,14 +135,18 @@ class Tap:
 
 
 def find_selections(output: object) -> tuple[int | str, ...]:
-    """Return every `select` at which an output holds a floating tensor; () where it is one itself."""
+    """Return every `select` at which an output holds a floating tensor with a shape; () where it is one."""
     if isinstance(output, Mapping):
         items: Sequence[tuple[int | str, object]] = [(str(key), value) for key, value in output.items()]
     elif isinstance(output, tuple | list):
         items = list(enumerate(output))
     else:
         return ()
-    return tuple(key for key, value in items if isinstance(value, Tensor) and value.is_floating_point())
+    return tuple(
+        key
+        for key, value in items
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.is_nested
+    )
 
 
 def _choose(output: object, select: int | str | None) -> object:
