@@ -202,7 +202,7 @@ def _tell_epoch(event: EpochCompleted, host: _Host) -> Line:
     parts = [
         f"epoch {event.epoch}/{host.horizon_epochs or '?'}",
         f"loss {format_number(event.validation_loss)}",
-        f"{name} {format_metric(name, value)}",
+        *([f"{name} {format_metric(name, value)}"] if name != "loss" else []),
         f"({grown:+,} params, {host.num_live} live)" if is_known else f"({grown:+,} params)",
     ]
     eta = host.eta_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from esper.leyline import Event
+from esper.leyline import Event, RunStarted
 from esper.nissa import Narrator, Record
 
 if TYPE_CHECKING:
@@ -45,6 +45,25 @@ class LoopNarrator:
         """Start with nothing told."""
         self._narrator = Narrator()
         self._count = 0
+
+    def begin(self, slots: Sequence[str], *, host_params: int, horizon: int | None) -> None:
+        """Learn what sentences about intervals compare with.
+
+        Args:
+            slots: Ids.
+            host_params: Trainable parameters of the host alone.
+            horizon: Intervals that the loop runs; None = not known.
+        """
+        started = RunStarted(
+            epoch=0,
+            task="own",
+            policy="own",
+            seed=0,
+            horizon_epochs=horizon or 0,
+            host_params=host_params,
+            slots=tuple(slots),
+        )
+        self.tell([started])
 
     def tell(self, events: Sequence[Event]) -> list[LoopEvent]:
         """Return each event with its sentence."""
