@@ -38,7 +38,7 @@ def evaluate(network: nn.Module) -> torch.Tensor:
 
 for epoch in range(40):
     for event in controller.act():  # 1: before the epoch, the network may grow
-        print(f"epoch {epoch:2d}: {event}")
+        print(event)
     grown.train()
     for x, y in loader:
         optimizer.zero_grad()
@@ -47,7 +47,7 @@ for epoch in range(40):
         optimizer.step()
         controller.step(loss)  # 2: after each batch
     for event in controller.observe(evaluate=evaluate):  # 3: after the epoch, seeds are measured
-        print(f"epoch {epoch:2d}: {event}")
+        print(event)
 controller.finish()  # what has not proved itself by now goes
 
 print(grown.summary())
