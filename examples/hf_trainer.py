@@ -1,4 +1,4 @@
-"""A transformer grows under the Trainer of Hugging Face: a callback makes the two calls.
+"""A frozen transformer grows adapters under the Trainer of Hugging Face: a callback makes the calls.
 
 The model is a tiny BERT with random weights and the texts are random tokens; nothing is downloaded.
 Run: python examples/hf_trainer.py
@@ -16,13 +16,14 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 import esper
 
 torch.manual_seed(0)
-tokens = torch.randint(1, 8, (640, 6))
-labels = tokens[:, 1:].sum(dim=1) % 3  # a sum modulo 3: a narrow model needs help
+tokens = torch.randint(0, 8, (1280, 6))
+votes = torch.randn(8, 6)  # what a token says depends on where it stands
+labels = (votes[tokens, torch.arange(6)].sum(dim=1) > 0).long()
 rows = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=True)]
-held_out = {"input_ids": tokens[512:], "labels": labels[512:]}
+held_out = {"input_ids": tokens[1024:], "labels": labels[1024:]}
 
-config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
-                    max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0,
+config = BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+                    max_position_embeddings=8, num_labels=2, initializer_range=0.4, hidden_dropout_prob=0.0,
                     attention_probs_dropout_prob=0.0)  # fmt: skip
 
 
@@ -35,7 +36,10 @@ def token_mlp(spec: object) -> nn.Module:
     return nn.Sequential(nn.Linear(spec.num_channels, 32), nn.GELU(), last)
 
 
-grown = esper.grow(BertForSequenceClassification(config), sample=held_out, at=["bert.encoder.layer.*"],
+model = BertForSequenceClassification(config)
+model.bert.encoder.requires_grad_(False)
+model.bert.embeddings.requires_grad_(False)  # only the head learns, and what grows
+grown = esper.grow(model, sample=held_out, at=["bert.encoder.layer.*"],
                    blueprints=[token_mlp])  # fmt: skip
 optimizer = torch.optim.AdamW(grown.parameters(), lr=5e-3)
 controller = esper.Controller(grown, optimizer, epochs=40)
@@ -70,7 +74,7 @@ with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(output_dir=folder, num_train_epochs=40, per_device_train_batch_size=32, use_cpu=True,
                                   save_strategy="no", remove_unused_columns=False, report_to=[], disable_tqdm=True, logging_strategy="no",
                                   lr_scheduler_type="constant", label_names=["labels"])  # fmt: skip
-    trainer = Trainer(grown, arguments, train_dataset=rows[:512], optimizers=(optimizer, None), callbacks=[Grow()])
+    trainer = Trainer(grown, arguments, train_dataset=rows[:1024], optimizers=(optimizer, None), callbacks=[Grow()])
     trainer.train()
 controller.finish()
 print(grown.summary())
