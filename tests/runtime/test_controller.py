@@ -218,3 +218,36 @@ def test_a_scheduler_that_is_made_later_is_followed() -> None:
     optimizer.step()
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_loop_whose_step_computes_the_gradients_itself_shows_and_guards_the_same(by_name: bool) -> None:
+    def learn(is_closure: bool) -> tuple[list[torch.Tensor], object]:
+        grown = grow_net(policy=Script([germinate()]))
+        optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+        controller = Controller(grown, optimizer)
+        controller.act()
+        for place, (x, y) in enumerate(train_batches()):
+
+            def compute(x: torch.Tensor = x, y: torch.Tensor = y, place: int = place) -> float:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(grown(x), y)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if place == 1:
+                    gradient = next(iter(grown["body"].parameters().values())).grad
+                    assert gradient is not None
+                    gradient.fill_(float("nan"))
+                return float(loss.detach())
+
+            if not is_closure:
+                compute()
+                optimizer.step()
+            elif by_name:
+                optimizer.step(closure=compute)
+            else:
+                assert optimizer.step(compute) == pytest.approx(1.1, abs=1.0)
+        return [p.detach().clone() for p in grown.parameters()], dict(controller.gradients())
+
+    plain, closed = learn(False), learn(True)
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], closed[0], strict=True))
+    assert plain[1] == closed[1]

@@ -100,6 +100,30 @@ def test_a_scheduler_of_another_optimizer_is_refused() -> None:
         loop.guest.follow(schedules.StepLR(other.optimizer, 3))
 
 
+def test_a_scheduler_on_a_wrapper_of_the_optimizer_is_followed() -> None:
+    class Wrapper(torch.optim.Optimizer):
+        """As trainers have: hands on to the optimiser inside."""
+
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            self.inner, self.defaults = inner, inner.defaults
+
+        @property
+        def param_groups(self) -> list[dict[str, object]]:  # type: ignore[override]
+            return self.inner.param_groups
+
+        def step(self, closure: object = None) -> None:
+            self.inner.step()
+
+    loop = Loop()
+    scheduler = schedules.LambdaLR(Wrapper(loop.optimizer), lambda step: 0.5**step)
+    loop.guest.follow(scheduler)
+    loop.germinate("s1")
+    scheduler.optimizer.step()
+    scheduler.step()
+    assert len(scheduler.base_lrs) == len(loop.optimizer.param_groups) > 2
+    assert loop.optimizer.param_groups[0]["lr"] == 0.5 * scheduler.base_lrs[0]
+
+
 def test_what_is_no_scheduler_is_refused_by_its_class() -> None:
     with pytest.raises(ConfigError, match=r"dict is no torch\.optim\.lr_scheduler\.LRScheduler"):
         Loop().guest.follow({})  # type: ignore[arg-type]

@@ -61,6 +61,7 @@ _FOSSIL = SeedStage.FOSSILIZED.value
 _CULL = LifecycleOp.CULL.value
 _BY_POLICY = "policy"
 """Reason of a cull that a decision asked for; that decision says why."""
+_LOSS = "loss"
 _AT_THE_END = "horizon"
 """Reason of a run that went all its way."""
 _LIVE = frozenset(stage.value for stage in SeedStage if stage.is_live)
@@ -132,9 +133,10 @@ class Narrator:
 
 def primary_metric(event: EpochCompleted) -> tuple[str, float]:
     """Return the name and value of the validation metric as a reader expects it."""
-    for name in sorted(event.raw_metrics):
-        if not name.startswith("train_"):
-            return clean_text(name), event.raw_metrics[name]
+    names = [name for name in event.raw_metrics if not name.startswith("train_")]
+    # The loss has its own place in a line; it is the metric only where there is no other.
+    for name in sorted(names, key=lambda name: (name == _LOSS, name)):
+        return clean_text(name), event.raw_metrics[name]
     return "metric", event.metric
 
 
@@ -202,14 +204,14 @@ def _tell_epoch(event: EpochCompleted, host: _Host) -> Line:
     parts = [
         f"epoch {event.epoch}/{host.horizon_epochs or '?'}",
         f"loss {format_number(event.validation_loss)}",
-        *([f"{name} {format_metric(name, value)}"] if name != "loss" else []),
+        "" if name == _LOSS else f"{name} {format_metric(name, value)}",
         f"({grown:+,} params, {host.num_live} live)" if is_known else f"({grown:+,} params)",
     ]
     eta = host.eta_seconds
     if eta is not None:
         parts.append(f"eta {format_seconds(eta)}")
     is_sound = math.isfinite(event.validation_loss)
-    return Line(text="  ".join(parts), tone=Tone.PLAIN if is_sound else Tone.WARNING)
+    return Line(text="  ".join(filter(None, parts)), tone=Tone.PLAIN if is_sound else Tone.WARNING)
 
 
 def _tell_finish(event: RunFinished, host: _Host) -> Line:

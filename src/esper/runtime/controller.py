@@ -194,7 +194,7 @@ class Controller:
             read_scale=(lambda: 1.0) if scaler is None else scaler.get_scale,
         )
         grown.attach(self._loop)
-        grown.narrator.begin(grown.slot_ids, host_params=grown.model.host_params, horizon=settings.horizon)
+        grown.narrator.begin(horizon=settings.horizon)
 
     def act(self) -> list[LoopEvent]:
         """Let the policy decide and grow the model; call it before an interval trains.

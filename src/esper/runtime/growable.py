@@ -77,7 +77,7 @@ class Growable(nn.Module):
         self.points = tuple(points)
         self.sample = sample
         self.plan = plan
-        self.narrator = LoopNarrator()
+        self.narrator = LoopNarrator(host_params=model.host_params, slots=model.slot_ids)
         # In a tuple, because it holds this model and must not be taken for a part of it.
         self._controllers: tuple[LoopController, ...] = ()
 

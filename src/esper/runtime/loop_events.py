@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -39,38 +40,47 @@ class LoopEvent:
 
 @final
 class LoopNarrator:
-    """Tells events in order; remembers which seed is of which blueprint."""
+    """Tells events in order; remembers which seed is of which blueprint, and how large the host is."""
 
-    def __init__(self) -> None:
-        """Start with nothing told."""
-        self._narrator = Narrator()
-        self._count = 0
-
-    def begin(self, slots: Sequence[str], *, host_params: int, horizon: int | None) -> None:
-        """Learn what sentences about intervals compare with.
+    def __init__(self, *, host_params: int = 0, slots: Sequence[str] = ()) -> None:
+        """Start with nothing told.
 
         Args:
-            slots: Ids.
-            host_params: Trainable parameters of the host alone.
-            horizon: Intervals that the loop runs; None = not known.
+            host_params: Trainable parameters of the host before it grew; 0 = not known.
+            slots: Ids of its slots.
         """
-        started = RunStarted(
+        self._host_params, self._slots = host_params, tuple(slots)
+        self._narrator, self._count = Narrator(), 0
+        self.begin(horizon=None)
+
+    def begin(self, *, horizon: int | None) -> None:
+        """Go on with a loop around the model; what was told before is remembered.
+
+        Args:
+            horizon: Intervals that it runs; None = not known.
+        """
+        start = RunStarted(
             epoch=0,
-            task="own",
-            policy="own",
+            task="loop",
+            policy="",
             seed=0,
             horizon_epochs=horizon or 0,
-            host_params=host_params,
-            slots=tuple(slots),
+            host_params=self._host_params,
+            slots=self._slots,
         )
-        self.tell([started])
+        self._narrator.tell(self._record(start))
 
     def tell(self, events: Sequence[Event]) -> list[LoopEvent]:
         """Return each event with its sentence."""
         told = []
         for event in events:
-            record = Record(run_id="loop", attempt=0, rank=0, seq=self._count, wall_time=0.0, event=event)
-            self._count += 1
-            line = self._narrator.tell(record)
+            line = self._narrator.tell(self._record(event))
             told.append(LoopEvent(event=event, text="" if line is None else line.text))
         return told
+
+    def _record(self, event: Event) -> Record:
+        # Only differences of times are told, so a clock that nobody sets is the better one.
+        now = time.monotonic()
+        record = Record(run_id="loop", attempt=0, rank=0, seq=self._count, wall_time=now, event=event)
+        self._count += 1
+        return record

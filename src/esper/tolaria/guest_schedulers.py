@@ -99,8 +99,9 @@ class GuestSchedulers:
         if not self._roots and any("initial_lr" in group for group in self._optimizer.param_groups):
             raise ConfigError(
                 "the optimiser's groups have 'initial_lr', so a scheduler was built on it; none was given: "
-                "pass schedulers=[scheduler] (or drop that key if the scheduler is no longer used), else its "
-                "next step would fail for want of a value for the new group"
+                "pass schedulers=[scheduler], or controller.follow(scheduler) where a trainer made it (or drop "
+                "that key if the scheduler is no longer used), else its next step would fail for want of a value "
+                "for the new group"
             )
         for entry in self._followed:
             _check_lengths(entry.scheduler, entry.names, len(self._optimizer.param_groups))
@@ -165,7 +166,8 @@ class GuestSchedulers:
             root.load_state_dict(state)
 
     def _examine(self, scheduler: LRScheduler, per_group: frozenset[str] | None) -> _Followed:
-        if scheduler.optimizer is not self._optimizer:
+        # A trainer may have built it on a wrapper, which shows the groups of the optimiser inside.
+        if getattr(scheduler.optimizer, "param_groups", None) is not self._optimizer.param_groups:
             raise ConfigError(
                 f"scheduler {_kind(scheduler)} drives another optimiser: build it on the one that is passed"
             )

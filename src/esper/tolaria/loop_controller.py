@@ -304,8 +304,24 @@ class LoopController:
 
     # ------------------------------------------------------------------ hooks
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        del optimizer, args, kwargs
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        """Look at the gradients: now, or once the step's closure has computed them."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            self._look_at_gradients()
+            return None
+
+        def compute() -> object:
+            loss = closure()
+            self._look_at_gradients()
+            return loss
+
+        rest = {name: value for name, value in kwargs.items() if name != "closure"}
+        return (optimizer, compute, *args[2:]), rest
+
+    def _look_at_gradients(self) -> None:
         if any(slot.state.stage.is_trained for slot in self.model.each_slot()):
             self.totals.add_gradients(self.guest.drop_faulty())
 
