@@ -365,7 +365,7 @@ def test_an_export_never_replaces_a_file(run: Path, place: Path) -> None:
     (place / "x.pt2").write_bytes(b"mine")
     before = photograph(place)
     assert_refused(call(["export", str(run), "-o", "x.pt2"]), 2, "x.pt2 exists already")
-    assert_refused(call(["export", str(run), "-o", "x.onnx"]), 2, "must end in .pt2")
+    assert_refused(call(["export", str(run), "-o", "x.tflite"]), 2, "must end in .pt2")
     assert photograph(place) == before
 
 

@@ -71,9 +71,9 @@ def test_the_remedy_helps() -> None:
 class DecidingHost(nn.Module):
     """A host that chooses its path by the values that it sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.inner = make_cnn()
+        self.inner = make_cnn(in_channels=in_channels)
 
     def injection_points(self) -> tuple[InjectionPoint, ...]:
         points = self.inner.injection_points()
@@ -84,9 +84,9 @@ class DecidingHost(nn.Module):
         return out if float(inputs.sum()) < 1e9 else -out
 
 
-def test_a_host_that_looks_at_values_is_refused_when_it_is_built() -> None:
-    with pytest.raises(HostError, match="DecidingHost: "):
-        make_model(DecidingHost())
+def test_a_host_that_looks_at_values_is_counted_by_a_pass_with_values() -> None:
+    host = DecidingHost()
+    assert make_model(host).host_flops == make_model(make_cnn()).host_flops
 
 
 def saved_by(module: nn.Module, inputs: Tensor) -> int:

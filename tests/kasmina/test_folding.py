@@ -68,7 +68,7 @@ def _registry() -> BlueprintRegistry:
     registry = builtin_registry().extended()
     flat, maps = frozenset({Layout.FLAT, Layout.SEQUENCE}), frozenset({Layout.MAP_2D})
     made = (
-        ("lora", flat, lambda spec: _Lora(spec.num_channels)),
+        ("plain_lora", flat, lambda spec: _Lora(spec.num_channels)),
         ("two_paths", flat, lambda spec: _TwoPaths(spec.num_channels)),
         ("linear", flat, lambda spec: nn.Linear(spec.num_channels, spec.num_channels)),
         ("squaring", flat, lambda spec: _Squaring(spec.num_channels, spec.num_channels)),
@@ -126,7 +126,7 @@ def _export(
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3])
-@pytest.mark.parametrize("blueprint", ["low_rank", "lora", "two_paths", "linear", "noop"])
+@pytest.mark.parametrize("blueprint", ["low_rank", "plain_lora", "two_paths", "linear", "noop"])
 def test_a_linear_seed_goes_into_a_linear_layer(blueprint: str, alpha: float) -> None:
     exported = _export(_flat_net(), draw(5, 6), blueprint, alpha=alpha)
     assert exported.merged == ("body",)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from esper.kasmina import SeedSlot
-from esper.leyline import Decision, UnknownNameError, derive_seed
+from esper.leyline import Decision, HostError, UnknownNameError, derive_seed
 from esper.tolaria import HostRun, MeasuringConfig
 from esper.tolaria.parts import build_space, build_workbench
+from kasmina.test_cost import DecidingHost
 
 from .small_run import (
     BATCHES_PER_EPOCH,
@@ -111,3 +112,8 @@ def test_seed_parameters_are_listed_by_slot() -> None:
     assert set(by_slot) == {"block1", "block2", "block3"}
     assert by_slot["block1"]
     assert not by_slot["block2"]
+
+
+def test_a_host_that_looks_at_values_is_refused_when_the_run_is_built() -> None:
+    with pytest.raises(HostError, match=r"DecidingHost: its forward pass fails on the meta device"):
+        make_run(parts=replace(make_parts(), build_host=lambda: DecidingHost(in_channels=1)))

@@ -21,6 +21,7 @@ from types import MappingProxyType
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
+from esper.data import TextConfig
 from esper.leyline import JsonValue, derive_seed
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.presets import build_preset
@@ -138,8 +139,11 @@ def describe_rules(config: ExperimentConfig) -> dict[str, JsonValue]:
     reward = asdict(config.reward)
     if not config.reward.extra_terms:
         del reward["extra_terms"]  # where there are none, there is no rule to pin
+    task = asdict(config.task)
+    if config.task.text == TextConfig():
+        del task["text"]  # nor where nothing is said about a text
     plain: dict[str, JsonValue] = json.loads(
-        json.dumps({"reward": reward, "gamma": config.training.gamma, "task": asdict(config.task)})
+        json.dumps({"reward": reward, "gamma": config.training.gamma, "task": task})
     )
     return plain
 

@@ -20,6 +20,7 @@ from esper.kasmina import (
     RecomputeRule,
     SeedState,
     build_seeded,
+    count_flops,
     describe,
 )
 from esper.leyline import (
@@ -231,6 +232,8 @@ def _build_model(
         lifecycle=config.lifecycle,
         slots=parts.slots,
     )
+    # Memory is asked from shapes alone, at every decision: better refused here than at the first of them.
+    count_flops(model.host, model.input_shape, model.input_dtype)
     model.recompute = RecomputeRule(
         mode=config.seed_checkpointing,
         batch_size=config.batch_size,
