@@ -5,6 +5,7 @@ grown = esper.grow(model, sample=images[:2])                 # slots in a model 
 controller = esper.Controller(grown, optimizer)              # growth in your own loop
 esper.fit(grown, train_loader, validation_loader, ...)       # or a loop of ours
 plain = grown.export()                                       # what leaves has nothing of esper in it
+esper.save_exported(plain, "net.onnx", images[:2])           # or .pt2, or a folder
 ```
 Names are looked up when they are first used, so that `import esper` alone pulls in no torch.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from esper.runtime.fit import fit
     from esper.runtime.growable import Growable
     from esper.runtime.own_blueprints import blueprint
+    from esper.runtime.save_exported import save_exported
     from esper.tolaria import Budget
 
 _HOMES = MappingProxyType(
@@ -34,11 +36,22 @@ _HOMES = MappingProxyType(
         "fit": "esper.runtime.fit",
         "grow": "esper.runtime.api",
         "propose": "esper.runtime.api",
+        "save_exported": "esper.runtime.save_exported",
     }
 )
 """Public name -> the module that has it."""
 
-__all__ = ["Budget", "Controller", "Growable", "blueprint", "compare", "fit", "grow", "propose"]
+__all__ = [
+    "Budget",
+    "Controller",
+    "Growable",
+    "blueprint",
+    "compare",
+    "fit",
+    "grow",
+    "propose",
+    "save_exported",
+]
 
 
 def __getattr__(name: str) -> object:
