@@ -1,7 +1,7 @@
 """python scripts/model_sweep.py [--only FAMILY ...] [--steps N] [--page-only]: does every kind of model grow?
 
-One small model of each of timm's families is given slots, grows one seed by hand, and leaves as a plain model,
-which is compared with the grown one on images that neither has seen. One line per family goes to
+One small model of each of timm's families is given slots, grows one seed by hand, and leaves as a plain
+model, which is compared with the grown one on images that neither has seen. One line per family goes to
 docs/models.jsonl; a family that has one is not run again. docs/models.md is made of the lines.
 """
 
@@ -45,7 +45,16 @@ TOLERANCE = 1e-5
 where that is above 1."""
 SEEDS = ("conv_light", "mlp", "attention", "norm")
 """The first of these that fits the first slot is grown."""
-_FAULTS = (EsperError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError)
+_FAULTS = (
+    EsperError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    AssertionError,
+)
 
 
 @final
@@ -229,13 +238,21 @@ def build_page(page: str, rows: Sequence[Row]) -> str:
     lines = [
         f"{len(passed)} of {len(rows)} families pass.",
         "",
-        "| family | model | image | parameters | slot | feature | seed | added | loss | difference | seconds |",
+        "| family | model | image | parameters | slot | feature | seed | adds | loss | differs | seconds |",
         "|---|---|---:|---:|---|---|---|---:|---:|---:|---:|",
         *map(_line, passed),
     ]
     if failed:
-        lines += ["", "What does not work, and why:", "", "| family | model | at | reason |", "|---|---|---|---|"]
-        lines += [f"| {r.family} | `{r.model}` | {r.failed_at} | {r.reason.replace('|', '/')} |" for r in failed]
+        lines += [
+            "",
+            "What does not work, and why:",
+            "",
+            "| family | model | at | reason |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {r.family} | `{r.model}` | {r.failed_at} | {r.reason.replace('|', '/')} |" for r in failed
+        ]
     machines = sorted({row.machine for row in rows})
     lines += ["", "Rows of: " + "; ".join(machines) + "." if machines else "No rows yet."]
     return replace_between(page, BEGIN, END, "\n" + "\n".join(lines) + "\n")

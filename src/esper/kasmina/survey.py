@@ -32,6 +32,8 @@ _CHANNELS_FIRST = (
 )
 _COUNT_NAMES = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim", "nf")
 _MAX_EVIDENCE = 12
+_REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError)
+"""What a forward pass raises when it does not take its arguments."""
 
 
 class Feature(NamedTuple):
@@ -127,7 +129,7 @@ def run_quietly(host: nn.Module, inputs: Inputs) -> object:
     try:
         with torch.no_grad():
             return call_host(host, inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+    except _REFUSALS as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
             f"{type(host).__name__} does not take inputs of shape {_describe_items(inputs)}: {why}"

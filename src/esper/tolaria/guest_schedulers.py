@@ -99,9 +99,9 @@ class GuestSchedulers:
         if not self._roots and any("initial_lr" in group for group in self._optimizer.param_groups):
             raise ConfigError(
                 "the optimiser's groups have 'initial_lr', so a scheduler was built on it; none was given: "
-                "pass schedulers=[scheduler], or controller.follow(scheduler) where a trainer made it (or drop "
-                "that key if the scheduler is no longer used), else its next step would fail for want of a value "
-                "for the new group"
+                "pass schedulers=[scheduler], or controller.follow(scheduler) where a trainer made it (or "
+                "drop that key if the scheduler is no longer used), else its next step would fail for want "
+                "of a value for the new group"
             )
         for entry in self._followed:
             _check_lengths(entry.scheduler, entry.names, len(self._optimizer.param_groups))
