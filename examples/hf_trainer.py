@@ -1,6 +1,7 @@
-"""A transformer with a frozen encoder grows an adapter under the Trainer of Hugging Face: a callback makes the calls.
+"""A transformer with a frozen encoder grows an adapter under the Trainer of Hugging Face.
 
 The model is a tiny BERT with random weights and the texts are random tokens; nothing is downloaded.
+A callback makes the calls.
 Run: python examples/hf_trainer.py
 """
 
@@ -72,8 +73,8 @@ class Grow(TrainerCallback):
 
 
 # The trainer would drop columns by the names of the arguments, which the grown model hands on unseen.
-arguments = TrainingArguments(tempfile.mkdtemp(), num_train_epochs=40, per_device_train_batch_size=32,
-    use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False)  # fmt: skip
+arguments = TrainingArguments(tempfile.mkdtemp(), num_train_epochs=40, per_device_train_batch_size=32, use_cpu=True,
+    save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False)  # fmt: skip
 Trainer(grown, arguments, train_dataset=rows, optimizers=(optimizer, None), callbacks=[Grow()]).train()
 controller.finish()
 print(grown.summary())

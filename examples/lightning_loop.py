@@ -1,7 +1,7 @@
 """A network grows under Lightning's Trainer: two hooks make the calls, the loop stays Lightning's.
 
-Optimisation is automatic. Lightning saves weights and could not rebuild a network that has grown, so saving is
-the controller's: `controller.save(folder)` and `controller.load(folder)`.
+Optimisation is automatic. Lightning saves weights and could not rebuild a network that has grown, so saving
+is the controller's: `controller.save(folder)` and `controller.load(folder)`.
 Run: python examples/lightning_loop.py
 """
 

@@ -19,6 +19,8 @@ from esper.kasmina.inputs import Inputs, call_host, count_items, describe_inputs
 from esper.kasmina.tap import Arrangement, find_selections
 from esper.leyline import HostError
 
+_REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError)
+"""What a forward pass raises when it does not take its arguments."""
 _CHANNELS_FIRST = (
     nn.Conv1d,
     nn.Conv2d,
@@ -32,8 +34,6 @@ _CHANNELS_FIRST = (
 )
 _COUNT_NAMES = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim", "nf")
 _MAX_EVIDENCE = 12
-_REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError)
-"""What a forward pass raises when it does not take its arguments."""
 
 
 class Feature(NamedTuple):
