@@ -73,8 +73,10 @@ class Grow(TrainerCallback):
 
 
 # The trainer would drop columns by the names of the arguments, which the grown model hands on unseen.
-arguments = TrainingArguments(tempfile.mkdtemp(), num_train_epochs=40, per_device_train_batch_size=32, use_cpu=True,
-    save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False)  # fmt: skip
+arguments = TrainingArguments(
+    tempfile.mkdtemp(), num_train_epochs=40, per_device_train_batch_size=32, remove_unused_columns=False,
+    use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True,
+)  # fmt: skip
 Trainer(grown, arguments, train_dataset=rows, optimizers=(optimizer, None), callbacks=[Grow()]).train()
 controller.finish()
 print(grown.summary())

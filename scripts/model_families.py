@@ -120,7 +120,7 @@ FAMILIES = (
     _sized("tnt", "tnt_s_patch16_224", depth=2, embed_dim=48, num_heads_outer=4),
     _family("tresnet", "tresnet_m", 64, layers=(1, 1, 1, 1), width_factor=0.25),
     _family("twins", "twins_svt_small", 224, depths=(1, 1, 1, 1), embed_dims=(16, 32, 64, 64)),
-    _family("vgg", "vgg11", 32, num_features=64),
+    _family("vgg", "vgg11", 32, mlp_ratio=0.05),
     _sized("visformer", "visformer_tiny", 64, embed_dim=48),
     _sized("vision_transformer", "vit_tiny_patch16_224", depth=2, embed_dim=48),
     _sized("vision_transformer_hybrid", "vit_tiny_r_s16_p8_224", depth=2, embed_dim=48),
