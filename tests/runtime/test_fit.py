@@ -253,4 +253,6 @@ def test_a_training_in_which_nothing_grew_says_why_at_its_end(capsys: pytest.Cap
     _fit(grow_net(policy="heuristic"), epochs=2, progress=True)
     assert "nothing has grown: wait: " in capsys.readouterr().err.splitlines()[-1]
     _fit(grow_net(policy=Script(LIFE)), epochs=2, progress=True)
+    assert "refused: GERMINATE body" in capsys.readouterr().err
+    _fit(grow_net(policy=Script(LIFE)), epochs=8, progress=True)
     assert "nothing has grown" not in capsys.readouterr().err

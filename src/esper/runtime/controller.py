@@ -214,8 +214,9 @@ class Controller:
             ConfigError: If the last interval was not ended by `observe`.
         """
         events = self._loop.act()
-        decisions = [event.reason for event in events if isinstance(event, DecisionMade)]
-        self._reason = decisions[-1] if decisions else self._reason
+        for event in events:
+            if isinstance(event, DecisionMade):
+                self._reason = event.reason + (f"; refused: {event.refusal}" if event.refusal else "")
         return self._tell(events)
 
     def step(self, loss: Tensor | float | None = None) -> None:
