@@ -19,7 +19,7 @@ EVERYTHING := not gpu and not soak and not full_data
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks clean
+.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks models clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,7 @@ generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, conf
 	$(BIN)/python scripts/rewards_page.py
 	$(BIN)/python scripts/cli_flags.py --update
 	$(BIN)/python scripts/battery_table.py
+	$(BIN)/python scripts/model_sweep.py --page-only
 
 # mutmut works on a copy in mutants/; src stays as it is. Started anew, because it keeps earlier answers.
 mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count those that the tests catch (minutes)
@@ -102,6 +103,9 @@ benchmarks: $(DEV_STAMP) ## measure data path, start-up, stalls by saving, memor
 	$(BIN)/python benchmarks/host_run.py build/host_run.json
 	$(BIN)/python benchmarks/save_stall.py build/save_stall.json
 	$(BIN)/python benchmarks/memory.py build/memory.json
+
+models: $(DEV_STAMP) ## grow one model of each of timm's families that has no row yet (an hour when none has), write docs/models.md
+	OMP_NUM_THREADS=1 nice $(BIN)/python scripts/model_sweep.py
 
 clean: ## remove build and cache folders; the environment and the runs stay
 	rm -rf site build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

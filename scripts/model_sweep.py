@@ -15,7 +15,7 @@ import runpy
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -223,6 +223,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             fields: Mapping[str, object] = json.loads(line)
             row = Row(**fields)  # type: ignore[arg-type]
+            row = row if row.loss is None else replace(row, loss=(row.loss[0], row.loss[1]))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: not a row of the sweep: {error}") from error
         if row.family in rows:
