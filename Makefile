@@ -19,7 +19,7 @@ EVERYTHING := not gpu and not soak and not full_data
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks results clean
+.PHONY: help run setup check style test test-all battery soak coverage docs generate mutation benchmarks models results clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,7 @@ generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, conf
 	$(BIN)/python scripts/rewards_page.py
 	$(BIN)/python scripts/cli_flags.py --update
 	$(BIN)/python scripts/battery_table.py
+	$(BIN)/python scripts/model_sweep.py --page-only
 
 # mutmut works on a copy in mutants/; src stays as it is. Started anew, because it keeps earlier answers.
 mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count those that the tests catch (minutes)
@@ -109,6 +110,9 @@ results: $(DEV_STAMP) ## growth against its peers at equal FLOPs: runs that have
 	$(BIN)/python benchmarks/peer_study.py $(PEER) $(if $(TASKS),--tasks $(TASKS))
 	$(BIN)/python scripts/recompute_tables.py
 	$(BIN)/python scripts/peer_curves.py
+
+models: $(DEV_STAMP) ## grow one model of each of timm's families that has no row yet (an hour when none has), write docs/models.md
+	OMP_NUM_THREADS=1 nice $(BIN)/python scripts/model_sweep.py
 
 clean: ## remove build and cache folders; the environment and the runs stay
 	rm -rf site build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

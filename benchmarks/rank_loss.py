@@ -4,9 +4,9 @@
 
 Trains a small policy under `esper launch` with two and three processes, without restarts. Once the training
 is in a rollout or an update of its second round, one of the processes gets SIGKILL or SIGSTOP, and the clock
-runs from there until the last of the others has ended: within the timeout and five seconds. The launcher, which
-gives a process that was stopped time to save before it kills it, must then end with code 4 and name the lost
-rank. A busy machine lengthens all this. Reads /proc, so it runs on Linux alone.
+runs from there until the last of the others has ended: within the timeout and five seconds. The launcher,
+which gives a process that was stopped time to save before it kills it, must then end with code 4 and name the
+lost rank. A busy machine lengthens all this. Reads /proc, so it runs on Linux alone.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 
 def load_digits(shape: tuple[int, ...] = (1, 8, 8)) -> tuple[TensorDataset, TensorDataset]:
-    """Return 1,077 training and 360 validation images in [0, 1] with their classes; the rest is left alone."""
+    """Return 1,077 training and 360 validation images in [0, 1] with their classes."""
     with as_file(files("esper.data") / "files" / "digits.csv.gz") as path:
         table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
-"""A network grows under Lightning's Trainer: two hooks of the module make the calls, the loop stays Lightning's.
+"""A network grows under Lightning's Trainer: two hooks make the calls, the loop stays Lightning's.
 
-Optimisation is automatic. Lightning saves the weights of a model that it could not rebuild once it has grown, so
-checkpoints are the controller's: `controller.save(folder)`, `controller.load(folder)`.
+Optimisation is automatic. Lightning saves weights and could not rebuild a network that has grown, so saving
+is the controller's: `controller.save(folder)` and `controller.load(folder)`.
 Run: python examples/lightning_loop.py
 """
 
@@ -22,8 +22,15 @@ train, validation = load_digits(shape=(64,))
 images, classes = validation.tensors
 
 
+def evaluate(network: nn.Module) -> Tensor:
+    """Return one loss per validation image."""
+    network.eval()
+    with torch.no_grad():
+        return F.cross_entropy(network(images), classes, reduction="none")
+
+
 class Module(lightning.LightningModule):
-    """Digits, by four hidden units that are too few on purpose: there must be something to grow for."""
+    """Digits, by four hidden units: too few on purpose, there must be something to grow for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,13 +38,13 @@ class Module(lightning.LightningModule):
         self.network = esper.grow(model, sample=images[:2], at=["0"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimiser and the controller that grows what it trains."""
+        """Make the optimiser, and the controller that follows it."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=5e-3)
         self.controller = esper.Controller(self.network, optimizer, epochs=40)
         return optimizer
 
     def on_train_epoch_start(self) -> None:
-        """Before an epoch the network may grow."""
+        """Let the network grow."""
         for event in self.controller.act():
             print(event)
 
@@ -46,25 +53,18 @@ class Module(lightning.LightningModule):
         return F.cross_entropy(self.network(batch[0]), batch[1])
 
     def on_train_epoch_end(self) -> None:
-        """After an epoch its seeds are measured."""
-        for event in self.controller.observe(evaluate=evaluate):
-            print(event)
-
-
-def evaluate(network: nn.Module) -> Tensor:
-    """Return one loss per validation image."""
-    network.eval()
-    with torch.no_grad():
-        return F.cross_entropy(network(images), classes, reduction="none")
+        """Measure what has grown."""
+        print(*self.controller.observe(evaluate=evaluate), sep="\n")
 
 
 module = Module()
-trainer = lightning.Trainer(max_epochs=40, accelerator="cpu", logger=False, enable_checkpointing=False,
-                            enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+trainer = lightning.Trainer(max_epochs=40, accelerator="cpu", **dict.fromkeys(silent, False))
 trainer.fit(module, DataLoader(train, batch_size=32, shuffle=True))
 module.controller.finish()
 print(module.network.summary())
+
 plain = module.network.export()
 difference = (plain(images) - module.network.eval()(images)).abs().max().item()
 assert difference < 1e-5, difference
-print(f"exported, equal to {difference:.1e}; validation accuracy {(plain(images).argmax(1) == classes).float().mean():.1%}")
+print(f"exported, equal to {difference:.1e}; validation loss {evaluate(plain).mean():.3f}")

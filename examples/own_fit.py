@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class TinyResNet(nn.Module):
-    """Images [B, 1, 8, 8] to 10 logits; two channels are too few on purpose: there must be something to gain."""
+    """Images [B, 1, 8, 8] to 10 logits; two channels are too few on purpose: growth must pay."""
 
     def __init__(self) -> None:
         super().__init__()

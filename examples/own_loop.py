@@ -30,13 +30,13 @@ controller = esper.Controller(grown, optimizer, epochs=40)
 
 
 def evaluate(network: nn.Module) -> torch.Tensor:
-    """Return one loss per validation image, so that with and without a seed can be compared image by image."""
+    """Return one loss per validation image, so that seeds are compared image by image."""
     network.eval()
     with torch.no_grad():
         return F.cross_entropy(network(images), classes, reduction="none")
 
 
-for epoch in range(40):
+for _ in range(40):
     for event in controller.act():  # 1: before the epoch, the network may grow
         print(event)
     grown.train()

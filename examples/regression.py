@@ -58,4 +58,5 @@ print(grown.summary())
 plain = grown.export()
 difference = (plain(test_x) - grown.eval()(test_x)).abs().max().item()
 assert difference < 1e-5, difference
-print(f"exported, equal to {difference:.1e}; off by {evaluate(plain)['absolute_error'].mean():.0f} Pa on average")
+error = evaluate(plain)["absolute_error"].mean()
+print(f"exported, equal to {difference:.1e}; off by {error:.0f} Pa on average")

@@ -16,12 +16,16 @@ from torch.utils.data import DataLoader, TensorDataset
 import esper
 
 torch.manual_seed(0)
-train, validation = (TensorDataset(F.interpolate(x, 32), y) for x, y in (part.tensors for part in load_digits()))
+train, validation = (
+    TensorDataset(F.interpolate(x, 32), y) for x, y in (part.tensors for part in load_digits())
+)
 train_loader, validation_loader = DataLoader(train, 64, shuffle=True), DataLoader(validation, 360)
 images, classes = validation.tensors
 
 # Two channels per stage on purpose: there must be something to grow for.
-model = timm.create_model("resnet10t", pretrained=False, in_chans=1, num_classes=10, stem_width=4, channels=(2, 2, 2, 2))
+model = timm.create_model(
+    "resnet10t", pretrained=False, in_chans=1, num_classes=10, stem_width=4, channels=(2, 2, 2, 2)
+)
 grown = esper.grow(model, sample=images[:2])  # at=None: slots where they seem best
 for point in grown.points:
     print(point.point.path, point.reason)

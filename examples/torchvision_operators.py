@@ -1,7 +1,7 @@
 """Lets `import timm` succeed where torchvision was built for another torch, such as a CPU build of it.
 
 The wheel of torchvision on PyPI brings its operators for CUDA; beside a CPU build of torch the import ends in
-"operator torchvision::nms does not exist". Declaring the two operators is enough for whatever detects no boxes.
+"operator torchvision::nms does not exist". Declaring two operators is enough for whatever detects no boxes.
 Where torchvision works as it is, nothing is done. (Better: install it from download.pytorch.org/whl/cpu.)
 """
 

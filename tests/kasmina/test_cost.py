@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import InjectionPoint, builtin_registry, count_flops, count_saved_bytes, count_trainable
+from esper.kasmina.cost import count_call_flops
 from esper.leyline import HostError, SeedStage
 from kasmina.growing import draw, grow, make_cnn, make_model, make_seed_module, make_spec
 
@@ -87,6 +88,25 @@ class DecidingHost(nn.Module):
 def test_a_host_that_looks_at_values_is_counted_by_a_pass_with_values() -> None:
     host = DecidingHost()
     assert make_model(host).host_flops == make_model(make_cnn()).host_flops
+
+
+class ClassToken(nn.Module):
+    """As vision transformers have: a parameter, seen once per item, is handed to a layer as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.zeros(1, 1, 4)), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token: Tensor = self.layer(self.token.expand(len(x), -1, -1))
+        return torch.cat((token, x), dim=1)
+
+
+def test_a_view_of_a_parameter_may_be_an_argument_of_a_layer() -> None:
+    assert count_call_flops(ClassToken(), torch.zeros(3, 2, 4)) == 2 * 4 * 4
+    host = ClassToken()
+    count_call_flops(host, torch.zeros(3, 2, 4))
+    assert all(parameter.requires_grad for parameter in host.parameters())
 
 
 def saved_by(module: nn.Module, inputs: Tensor) -> int:

@@ -130,3 +130,15 @@ class _TimeFirst(nn.Module):
 class _Cube(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(-1, 4, 4)
+
+
+def test_a_host_that_asserts_something_about_its_inputs_is_quoted() -> None:
+    class Blocks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._assert(x.shape[-1] % 8 == 0, "width must be a multiple of 8")
+            return x
+
+    with pytest.raises(
+        HostError, match=r"Blocks does not take inputs of shape \(3, 4\): width must be a multi"
+    ):
+        survey_host(Blocks(), torch.zeros(2, 3, 4))

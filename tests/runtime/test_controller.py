@@ -251,3 +251,12 @@ def test_a_loop_whose_step_computes_the_gradients_itself_shows_and_guards_the_sa
     plain, closed = learn(False), learn(True)
     assert all(torch.equal(a, b) for a, b in zip(plain[0], closed[0], strict=True))
     assert plain[1] == closed[1]
+
+
+def test_a_policy_that_waits_says_why() -> None:
+    grown = grow_net(policy="heuristic")
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    controller = Controller(grown, optimizer)
+    assert controller.reason == ""
+    assert controller.act() == []
+    assert controller.reason.startswith("wait: the host is not stable yet")

@@ -247,3 +247,12 @@ def test_validation_means_are_means_over_items_or_batches(make: Callable[[], Cal
 
 def test_a_configuration_may_be_handed_over_whole() -> None:
     assert len(_fit(grow_net(), config=FitConfig(epochs=2)).history) == 2
+
+
+def test_a_training_in_which_nothing_grew_says_why_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    _fit(grow_net(policy="heuristic"), epochs=2, progress=True)
+    assert "nothing has grown: wait: " in capsys.readouterr().err.splitlines()[-1]
+    _fit(grow_net(policy=Script(LIFE)), epochs=2, progress=True)
+    assert "refused: GERMINATE body" in capsys.readouterr().err
+    _fit(grow_net(policy=Script(LIFE)), epochs=8, progress=True)
+    assert "nothing has grown" not in capsys.readouterr().err

@@ -68,6 +68,9 @@ def count_call_flops(module: nn.Module, inputs: Inputs) -> int:
 
 
 def _count_on(module: nn.Module, inputs: Inputs) -> int:
+    """Count on a copy of the module, which is changed."""
+    # A view of a parameter without a gradient function, such as a class token, would end torch's counter.
+    module.requires_grad_(False)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         call_host(module.eval(), inputs)

@@ -19,6 +19,8 @@ from esper.kasmina.inputs import Inputs, call_host, count_items, describe_inputs
 from esper.kasmina.tap import Arrangement, find_selections
 from esper.leyline import HostError
 
+_REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, AssertionError)
+"""What a forward pass raises when it does not take its arguments."""
 _CHANNELS_FIRST = (
     nn.Conv1d,
     nn.Conv2d,
@@ -129,7 +131,7 @@ def run_quietly(host: nn.Module, inputs: Inputs) -> object:
     try:
         with torch.no_grad():
             return call_host(host, inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError) as error:
+    except _REFUSALS as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
             f"{type(host).__name__} does not take inputs of shape {_describe_items(inputs)}: {why}"

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Protocol, final
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from esper.leyline import ConfigError, EventSink, MetricSpec, SlotOutcome, TamiyoPolicy, derive_seed
+from esper.leyline import (
+    ConfigError,
+    DecisionMade,
+    EventSink,
+    MetricSpec,
+    SlotOutcome,
+    TamiyoPolicy,
+    derive_seed,
+)
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.policies import SCORED_POLICY, find_policy
 from esper.tolaria import (
@@ -178,7 +186,7 @@ class Controller:
         schedulers = (scheduler,) if isinstance(scheduler, LRScheduler) else tuple(scheduler or ())
         if grown.controller is not None:
             raise ConfigError("this model has a controller already: close() it before another takes over")
-        self._grown, self._optimizer, self._scaler = grown, optimizer, scaler
+        self._grown, self._optimizer, self._scaler, self._reason = grown, optimizer, scaler, ""
         self._loop = LoopController(
             grown.model,
             optimizer,
@@ -205,7 +213,11 @@ class Controller:
         Raises:
             ConfigError: If the last interval was not ended by `observe`.
         """
-        return self._tell(self._loop.act())
+        events = self._loop.act()
+        for event in events:
+            if isinstance(event, DecisionMade):
+                self._reason = event.reason + (f"; refused: {event.refusal}" if event.refusal else "")
+        return self._tell(events)
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Remember a batch's loss; the clock itself is the optimiser's own steps.
@@ -253,6 +265,11 @@ class Controller:
             raise ConfigError("unscale() without a scaler: pass scaler= to esper.Controller")
         self._loop.drop_faulty()
         self._scaler.unscale_(self._optimizer)
+
+    @property
+    def reason(self) -> str:
+        """Why the policy last did what it did, also when it waited; "" before it was asked."""
+        return self._reason
 
     @property
     def epoch(self) -> int:

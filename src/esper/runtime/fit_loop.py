@@ -195,7 +195,12 @@ class FitLoop:
         )
         for event in events:
             self._say(event.text)
+        if self._done >= self._total and not self._has_grown():
+            self._say(f"nothing has grown: {self._controller.reason}")
         return report
+
+    def _has_grown(self) -> bool:
+        return any(slot.state.num_germinations for slot in self._grown.model.each_slot())
 
     def _train_batches(self, count: int) -> float:
         self._grown.train()
