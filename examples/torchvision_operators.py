@@ -2,7 +2,7 @@
 
 The wheel of torchvision on PyPI brings its operators for CUDA; beside a CPU build of torch the import ends in
 "operator torchvision::nms does not exist". Declaring two operators is enough for whatever detects no boxes.
-Where torchvision works as it is, nothing is done. (Better: install it from download.pytorch.org/whl/cpu.)
+Where torchvision works as it is, nothing is done; a build of it for the CPU is the better remedy.
 """
 
 import torch
