@@ -28,8 +28,11 @@ class _Free(nn.Module):
     def __init__(self, change: Change, **parts: nn.Module) -> None:
         super().__init__()
         self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(5, 3)
+        self.norm: nn.Module = nn.Identity()
+        self.act: nn.Module = nn.Identity()
+        self.drop: nn.Module = nn.Identity()
         for name, part in parts.items():
-            self.add_module(name, part)
+            setattr(self, name, part)
         self.change = change
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,10 +123,10 @@ def _refused(change: Change, reason: str, **parts: nn.Module) -> object:
             lambda self, x: self.second(torch.relu(self.first(x))) + 0 * self.second(x.repeat(1, 2)[:, :8]),
             "called 2 times",
         ),
+        _refused(lambda self, x: (h := self.first(x), x.add_(1), self.second(torch.relu(h)))[2], "in place"),
         _refused(
-            lambda self, x: (h := self.first(x), x.add_(1), self.second(torch.relu(h)))[2], "in place"
+            lambda self, x: self.first(self.second(x.repeat(1, 2)[:, :8]).repeat(1, 2)[:, :6]), "after it"
         ),
-        _refused(lambda self, x: self.first(self.second(x.repeat(1, 2)[:, :8]).repeat(1, 2)[:, :6]), "after it"),
     ],
 )
 def test_what_would_change_old_units_is_refused_by_name(build: Callable[[], nn.Module], reason: str) -> None:
@@ -134,32 +137,53 @@ def test_what_would_change_old_units_is_refused_by_name(build: Callable[[], nn.M
         _find(host, ROWS.clone(), "first->second")
 
 
-def test_kinds_groups_hooks_and_shared_weights_are_refused_by_name() -> None:
-    with pytest.raises(HostError, match="'2' is a BatchNorm1d"):
-        _find(two_linear(nn.ReLU(), nn.BatchNorm1d(8)), ROWS, "0->2")
-    with pytest.raises(HostError, match="has 2 groups"):
-        host = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, groups=2), nn.Flatten())
-        _find(host, IMAGES, "0->2")
-    with pytest.raises(HostError, match="a Conv2d and a Linear"):
-        host = nn.Sequential(nn.Conv2d(3, 8, 9), nn.Flatten(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
-        _find(host, IMAGES, "0->2")
-    with pytest.raises(HostError, match="a hook of yours"):
-        hooked = Mlp()
-        hooked.fc1.register_forward_pre_hook(lambda module, args: None)
-        _find(hooked, ROWS, "fc1->fc2")
-    with pytest.raises(HostError, match="Linear or a Conv2d of torch"):
-        host = Mlp()
-        nn.utils.parametrizations.weight_norm(host.fc1)
-        _find(host, ROWS, "fc1->fc2")
-    with pytest.raises(HostError, match="belong to another module"):
-        tied = Mlp()
-        tied.fc3 = nn.Linear(8, 8)
-        tied.fc3.weight = tied.fc2.weight
-        _find(tied, ROWS, "fc1->fc2")
-    with pytest.raises(HostError, match="never called"):
-        host = Mlp()
-        host.spare = nn.Linear(8, 8)
-        _find(host, ROWS, "fc1->spare")
+def _hooked() -> nn.Module:
+    host = Mlp()
+    host.fc1.register_forward_pre_hook(lambda module, args: None)
+    return host
+
+
+def _normed() -> nn.Module:
+    host = Mlp()
+    nn.utils.parametrizations.weight_norm(host.fc1)
+    return host
+
+
+def _tied() -> nn.Module:
+    host = Mlp()
+    host.fc3 = nn.Linear(8, 8)
+    host.fc3.weight = host.fc2.weight
+    return host
+
+
+def _idle() -> nn.Module:
+    host = Mlp()
+    host.fc1.register_module("spare", nn.Linear(8, 8))
+    return host
+
+
+_NORM_LAST = two_linear(nn.ReLU(), nn.BatchNorm1d(8))
+_GROUPED = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1, groups=2), nn.Flatten())
+_MIXED = nn.Sequential(nn.Conv2d(3, 8, 9), nn.Flatten(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("host", "sample", "at", "reason"),
+    [
+        (_NORM_LAST, ROWS, "0->2", "'2' is a BatchNorm1d"),
+        (_GROUPED, IMAGES, "0->2", "has 2 groups"),
+        (_MIXED, IMAGES, "0->2", "a Conv2d and a Linear"),
+        (_hooked(), ROWS, "fc1->fc2", "a hook of yours"),
+        (_normed(), ROWS, "fc1->fc2", "Linear or a Conv2d of torch"),
+        (_tied(), ROWS, "fc1->fc2", "belong to another module"),
+        (_idle(), ROWS, "fc1->fc1.spare", "never called"),
+    ],
+)
+def test_kinds_groups_hooks_and_shared_weights_are_refused_by_name(
+    host: nn.Module, sample: Tensor, at: str, reason: str
+) -> None:
+    with pytest.raises(HostError, match=rf"{at!r} cannot grow wider: .*{reason}"):
+        _find(host, sample, at)
 
 
 def test_a_host_of_segments_is_refused_because_its_tail_runs_alone() -> None:

@@ -26,9 +26,7 @@ class _HookTarget(Protocol):
     def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: object) -> object | None:
         """See `SeedSlot.on_host_output`."""
 
-    def on_pair_input(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> None:
+    def on_pair_input(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """See `SeedSlot.on_pair_input`."""
 
 
@@ -50,8 +48,8 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Input
     spanning = [point.slot_id for point in points if point.pair is not None]
     if spanning and isinstance(host, SegmentedHost):
         raise HostError(
-            f"slot {spanning[0]!r} spans two layers, but {type(host).__name__} declares segments(): a part of "
-            "it that runs alone would lack the first layer's input; leave segments() out to grow it wider"
+            f"slot {spanning[0]!r} spans two layers, but {type(host).__name__} declares segments(): a part "
+            "of it that runs alone would lack the first layer's input; leave segments() out to grow it wider"
         )
     modules = dict(host.named_modules())
     seen = _Recorder()

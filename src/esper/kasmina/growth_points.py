@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TypeVar, final
+
+from torch import nn
 
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
 from esper.kasmina.inputs import Inputs
@@ -30,9 +32,6 @@ from esper.kasmina.pairs import ARROW
 from esper.kasmina.survey import Feature, ModuleCall, Survey, find_arrangements, survey_host
 from esper.kasmina.tap import Arrangement
 from esper.leyline import HostError, UnknownNameError, suggest
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MAX_PROPOSED = 4
 """Slots proposed where none was asked for: each costs a counterfactual while a seed lives in it."""

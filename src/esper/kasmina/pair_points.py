@@ -4,8 +4,8 @@
 "fc1->fc2"                          the two layers by name
 "stages.*.conv1->stages.*.conv2"    globs on both sides: layers that follow each other
 ```
-Layers follow each other where the second is the next Linear or Conv2d that runs. Knows surveys and pairs; what
-a growth point is otherwise stands in `kasmina.growth_points`.
+Layers follow each other where the second is the next Linear or Conv2d that runs. Knows surveys and pairs;
+what a growth point is otherwise stands in `kasmina.growth_points`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def make_pair(
     if not is_pair_layer(host.get_submodule(paths[1])):
         kind = survey.calls[paths[1]].kind
         raise HostError(
-            f"{name!r} cannot grow wider: {paths[1]!r} is a {kind}; both must be a Linear or a Conv2d of torch"
+            f"{name!r} cannot grow wider: {paths[1]!r} is a {kind}; both must be a Linear or a Conv2d "
+            "of torch"
         )
     return find_pair(host, inputs, survey, paths, arrange(paths[1]))
 

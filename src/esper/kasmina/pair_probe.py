@@ -113,9 +113,7 @@ class _Watch:
         handles = []
         for path, module in self._host.named_modules():
             if module in self._put or not any(True for _ in module.children()):
-                handles.append(
-                    module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
-                )
+                handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True))
                 # First of all hooks: what the layer itself returns is what is looked at and replaced.
                 handles.append(module.register_forward_hook(self._after(path), prepend=True))
         copied = map_tensors(inputs, Tensor.clone)

@@ -3,9 +3,10 @@
 ```
 x > first > norm, activation, pooling > second > out       linear-linear or conv-conv
 ```
-New units must leave the old ones as they are: what lies between treats units, or whole groups, by themselves,
-and nothing but the second layer uses the first one's output. Both are shown on the sample, not read off names:
-known values stand for the first layer's output, and what arrives at the second is followed step by step.
+New units must leave the old ones as they are: what lies between treats units, or whole groups, by
+themselves, and nothing but the second layer uses the first one's output. Both are shown on the sample, not
+read off names: known values stand for the first layer's output, and what arrives at the second is followed
+step by step.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class _PairFinder:
         first, second = (self._take_layer(path) for path in self._paths)
         if type(first) is not type(second):
             self._refuse(
-                f"they are a {type(first).__name__} and a {type(second).__name__}; both must be linear layers "
-                "or both 2d convolutions"
+                f"they are a {type(first).__name__} and a {type(second).__name__}; both must be linear "
+                "layers or both 2d convolutions"
             )
         axis = 1 if isinstance(first, nn.Conv2d) else arrangement.rank - 1
         if arrangement.channel_dim != axis:
@@ -201,9 +202,7 @@ class _PairFinder:
 def _plan_layer(path: str, layer: _Layer) -> LayerPlan:
     has_bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
-        return LayerPlan(
-            path=path, num_in=layer.in_features, num_out=layer.out_features, has_bias=has_bias
-        )
+        return LayerPlan(path=path, num_in=layer.in_features, num_out=layer.out_features, has_bias=has_bias)
     walk = ConvPlan(
         kernel_size=layer.kernel_size,
         stride=layer.stride,
@@ -259,7 +258,7 @@ def _copy_step(module: nn.Module) -> nn.Module:
 
 
 def _find_bridge(value: Tensor, other: Tensor) -> tuple[nn.Module, ...] | None:
-    """Return the function, as modules, that makes one value of another; () for none, None if none is known."""
+    """Return the function, as modules, that makes one value of another; () for none, None if unknown."""
     if _is_near(value, other):
         return ()
     for steps in _list_bridges(is_map=value.dim() == 4, is_smaller=value.shape != other.shape):

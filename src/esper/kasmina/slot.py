@@ -129,9 +129,7 @@ class SeedSlot(nn.Module):
         if ramp.is_finished_at(batch):
             self.state.ramp = None
 
-    def on_pair_input(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> None:
+    def on_pair_input(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Forward pre-hook on the first of two layers: keep its input until the second has run."""
         del module
         if self.mode is SlotMode.SILENT and self.plan is NORMAL_PLAN:

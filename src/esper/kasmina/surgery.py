@@ -228,9 +228,7 @@ def _copy_plain(model: MorphogeneticModel) -> tuple[nn.Module, list[SeedSlot]]:
     records = (
         record
         for slot in model.each_slot()
-        for record in (
-            slot.features, slot.feature_gradient, slot.captured, slot.watched, slot.recorded_input
-        )
+        for record in (slot.features, slot.feature_gradient, slot.captured, slot.watched, slot.recorded_input)
     )
     # What passes recorded cannot be copied while it is part of a graph, and nobody asks for it here.
     memo: dict[int, object] = {id(record): None for record in records if record is not None}

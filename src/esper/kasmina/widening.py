@@ -116,7 +116,7 @@ def _pad(weight: Tensor, axis: int, size: int) -> Tensor:
     return torch.cat([weight, weight.new_zeros(shape)], dim=axis) if shape[axis] else weight
 
 
-def _like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+def _like(old: Tensor, values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.contiguous(), requires_grad=old.requires_grad)
 
 

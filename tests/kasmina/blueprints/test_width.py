@@ -40,9 +40,7 @@ def _spec(host: nn.Module, sample: Tensor, at: str) -> SlotSpec:
 
 @pytest.mark.parametrize("name", ["width", "width_small"])
 @pytest.mark.parametrize(("host", "sample", "at"), PAIRS)
-def test_contract_is_kept_between_any_two_layers(
-    name: str, host: nn.Module, sample: Tensor, at: str
-) -> None:
+def test_contract_is_kept_between_any_two_layers(name: str, host: nn.Module, sample: Tensor, at: str) -> None:
     report = require_contract(REGISTRY.get(name), _spec(host, sample, at))
     assert 0.0 < report.first_change <= 0.25
 

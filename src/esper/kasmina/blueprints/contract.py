@@ -9,8 +9,8 @@ count      the declared number of trainable parameters is exact
 precision  forward and backward are finite under bf16 autocast
 ```
 A zero followed by a zero derivative is a seed that never learns; a zero in front of a norm is one that jumps
-to full size in one step. Both look fine in a forward pass, hence this test. A branch takes h, or in a slot that
-spans two layers the first one's input.
+to full size in one step. Both look fine in a forward pass, hence this test. A branch takes h, or in a slot
+that spans two layers the first one's input.
 """
 
 from __future__ import annotations
@@ -220,9 +220,7 @@ def _find_sick_gradients(parameters: Mapping[str, nn.Parameter]) -> list[str]:
 
 def _check_gentle(build: Callable[[], nn.Module], data: _Data) -> tuple[float, list[str]]:
     entering, h = data
-    changes = {
-        name: compute_first_change(build(), h, name, entering=entering) for name in ("sgd", "adamw")
-    }
+    changes = {name: compute_first_change(build(), h, name, entering=entering) for name in ("sgd", "adamw")}
     failures = [
         f"one {name} step changes delta by {change:.2f} of |h|, at most {MAX_FIRST_CHANGE}"
         for name, change in changes.items()

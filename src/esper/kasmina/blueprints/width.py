@@ -11,12 +11,14 @@ random and learn from the second step on, as every seed whose last linear map is
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from esper.kasmina.blueprints.pair import PairPlan, WidthBranch, count_width_params
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.leyline import ConfigError, Layout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SMALL, _LARGE = 4, 2
 """One new unit for so many that there are: a quarter is a step that a budget of 1.3 still pays for, half is
