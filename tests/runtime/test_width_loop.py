@@ -1,4 +1,4 @@
-"""Width growth from end to end: in a loop of one's own, by hand and by a rule, and out again as plain layers."""
+"""Width growth from end to end: in a loop of one's own, by hand and by a rule, and out as plain layers."""
 
 from __future__ import annotations
 

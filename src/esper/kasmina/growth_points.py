@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TypeVar, final
 
 from torch import nn
@@ -25,6 +24,7 @@ from esper.kasmina.pair_points import (
     is_pair_pattern,
     list_neighbours,
     make_pair,
+    matches,
     refuse_between,
     resolve_pairs,
 )
@@ -105,19 +105,6 @@ def find_growth_points(host: nn.Module, inputs: Inputs, wishes: PointWishes) -> 
     return _order(survey, (*points, *pairs))
 
 
-def matches(path: str, pattern: str) -> bool:
-    """Whether a module path fits a glob: `*`, `?` and `[...]` within a part, `**` for any number of parts."""
-    return _match_parts(path.split("."), pattern.split("."))
-
-
-def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return any(_match_parts(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _match_parts(parts[1:], patterns[1:])
-
-
 # ---------------------------------------------------------------------- asked for
 
 
@@ -149,7 +136,7 @@ def _order(survey: Survey, points: Iterable[GrowthPoint]) -> tuple[GrowthPoint, 
 
 
 def _resolve_pattern(asking: _Asking, pattern: str) -> dict[str, GrowthPoint]:
-    candidates, is_exact = resolve_pairs(asking.host, asking.survey, pattern, matches)
+    candidates, is_exact = resolve_pairs(asking.host, asking.survey, pattern)
     found, refusals = {}, []
     for paths in candidates:
         try:

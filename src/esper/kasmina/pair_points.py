@@ -1,4 +1,4 @@
-"""Growth points that span two layers: by patterns of both paths, or every pair that one can find.
+"""Patterns of module paths, and of pairs of them: growth points that span two layers.
 
 ```
 "fc1->fc2"                          the two layers by name
@@ -11,6 +11,7 @@ what a growth point is otherwise stands in `kasmina.growth_points`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,18 @@ from esper.leyline import HostError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
-PairMaker = Callable[[str, str], PairPlan]
-"""Paths of two layers -> their plan, or a HostError that says why not."""
-Matcher = Callable[[str, str], bool]
-"""Whether a path fits a pattern."""
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a module path fits a glob: `*`, `?` and `[...]` within a part, `**` for any number of parts."""
+    return _match_parts(path.split("."), pattern.split("."))
+
+
+def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_match_parts(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _match_parts(parts[1:], patterns[1:])
 
 
 def is_pair_pattern(pattern: str) -> bool:
@@ -41,9 +50,7 @@ def list_neighbours(host: nn.Module, survey: Survey) -> list[tuple[str, str]]:
     return list(pairwise(layers))
 
 
-def resolve_pairs(
-    host: nn.Module, survey: Survey, pattern: str, matches: Matcher
-) -> tuple[list[tuple[str, str]], bool]:
+def resolve_pairs(host: nn.Module, survey: Survey, pattern: str) -> tuple[list[tuple[str, str]], bool]:
     """Return the paths that a pattern may mean, and whether it names two layers outright.
 
     Raises:
