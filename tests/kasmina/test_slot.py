@@ -96,7 +96,7 @@ def test_channels_last_input_is_accepted_while_incubating() -> None:
 def test_a_slot_holds_its_seed_its_state_its_plan_and_what_one_pass_leaves() -> None:
     slot = make_model().slot("block1")
     own = set(vars(slot)) - set(vars(nn.Module()))
-    what_a_pass_leaves = {"features", "feature_gradient", "captured", "watched"}
+    what_a_pass_leaves = {"features", "feature_gradient", "captured", "watched", "entering", "recorded_input"}
     how_it_runs = {"plan", "mode", "teacher", "is_always_taught", "records_gradient"}
     assert own == {"spec", "tap", "state", "seed"} | how_it_runs | what_a_pass_leaves
     assert [name for name, _ in slot.named_buffers()] == ["alpha_mirror"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, final
 
 from esper.kasmina.blueprints.spec import SlotSpec
-from esper.kasmina.hosts.protocol import InjectionPoint
+from esper.kasmina.hosts.protocol import InjectionPoint, SegmentedHost
 from esper.kasmina.inputs import Inputs
 from esper.kasmina.survey import refuse_wrapped, run_quietly
 from esper.leyline import HostError, Layout, suggest
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class _HookTarget(Protocol):
     def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: object) -> object | None:
         """See `SeedSlot.on_host_output`."""
+
+    def on_pair_input(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """See `SeedSlot.on_pair_input`."""
 
 
 def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Inputs) -> tuple[SlotSpec, ...]:
@@ -42,6 +45,12 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Input
             called exactly once, gives no tensor, has another layout or channel count than declared.
     """
     refuse_wrapped(host)
+    spanning = [point.slot_id for point in points if point.pair is not None]
+    if spanning and isinstance(host, SegmentedHost):
+        raise HostError(
+            f"slot {spanning[0]!r} spans two layers, but {type(host).__name__} declares segments(): a part "
+            "of it that runs alone would lack the first layer's input; leave segments() out to grow it wider"
+        )
     modules = dict(host.named_modules())
     seen = _Recorder()
     handles = []
@@ -67,13 +76,31 @@ def probe_slots(host: nn.Module, points: Sequence[InjectionPoint], sample: Input
 
 
 def attach_hooks(
-    host: nn.Module, paths: Sequence[str], slots: Sequence[_HookTarget]
+    host: nn.Module,
+    paths: Sequence[str],
+    slots: Sequence[_HookTarget],
+    first_paths: Sequence[str | None] | None = None,
 ) -> list[RemovableHandle]:
-    """Connect each slot to the output of its module; returns the handles that take the hooks off again."""
-    return [
+    """Connect each slot to the output of its module.
+
+    Args:
+        host: Holds the modules.
+        paths: Of the module whose output is a slot's feature.
+        slots: One per path.
+        first_paths: Of the first of two layers that a slot spans; None = it spans none.
+
+    Returns:
+        The handles that take the hooks off again.
+    """
+    handles = [
         host.get_submodule(path).register_forward_hook(slot.on_host_output)
         for path, slot in zip(paths, slots, strict=True)
     ]
+    for first, slot in zip(first_paths or [None] * len(slots), slots, strict=True):
+        if first is not None:
+            layer = host.get_submodule(first)
+            handles.append(layer.register_forward_pre_hook(slot.on_pair_input, with_kwargs=True))
+    return handles
 
 
 @final
@@ -118,4 +145,5 @@ def _build_spec(point: InjectionPoint, output: object) -> SlotSpec:
         num_channels=point.num_channels,
         dtype=feature.dtype,
         device=feature.device,
+        pair=point.pair,
     )

@@ -46,6 +46,10 @@ def detach(host: nn.Module) -> None:
         ours = [number for number, hook in module._forward_hooks.items() if _slot_of(hook) is not None]
         for number in ours:
             del module._forward_hooks[number]
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if _slot_of(hook) is not None:
+                del module._forward_pre_hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
 def take_later_hooks(module: nn.Module) -> list[UserHook]:
@@ -69,9 +73,9 @@ def take_later_hooks(module: nn.Module) -> list[UserHook]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether anything but a slot watches or changes what a module takes, returns or sends back."""
-    strangers = [hook for hook in module._forward_hooks.values() if _slot_of(hook) is None]
-    others = (module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return bool(strangers) or any(others)
+    forward = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    strangers = [hook for hook in forward if _slot_of(hook) is None]
+    return bool(strangers) or any((module._backward_hooks, module._backward_pre_hooks))
 
 
 def _slot_of(hook: Callable[..., object]) -> SeedSlot | None:

@@ -64,6 +64,8 @@ class GraftRecord:
     num_params: int
     """Trainable parameters of the seed; they are gone where it is folded."""
     is_merged: bool
+    widened: tuple[str, ...]
+    """Layers and norms of the host that have become larger by the seed's units; () without any."""
     code: str
     """The graft's forward, as Python; "" where there is none: folded, or in a host traced as a whole."""
     layers: Mapping[str, str]
@@ -84,7 +86,7 @@ class Exported:
     module: nn.Module
     """In eval mode, called as the host is; shares nothing with the grown network."""
     merged: tuple[str, ...]
-    """Slots whose seed lies in the weights of its target now."""
+    """Slots whose seed lies in the weights of the host now; one that spans two layers always does."""
     kept: tuple[KeptSlot, ...]
     """Fossils that were to be folded and could not; () where folding was not asked for."""
     largest_difference: float
@@ -201,6 +203,12 @@ def _export_traced(model: MorphogeneticModel, sample: Inputs, *, merge: bool) ->
             f"{type(model.host).__name__} has modules of this package, so it is traced as a whole and needs "
             f"one tensor as its sample, got {type(sample).__name__}"
         )
+    spanning = [slot.slot_id for slot in model.each_slot() if slot.spec.pair is not None and slot.seed]
+    if spanning:
+        raise ExportError(
+            f"slot {spanning[0]!r} spans two layers, and {type(model.host).__name__} has modules of this "
+            "package, so it would be traced as a whole: cull that seed before it is exported"
+        )
     module, difference = trace_checked(model, sample)
     fossils = [slot for slot in model.each_slot() if slot.state.stage is SeedStage.FOSSILIZED]
     paths = {part: path for path, part in model.host.named_modules()}
@@ -222,6 +230,7 @@ def _record(
     slot: SeedSlot, paths: tuple[str, ...], arguments: tuple[str, ...], *, code: str, is_merged: bool
 ) -> GraftRecord:
     assert slot.seed is not None
+    pair = slot.spec.pair
     return GraftRecord(
         slot=slot.slot_id,
         paths=paths,
@@ -235,6 +244,7 @@ def _record(
         arguments=arguments,
         num_params=count_trainable(slot.seed),
         is_merged=is_merged,
+        widened=() if pair is None else (pair.first.path, *(n.path for n in pair.norms), pair.second.path),
         code=code,
         layers={
             name: repr(layer)

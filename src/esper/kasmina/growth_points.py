@@ -3,6 +3,7 @@
 ```
 declared    injection_points() of the model              wins when nothing is asked for
 asked for   globs over module paths, part by part        "stages.*" = its children, "**.mlp" = at any depth
+spanning    "fc1->fc2": two layers that can take more units between them (see kasmina.pairs)
 proposed    the last block of every size of feature, then blocks in between, evenly
 ```
 A module is fit when it is called exactly once, returns a floating tensor (or one can be selected) whose axes
@@ -13,17 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TypeVar, final
+
+from torch import nn
 
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
 from esper.kasmina.inputs import Inputs
+from esper.kasmina.pair_points import (
+    is_pair_pattern,
+    list_neighbours,
+    make_pair,
+    matches,
+    refuse_between,
+    resolve_pairs,
+)
+from esper.kasmina.pairs import ARROW
 from esper.kasmina.survey import NESTED, Feature, ModuleCall, Survey, find_arrangements, survey_host
 from esper.kasmina.tap import Arrangement
 from esper.leyline import HostError, UnknownNameError, suggest
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MAX_PROPOSED = 4
 """Slots proposed where none was asked for: each costs a counterfactual while a seed lives in it."""
@@ -57,6 +65,9 @@ class PointWishes:
     """Order of axes, for all or by glob: "nchw", "nhwc", "ncl", "nld", "lnd", "flat"; None = found out."""
     select: int | str | Mapping[str, int | str] | None = None
     """Where in an output that is no tensor the feature is, for all or by glob."""
+    has_width: bool = False
+    """Whether a proposal names pairs of layers, too: they are shown one by one on the sample, which takes a
+    few passes each."""
 
     def __post_init__(self) -> None:
         """Check names.
@@ -84,32 +95,107 @@ def find_growth_points(host: nn.Module, inputs: Inputs, wishes: PointWishes) -> 
     """
     survey = survey_host(host, inputs)
     if wishes.at:
-        return _resolve(survey, wishes)
+        return _resolve(_Asking(host, inputs, survey, wishes))
     if isinstance(host, HostProtocol) and host.injection_points():
         return tuple(_declare(survey, point) for point in host.injection_points())
-    return _propose(survey, wishes)
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether a module path fits a glob: `*`, `?` and `[...]` within a part, `**` for any number of parts."""
-    return _match_parts(path.split("."), pattern.split("."))
-
-
-def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return any(_match_parts(parts[start:], patterns[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _match_parts(parts[1:], patterns[1:])
+    points = _propose(survey, wishes)
+    if not wishes.has_width:
+        return points
+    pairs = _propose_pairs(_Asking(host, inputs, survey, wishes), points)
+    return _order(survey, (*points, *pairs))
 
 
 # ---------------------------------------------------------------------- asked for
 
 
-def _resolve(survey: Survey, wishes: PointWishes) -> tuple[GrowthPoint, ...]:
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A question about one host."""
+
+    host: nn.Module
+    inputs: Inputs
+    survey: Survey
+    wishes: PointWishes
+
+
+def _resolve(asking: _Asking) -> tuple[GrowthPoint, ...]:
+    survey, wishes = asking.survey, asking.wishes
+    found = _resolve_modules(survey, wishes)
+    spanning: dict[str, GrowthPoint] = {}
+    for pattern in filter(is_pair_pattern, wishes.at):
+        spanning |= _resolve_pattern(asking, pattern)
+    plans = [item.point.pair for item in spanning.values() if item.point.pair is not None]
+    refuse_between(plans, list(found))
+    return _order(survey, (*spanning.values(), *found.values()))
+
+
+def _order(survey: Survey, points: Iterable[GrowthPoint]) -> tuple[GrowthPoint, ...]:
+    """Return points in forward order; new units of a layer add to it before a seed on its output sees it."""
+    order = {path: call.order for path, call in survey.calls.items()}
+    return tuple(sorted(points, key=lambda item: (order[item.point.path], item.point.pair is None)))
+
+
+def _resolve_pattern(asking: _Asking, pattern: str) -> dict[str, GrowthPoint]:
+    candidates, is_exact = resolve_pairs(asking.host, asking.survey, pattern)
+    found, refusals = {}, []
+    for paths in candidates:
+        try:
+            point = _span(asking, paths, f"asked for by {pattern!r}")
+        except HostError as error:
+            if is_exact:
+                raise
+            refusals.append(str(error))
+        else:
+            found[point.point.slot_id] = point
+    if not found:
+        raise HostError(f"at={pattern!r} fits {len(candidates)} pairs and none can grow: {refusals[0]}")
+    return found
+
+
+def _span(asking: _Asking, paths: tuple[str, str], reason: str) -> GrowthPoint:
+    """Return the growth point of two layers: the second one's output, with the first one's input at hand."""
+    survey, wishes = asking.survey, asking.wishes
+
+    def arrange(path: str) -> Arrangement:
+        call = survey.calls[path]
+        wanted = _wish(wishes.layout, ARROW.join(paths)) or _wish(wishes.layout, path)
+        return _arrange(survey, call, _select(call, None), wanted)
+
+    plan = make_pair(asking.host, asking.inputs, survey, paths, arrange)
+    arrangement, feature = arrange(paths[1]), survey.calls[paths[1]].features[0]
+    return GrowthPoint(
+        point=InjectionPoint(
+            slot_id=ARROW.join(paths),
+            path=paths[1],
+            layout=arrangement.layout,
+            num_channels=feature.shape[arrangement.channel_dim],
+            arrangement=arrangement,
+            pair=plan,
+        ),
+        shape=feature.shape,
+        reason=reason,
+    )
+
+
+def _propose_pairs(asking: _Asking, points: Sequence[GrowthPoint]) -> list[GrowthPoint]:
+    """Return at most `MAX_PROPOSED` pairs, evenly spread over those that leave the other proposals alone."""
+    taken = {item.point.path for item in points}
+    found = []
+    for paths in list_neighbours(asking.host, asking.survey):
+        try:
+            point = _span(asking, paths, "")
+        except HostError:
+            continue
+        if point.point.pair is not None and not taken & point.point.pair.inner_paths:
+            count = point.point.pair.first.num_out
+            found.append(replace(point, reason=f"proposed: two layers with {count} units between them"))
+    return _spread(found, min(MAX_PROPOSED, len(found)))
+
+
+def _resolve_modules(survey: Survey, wishes: PointWishes) -> dict[str, GrowthPoint]:
     known = [*survey.calls, *survey.uncalled]
     found: dict[str, GrowthPoint] = {}
-    for pattern in wishes.at:
+    for pattern in (pattern for pattern in wishes.at if not is_pair_pattern(pattern)):
         paths = [path for path in known if matches(path, pattern)]
         if not paths:
             raise HostError(f"at={pattern!r} fits no module of the host: {suggest(pattern, known)}")
@@ -124,8 +210,7 @@ def _resolve(survey: Survey, wishes: PointWishes) -> tuple[GrowthPoint, ...]:
                     raise
         if not any(path in found for path in paths):
             raise HostError(f"at={pattern!r} fits {len(paths)} modules and none can grow: {refusals[0]}")
-    order = {path: call.order for path, call in survey.calls.items()}
-    return tuple(sorted(found.values(), key=lambda point: order[point.point.path]))
+    return found
 
 
 def _fit(survey: Survey, path: str, wishes: PointWishes, reason: str) -> GrowthPoint:

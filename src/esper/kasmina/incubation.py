@@ -60,7 +60,7 @@ class Incubation:
 
     def compute_loss(
         self,
-        seed: nn.Module,
+        seed: Callable[[Tensor], Tensor],
         features: Tensor,
         host_gradient: Tensor | None,
         tail_loss: Callable[[Tensor], Tensor],
@@ -68,7 +68,7 @@ class Incubation:
         """Return the seed's own scalar loss on one batch.
 
         Args:
-            seed: Maps features to their residual.
+            seed: Maps features to their residual, as `SeedSlot.compute_residual` does.
             features: Detached host features [B, ...].
             host_gradient: dL/dh for the same batch, same shape; only for "residual".
             tail_loss: Runs the rest of the network from changed features to the loss; only for "shadow".
@@ -78,12 +78,10 @@ class Incubation:
                 given no gradient.
         """
         if self.name == "shadow":
-            residual: Tensor = seed(features)
-            return tail_loss(features + residual)
+            return tail_loss(features + seed(features))
         if self.name == "residual" and host_gradient is not None:
             target = compute_residual_target(features, host_gradient, self.residual_scale)
-            delta: Tensor = seed(features)
-            return self.residual_weight * (delta.float() - target).square().mean()
+            return self.residual_weight * (seed(features).float() - target).square().mean()
         raise RuntimeError(
             f"incubation {self.name!r} has no loss here (gradient: {host_gradient is not None})"
         )

@@ -41,6 +41,7 @@ from esper.kasmina.slot_report import build_report
 from esper.kasmina.topology import hash_topology
 from esper.leyline import (
     Action,
+    ConfigError,
     Event,
     HostError,
     JsonValue,
@@ -108,7 +109,8 @@ class MorphogeneticModel(nn.Module):
         self.input_shape = tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
         self.input_dtype = sample.dtype if isinstance(sample, Tensor) else torch.float32
         self._host_costs = measure_host(host, sample, self._paths)
-        attach_hooks(host, list(self._paths.values()), list(self.each_slot()))
+        firsts = [None if spec.pair is None else spec.pair.first.path for spec in specs]
+        attach_hooks(host, list(self._paths.values()), list(self.each_slot()), firsts)
 
     # ------------------------------------------------------------------ structure
 
@@ -302,12 +304,12 @@ class MorphogeneticModel(nn.Module):
         seed = build_seeded(lambda: _build_module(blueprint.build, slot.spec, action), build_seed)
         seed = seed.to(slot.spec.device, slot.spec.dtype)
         seed.train(self.host.training)
-        seed.is_recomputed = self.recompute.applies_to(seed, slot.spec.shape)
+        seed.is_recomputed = self.recompute.applies_to(seed, slot.spec.seed_shape)
         return Birth(
             seed=seed,
             build_seed=build_seed,
             num_params=count_trainable(seed),
-            flops_per_item=count_flops(seed, slot.spec.shape),
+            flops_per_item=count_flops(seed, slot.spec.seed_shape),
         )
 
     # ------------------------------------------------------------------ reports and state
@@ -387,6 +389,9 @@ def find_incubating(model: MorphogeneticModel) -> list[SeedSlot]:
 
 def _build_module(build: Callable[[SlotSpec], nn.Module], spec: SlotSpec, action: Action) -> Seed:
     channel_dim = -1 if spec.layout is Layout.SEQUENCE else 1
+    refusal = spec.refuse_blend(action.blend)
+    if refusal is not None:
+        raise ConfigError(refusal)
     return build_seed(build(spec), action.blend, spec.num_channels, channel_dim, len(spec.shape) - 1)
 
 

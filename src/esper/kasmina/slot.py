@@ -20,7 +20,7 @@ from esper.kasmina.blending import Seed, apply_blend
 from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.tap import CANONICAL, Tap
-from esper.leyline import SeedStage
+from esper.leyline import HostError, SeedStage
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
 """(feature, residual) -> the feature bit for bit; in the backward pass the residual gets its gradient."""
@@ -92,6 +92,10 @@ class SeedSlot(nn.Module):
         self.features: Tensor | None = None
         self.feature_gradient: Tensor | None = None
         self.captured: Tensor | None = None
+        self.entering: Tensor | None = None
+        """In a slot that spans two layers: the first one's input, from its call to the second one's."""
+        self.recorded_input: Tensor | None = None
+        """What the seed takes beside recorded or captured features, where it is not the feature itself."""
         self.watched: Tensor | None = None
         self.register_buffer("alpha_mirror", torch.zeros((), device=spec.device), persistent=False)
 
@@ -125,13 +129,26 @@ class SeedSlot(nn.Module):
         if ramp.is_finished_at(batch):
             self.state.ramp = None
 
+    def on_pair_input(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        """Forward pre-hook on the first of two layers: keep its input until the second has run."""
+        del module
+        if self.mode is SlotMode.SILENT and self.plan is NORMAL_PLAN:
+            return
+        given = args[0] if args else next(iter(kwargs.values()))
+        # No check of the kind: a tracer hands over what stands for a tensor.
+        self.entering = self.tap.arrangement.to_canonical(given)  # type: ignore[arg-type]
+
     def on_host_output(self, module: nn.Module, args: tuple[object, ...], output: object) -> object | None:
         """Forward hook on the host's module: return the changed output, or None to leave it as it is."""
         del module, args
         if self.mode is SlotMode.SILENT and self.plan is NORMAL_PLAN:
             return None
         h = self.tap.take(output)
-        changed = self._change(h)
+        try:
+            changed = self._change(h)
+        finally:
+            if self.entering is not None:
+                self.entering = None
         return None if changed is None else self.tap.put(output, changed)
 
     def _change(self, h: Tensor) -> Tensor | None:
@@ -141,6 +158,7 @@ class SeedSlot(nn.Module):
                 return plan.substitutes[slot_id]
             if slot_id in plan.captures:
                 self.captured = h
+                self.recorded_input = self.entering
             if plan.is_watching:
                 return self._watch(h)
         return None if self.seed is None else self._forward_seed(self.seed, h)
@@ -154,27 +172,57 @@ class SeedSlot(nn.Module):
 
     def _forward_seed(self, seed: Seed, h: Tensor) -> Tensor | None:
         if self.plan.is_exporting:
-            residual: Tensor = seed(h)
+            residual: Tensor = seed(self._input_of_seed(h))
             return h + residual if self.state.alpha == 1.0 else h + self.state.alpha * residual
         override = self.plan.overrides.get(self.spec.slot_id)
         if override is not None:
             if override == 0.0:
                 return None
             alpha = torch.full_like(self.alpha_mirror, override)
-            return apply_blend(h, seed(_plain(h)), alpha)
+            return apply_blend(h, seed(_plain(self._input_of_seed(h))), alpha)
         if self.mode is SlotMode.INCUBATING:
             return self._incubate(seed, h)
         if self.mode is SlotMode.SILENT:
             return None
-        return apply_blend(h, seed(_plain(h)), self.alpha_mirror)
+        return apply_blend(h, seed(_plain(self._input_of_seed(h))), self.alpha_mirror)
+
+    def _input_of_seed(self, h: Tensor) -> Tensor:
+        """Return what the seed takes: the feature, or what went into the first of two layers.
+
+        Raises:
+            HostError: If the second of two layers was called in a pass that did not call the first.
+        """
+        if self.spec.pair is None:
+            return h
+        if self.entering is None:
+            raise HostError(
+                f"slot {self.spec.slot_id!r}: {self.spec.pair.second.path!r} ran without "
+                f"{self.spec.pair.first.path!r} before it in the same pass, as both did on the sample"
+            )
+        return self.entering
+
+    def compute_residual(self, features: Tensor) -> Tensor:
+        """Return what the seed makes of a recorded pass.
+
+        Args:
+            features: [B, ...] as recorded or captured; a slot that spans two layers takes what it recorded
+                of the first one's input instead.
+        """
+        assert self.seed is not None
+        taken = features if self.spec.pair is None else self.recorded_input
+        assert taken is not None
+        residual: Tensor = self.seed(_plain(taken))
+        return residual
 
     def _incubate(self, seed: Seed, h: Tensor) -> Tensor | None:
         if self.teacher is not None:
             if self.plan.is_recording or (self.is_always_taught and torch.is_grad_enabled()):
-                return self.teacher(h, seed(_plain(h.detach())))
+                return self.teacher(h, seed(_plain(self._input_of_seed(h).detach())))
             return None
         if self.plan.is_recording:
             self.features = h.detach()
+            if self.spec.pair is not None:
+                self.recorded_input = self._input_of_seed(h).detach()
             if self.records_gradient and h.requires_grad:
                 h.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
         return None
@@ -200,6 +248,14 @@ class SeedSlot(nn.Module):
             self.captured = None
         if self.watched is not None:
             self.watched = None
+        if self.entering is not None:
+            self.entering = None
+        if self.recorded_input is not None:
+            self.recorded_input = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what a copy takes along: not the input of a pass that ended between two layers."""
+        return self.__dict__ | {"entering": None}
 
 
 def _plain(h: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def summarize(model: MorphogeneticModel) -> Summary:
         state = slot.state
         row = SlotRow(
             slot=slot.slot_id,
-            path=paths[targets[slot.slot_id]],
+            path=slot.slot_id if slot.spec.pair is not None else paths[targets[slot.slot_id]],
             arrangement=slot.tap.arrangement.value,
             shape=slot.spec.shape,
             stage=state.stage.value,

@@ -25,6 +25,7 @@ from esper.kasmina.inputs import Inputs, call_host, map_tensors
 from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.plain_tracer import is_ours
 from esper.kasmina.slot import NORMAL_PLAN, SeedSlot
+from esper.kasmina.widening import find_layers, widen_pair
 from esper.leyline import ExportError, SeedStage
 
 _SCION = "scion"
@@ -55,6 +56,7 @@ class Surgery:
         self.host, slots = _copy_plain(model)
         self.fossils = [slot for slot in slots if slot.seed is not None]
         targets = find_targets(self.host)
+        self._pairs = {s.slot_id: find_layers(self.host, s) for s in self.fossils if s.spec.pair is not None}
         self._targets = {slot.slot_id: targets[slot.slot_id] for slot in self.fossils}
         self.paths: Mapping[str, tuple[str, ...]] = {
             slot_id: tuple(
@@ -76,6 +78,8 @@ class Surgery:
     def replace_targets(self, *, merge: bool, inside: bool) -> tuple[tuple[str, ...], dict[str, str]]:
         """Put a graft in every target's place, or fold its seed.
 
+        What spans two layers goes into them always: no graft around one module has the input of another.
+
         Args:
             merge: Fold what is linear.
             inside: Leave targets where they are and put the seed inside them, where that can be: for hosts
@@ -89,9 +93,14 @@ class Surgery:
         """
         later = {target: take_later_hooks(target) for target in self._targets.values()}
         detach(self.host)
-        merged: list[str] = []
+        merged: list[str] = list(self._pairs)
         kept: dict[str, str] = {}
         for slot in self.fossils:
+            if slot.slot_id in self._pairs:
+                widen_pair(self._pairs[slot.slot_id], slot)
+        for slot in self.fossils:
+            if slot.slot_id in self._pairs:
+                continue
             seed, target = trace_seed(slot), self._targets[slot.slot_id]
             standing = self._stand_ins.get(target, target)
             if merge:
@@ -219,7 +228,7 @@ def _copy_plain(model: MorphogeneticModel) -> tuple[nn.Module, list[SeedSlot]]:
     records = (
         record
         for slot in model.each_slot()
-        for record in (slot.features, slot.feature_gradient, slot.captured, slot.watched)
+        for record in (slot.features, slot.feature_gradient, slot.captured, slot.watched, slot.recorded_input)
     )
     # What passes recorded cannot be copied while it is part of a graph, and nobody asks for it here.
     memo: dict[int, object] = {id(record): None for record in records if record is not None}

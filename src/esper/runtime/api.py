@@ -39,6 +39,7 @@ def propose(
     *,
     layout: str | Mapping[str, str] | None = None,
     select: int | str | Mapping[str, int | str] | None = None,
+    width: bool = False,
 ) -> tuple[GrowthPoint, ...]:
     """Return where a model could grow, in forward order, each with the reason.
 
@@ -47,11 +48,12 @@ def propose(
         sample: One batch on its device, as for `grow`.
         layout: As for `grow`.
         select: As for `grow`.
+        width: Whether to name pairs of layers, too, that can take more units between them ("fc1->fc2").
 
     Raises:
         HostError: If nothing can be proposed; says what to do.
     """
-    return find_growth_points(model, sample, PointWishes(layout=layout, select=select))
+    return find_growth_points(model, sample, PointWishes(layout=layout, select=select, has_width=width))
 
 
 def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
@@ -75,7 +77,8 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
         sample: One batch as the model takes it: a tensor, a tuple of positional arguments, or a mapping of
             arguments by name; two items are enough, on the model's device.
         at: Globs over module paths ("stages.*" = its children, "**.mlp" = at any depth); None = where the
-            model declares it (`injection_points()`), else where `propose` says.
+            model declares it (`injection_points()`), else where `propose` says. "fc1->fc2" is the pair of two
+            layers, Linear-Linear or Conv2d-Conv2d, between which seeds of the family "width" add units.
         blueprints: Ids, families ("conv") or own ones (`esper.blueprint`); None = all that fit.
         policy: Who decides when a controller asks: a name, a trained policy's folder, or an object.
         budget: How far the model may grow; None = without limit.

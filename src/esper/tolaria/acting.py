@@ -30,6 +30,7 @@ from esper.leyline import (
 )
 from esper.tolaria.host_events import describe_decision
 from esper.tolaria.host_ranks import HostRanks
+from esper.tolaria.offers import refuse_blend
 from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import RunState
 
@@ -60,7 +61,7 @@ def act(run: ActingRun, decision: Decision) -> ActionResult:
     build_seed = derive_seed(run.run_seed, *path)
     decision = ranks.announce(decision, bench.space, (run.epoch, run.event_count, build_seed))
     action = decision.action
-    refusal = refuse_action(action, run.observe())
+    refusal = refuse_action(action, run.observe()) or refuse_blend(bench.model, action)
     before: SeedState | None = None
     if refusal is None and action.op is LifecycleOp.GERMINATE:
         before = copy.deepcopy(bench.model.slot(str(action.slot)).state)

@@ -295,7 +295,9 @@ class EpochRunner:
 
         device = batch.inputs.device
         with untouched_rng(device), untouched_statistics(self._norms), self._autocast.context():
-            loss = incubation.compute_loss(seed, slot.features.contiguous(), gradient, tail_loss)
+            loss = incubation.compute_loss(
+                slot.compute_residual, slot.features.contiguous(), gradient, tail_loss
+            )
         part = loss if weight == 1.0 else loss * weight
         apply_seed_gradient(self._scaler.scale(part), list(seed.parameters()))
 

@@ -43,7 +43,7 @@ from esper.tolaria.host_events import describe_decision
 from esper.tolaria.input_recorder import InputRecorder
 from esper.tolaria.interval_totals import IntervalTotals
 from esper.tolaria.ledger import FlopsLedger
-from esper.tolaria.offers import build_action_space, keep_affordable, list_offers
+from esper.tolaria.offers import build_action_space, keep_affordable, list_offers, refuse_blend
 from esper.tolaria.signals import SignalTracker
 from esper.tolaria.steps import (
     build_epoch_event,
@@ -235,7 +235,7 @@ class LoopController:
         """Carry out a decision, or refuse it: then everything is as if it had waited."""
         self.event_count += 1
         action = decision.action
-        refusal = refuse_action(action, self.look())
+        refusal = refuse_action(action, self.look()) or refuse_blend(self.model, action)
         events: list[Event] = []
         if refusal is None and action.op is not LifecycleOp.WAIT:
             seed = derive_seed(self.config.seed, "seed", 0, self.event_count)

@@ -193,16 +193,17 @@ class MemoryWatch:
     ) -> dict[str, BlueprintDescriptor]:
         priced, spec = {}, slot.spec
         channel_dim = -1 if spec.layout is Layout.SEQUENCE else 1
+        # With a gate, the form that takes most: whichever is chosen then fits.
+        form = BlendForm.GATE if spec.refuse_blend(BlendForm.GATE) is None else BlendForm.ADD
         for blueprint_id, descriptor in by_id.items():
             branch = build_seeded(lambda b=blueprint_id: self._registry.get(b).build(spec), 0)  # type: ignore[misc]
-            # With a gate, the form that takes most: whichever is chosen then fits.
             seed = build_seeded(
                 lambda branch=branch: build_seed(  # type: ignore[misc]
-                    branch, BlendForm.GATE, spec.num_channels, channel_dim, len(spec.shape) - 1
+                    branch, form, spec.num_channels, channel_dim, len(spec.shape) - 1
                 ),
                 0,
             )
-            need = estimate_need(seed, spec.shape, self._config)
+            need = estimate_need(seed, spec.seed_shape, self._config)
             priced[blueprint_id] = replace(descriptor, memory_bytes=need.total)
         return priced
 
@@ -213,7 +214,7 @@ class MemoryWatch:
             if slot.seed is None:
                 continue
             key = f"{slot.state.seed_id}/{slot.state.blueprint}"  # a rollback gives an id out again
-            need = known.get(key) or self._estimate_seed(slot.seed, slot.spec.shape)
+            need = known.get(key) or self._estimate_seed(slot.seed, slot.spec.seed_shape)
             self._seeds[key] = need
             if slot.seed.is_recomputed:  # of those, one at a time has its activations
                 recomputed = max(recomputed, need.activations)

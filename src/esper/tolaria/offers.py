@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from esper.kasmina import BlueprintRegistry, MorphogeneticModel, describe
-from esper.leyline import ActionSpace, BlueprintDescriptor, ConfigError
+from esper.leyline import Action, ActionSpace, BlueprintDescriptor, ConfigError, LifecycleOp
 
 Descriptors = Mapping[str, Mapping[str, BlueprintDescriptor]]
 """Slot -> blueprint -> what it costs there, for the pairs that fit."""
@@ -64,6 +64,13 @@ def list_offers(model: MorphogeneticModel, registry: BlueprintRegistry, names: S
         )
         for spec in model.specs
     }
+
+
+def refuse_blend(model: MorphogeneticModel, action: Action) -> str | None:
+    """Return why the slot of a birth takes no seed in the form asked for; None for every other action."""
+    if action.op is not LifecycleOp.GERMINATE or action.slot is None:
+        return None
+    return model.slot(action.slot).spec.refuse_blend(action.blend)
 
 
 def build_action_space(model: MorphogeneticModel, offers: Descriptors) -> ActionSpace:

@@ -51,6 +51,8 @@ class ProbePoint:
     """h [B, ...] as the host made it."""
     leaving: Tensor
     """[B, ...] after the slot's seed; the same where none takes part."""
+    entering: Tensor
+    """What the slot's seed takes: h, or in a slot that spans two layers the first one's input."""
     gradient: Tensor
     """dL/d(leaving) of each sample's own loss."""
 
@@ -163,7 +165,8 @@ class Scorer:
             seed = derive_seed(self._seed, "branch", epoch, slot.slot_id, name)
             branch = build_seeded(partial(model.registry.get(name).build, slot.spec), seed)
             with untouched_rng(slot.spec.device):
-                regression = extract_regression(branch.to(slot.spec.device), point.leaving, point.gradient)
+                taken = point.leaving if slot.spec.pair is None else point.entering
+                regression = extract_regression(branch.to(slot.spec.device), taken, point.gradient)
             flops += item.flops_per_item * point.leaving.shape[0]
             if regression is None:
                 continue
@@ -190,7 +193,7 @@ class Scorer:
             point = points[slot.slot_id]
             assert slot.seed is not None
             with eval_mode(model), torch.no_grad():
-                residual: Tensor = slot.seed(point.arriving)
+                residual: Tensor = slot.seed(point.entering)
             slope = float((point.gradient * residual).flatten(1).sum(dim=1).double().mean())
             flops += slot.state.flops_per_item * len(targets)
             if math.isfinite(slope):
@@ -224,6 +227,7 @@ def run_probe(
             assert slot.captured is not None
             points[slot.slot_id] = ProbePoint(
                 arriving=_as_plain(slot.captured),
+                entering=_as_plain(slot.captured if slot.recorded_input is None else slot.recorded_input),
                 leaving=_as_plain(leaving),
                 gradient=_as_plain(gradient),
             )

@@ -1,7 +1,7 @@
 """The contract that every blueprint keeps, ours or a user's, as a check that anyone can run.
 
 ```
-shape      delta has h's shape, is finite, leaves h as it is; one seed, one module
+shape      delta has h's shape, is finite, leaves its input as it is; one seed, one module
 birth      delta is exactly 0
 life       the first step moves at least one tensor, by the third every tensor has had a gradient
 gentle     one optimiser step changes delta by at most a quarter of |h| (SGD 0.01 / 0.9 and AdamW 0.001)
@@ -9,7 +9,8 @@ count      the declared number of trainable parameters is exact
 precision  forward and backward are finite under bf16 autocast
 ```
 A zero followed by a zero derivative is a seed that never learns; a zero in front of a norm is one that jumps
-to full size in one step. Both look fine in a forward pass, hence this test.
+to full size in one step. Both look fine in a forward pass, hence this test. A branch takes h, or in a slot
+that spans two layers the first one's input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +79,14 @@ def check_blueprint(blueprint: BlueprintSpec, spec: SlotSpec, *, seed: int = 0) 
         return build_seeded(partial(blueprint.build, on_cpu), weights_seed)
 
     with seeded_streams(derive_seed(seed, "contract streams", blueprint.id)):
-        h = _draw_features(on_cpu, seed)
-        failures = _check_forward(build, h) + _check_count(blueprint, on_cpu, build())
+        data = _draw_data(on_cpu, seed)
+        failures = _check_forward(build, data) + _check_count(blueprint, on_cpu, build())
         first_change = 0.0
         if not failures and count_trainable(build()) > 0:
-            failures = _check_life(build(), h)
+            failures = _check_life(build(), data)
             if not failures:
-                first_change, failures = _check_gentle(build, h)
-                failures += _check_precision(build(), h)
+                first_change, failures = _check_gentle(build, data)
+                failures += _check_precision(build(), data)
     return ContractReport(
         blueprint=blueprint.id, slot=spec.slot_id, failures=tuple(failures), first_change=first_change
     )
@@ -105,14 +106,27 @@ def require_contract(blueprint: BlueprintSpec, spec: SlotSpec, *, seed: int = 0)
     return report
 
 
-def compute_first_change(branch: nn.Module, h: Tensor, optimizer: str) -> float:
+class _Data(NamedTuple):
+    """What a branch is tried on."""
+
+    entering: Tensor
+    """What it takes."""
+    h: Tensor
+    """The feature that its delta joins."""
+
+
+def compute_first_change(
+    branch: nn.Module, h: Tensor, optimizer: str, *, entering: Tensor | None = None
+) -> float:
     """Return |delta_1 - delta_0| / |h| after one step of the true loss through a fixed linear tail.
 
     Args:
         branch: A fresh branch.
         h: Features [B, ...].
         optimizer: "sgd" (0.01, momentum 0.9) or "adamw" (0.001).
+        entering: What the branch takes; None = h.
     """
+    data = _Data(h if entering is None else entering, h)
     parameters = list(branch.parameters())
     stepper: torch.optim.Optimizer = (
         torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
@@ -120,34 +134,36 @@ def compute_first_change(branch: nn.Module, h: Tensor, optimizer: str) -> float:
         else torch.optim.AdamW(parameters, lr=0.001)
     )
     with torch.no_grad():
-        before: Tensor = branch(h)
-    _tail_loss(branch, h).backward()  # type: ignore[no-untyped-call]
+        before: Tensor = branch(data.entering)
+    _tail_loss(branch, data).backward()  # type: ignore[no-untyped-call]
     stepper.step()
     with torch.no_grad():
-        after: Tensor = branch(h)
+        after: Tensor = branch(data.entering)
     return float((after - before).norm() / h.norm())
 
 
-def _check_forward(build: Callable[[], nn.Module], h: Tensor) -> list[str]:
-    branch, twin, original = build(), build(), h.clone()
+def _check_forward(build: Callable[[], nn.Module], data: _Data) -> list[str]:
+    entering, h = data
+    branch, twin, original = build(), build(), entering.clone()
     failures = _compare_states(branch, twin)
     for mode in (True, False):
         branch.train(mode)
         twin.train(mode)
         with torch.no_grad():
-            delta: object = branch(h)
-        if not torch.equal(h, original):
+            delta: object = branch(entering)
+        if not torch.equal(entering, original):
             failures.append("changes its input")
-            h.copy_(original)
+            entering.copy_(original)
         if not isinstance(delta, Tensor) or delta.shape != h.shape:
             got = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
-            return [*failures, f"maps {tuple(h.shape)} to {got}, must keep the shape"]
+            needed = "must keep the shape" if entering.shape == h.shape else f"must give {tuple(h.shape)}"
+            return [*failures, f"maps {tuple(entering.shape)} to {got}, {needed}"]
         if not torch.isfinite(delta).all():
             failures.append("delta is not finite at birth")
         elif delta.count_nonzero():
             failures.append(f"delta is not 0 at birth (largest value {float(delta.abs().max()):.3g})")
         with torch.no_grad():
-            again: Tensor = twin(h.clone())
+            again: Tensor = twin(entering.clone())
         if not _is_same(delta, again):
             failures.append("two builds from one seed differ")
     return list(dict.fromkeys(failures))
@@ -178,13 +194,13 @@ def _check_count(blueprint: BlueprintSpec, spec: SlotSpec, branch: nn.Module) ->
     return failures
 
 
-def _check_life(branch: nn.Module, h: Tensor) -> list[str]:
+def _check_life(branch: nn.Module, data: _Data) -> list[str]:
     trainable = {name: p for name, p in branch.named_parameters() if p.requires_grad}
     alive: set[str] = set()
     stepper = torch.optim.SGD(trainable.values(), lr=0.05, momentum=0.9)
     for step in range(_STEPS_TO_LIFE):
         stepper.zero_grad(set_to_none=True)
-        loss = _tail_loss(branch, h)
+        loss = _tail_loss(branch, data)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         sick = _find_sick_gradients(trainable)
@@ -202,8 +218,9 @@ def _find_sick_gradients(parameters: Mapping[str, nn.Parameter]) -> list[str]:
     return [n for n, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
 
 
-def _check_gentle(build: Callable[[], nn.Module], h: Tensor) -> tuple[float, list[str]]:
-    changes = {name: compute_first_change(build(), h, name) for name in ("sgd", "adamw")}
+def _check_gentle(build: Callable[[], nn.Module], data: _Data) -> tuple[float, list[str]]:
+    entering, h = data
+    changes = {name: compute_first_change(build(), h, name, entering=entering) for name in ("sgd", "adamw")}
     failures = [
         f"one {name} step changes delta by {change:.2f} of |h|, at most {MAX_FIRST_CHANGE}"
         for name, change in changes.items()
@@ -212,10 +229,10 @@ def _check_gentle(build: Callable[[], nn.Module], h: Tensor) -> tuple[float, lis
     return max(changes.values()), failures
 
 
-def _check_precision(branch: nn.Module, h: Tensor) -> list[str]:
+def _check_precision(branch: nn.Module, data: _Data) -> list[str]:
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = _tail_loss(branch, h)
+            loss = _tail_loss(branch, data)
         loss.backward()  # type: ignore[no-untyped-call]
     except (RuntimeError, TypeError) as error:
         return [f"fails under bf16 autocast: {error}"]
@@ -225,15 +242,19 @@ def _check_precision(branch: nn.Module, h: Tensor) -> list[str]:
     return []
 
 
-def _tail_loss(branch: nn.Module, h: Tensor) -> Tensor:
+def _tail_loss(branch: nn.Module, data: _Data) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    features = h + branch(h)
+    h, delta = data.h, branch(data.entering)
+    features = h + delta
     flat = features.flatten(1).float()
     tail = torch.randn(flat.shape[1], _NUM_CLASSES, generator=generator) / flat.shape[1] ** 0.5
     targets = torch.randint(_NUM_CLASSES, (h.shape[0],), generator=generator)
     return F.cross_entropy(flat @ tail, targets)
 
 
-def _draw_features(spec: SlotSpec, seed: int) -> Tensor:
+def _draw_data(spec: SlotSpec, seed: int) -> _Data:
     generator = torch.Generator().manual_seed(derive_seed(seed, "features", spec.slot_id) & 0xFFFFFFFF)
-    return torch.relu(torch.randn(_BATCH, *spec.shape, generator=generator))
+    h = torch.relu(torch.randn(_BATCH, *spec.shape, generator=generator))
+    if spec.pair is None:
+        return _Data(h, h)
+    return _Data(torch.randn(_BATCH, *spec.seed_shape, generator=generator), h)

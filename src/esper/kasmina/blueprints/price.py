@@ -29,6 +29,6 @@ def describe(
             id=blueprint_id,
             family=blueprint.family,
             num_params=count_trainable(branch),
-            flops_per_item=count_flops(branch, spec.shape),
+            flops_per_item=count_flops(branch, spec.seed_shape),
         )
     return described

@@ -10,6 +10,7 @@ from esper.kasmina.blueprints.image import IMAGE_BLUEPRINTS
 from esper.kasmina.blueprints.sequence import SEQUENCE_BLUEPRINTS
 from esper.kasmina.blueprints.shared import SHARED_BLUEPRINTS
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec, fits_any_slot
+from esper.kasmina.blueprints.width import WIDTH_BLUEPRINTS
 from esper.leyline import ConfigError, Layout, UnknownNameError
 
 if TYPE_CHECKING:
@@ -150,5 +151,11 @@ class BlueprintRegistry:
 def builtin_registry() -> BlueprintRegistry:
     """Return a fresh frozen registry with every built-in blueprint."""
     return BlueprintRegistry(
-        (*SHARED_BLUEPRINTS, *IMAGE_BLUEPRINTS, *FLAT_BLUEPRINTS, *SEQUENCE_BLUEPRINTS)
+        (
+            *SHARED_BLUEPRINTS,
+            *IMAGE_BLUEPRINTS,
+            *FLAT_BLUEPRINTS,
+            *SEQUENCE_BLUEPRINTS,
+            *WIDTH_BLUEPRINTS,
+        )
     ).freeze()

@@ -10,7 +10,8 @@ from typing import final
 import torch
 from torch import nn
 
-from esper.leyline import ConfigError, Layout
+from esper.kasmina.blueprints.pair import PairPlan
+from esper.leyline import BlendForm, ConfigError, Layout
 
 _RANKS = MappingProxyType({Layout.MAP_2D: 3, Layout.SEQUENCE: 2, Layout.FLAT: 1})
 
@@ -32,6 +33,22 @@ class SlotSpec:
     """C."""
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    pair: PairPlan | None = None
+    """The two layers that a slot spans; None = seeds take the feature itself."""
+
+    @property
+    def seed_shape(self) -> tuple[int, ...]:
+        """What a seed takes, per item: the feature, or the input of the first of two layers."""
+        return self.shape if self.pair is None else self.pair.shape
+
+    def refuse_blend(self, form: BlendForm) -> str | None:
+        """Return why a residual may not enter in a form here; None if it may."""
+        if self.pair is None or form is BlendForm.ADD:
+            return None
+        return (
+            f"slot {self.slot_id!r} spans two layers, whose new units add to the output as the old ones do: "
+            f"blend={form.value!r} would make something else of them, use 'add'"
+        )
 
     def __post_init__(self) -> None:
         """Check that shape, layout and channels agree.
@@ -76,6 +93,8 @@ class BlueprintSpec:
     """Raised when the meaning of an id changes."""
     accepts: Callable[[SlotSpec], bool] = fits_any_slot
     """Whether the branch can learn in a slot of a fitting layout; False e.g. where a norm sees one value."""
+    spans_pair: bool = False
+    """Whether it maps the input of one layer to the output of another, for slots that span two."""
 
     def __post_init__(self) -> None:
         """Check that the recipe can be named and used.
@@ -92,4 +111,5 @@ class BlueprintSpec:
 
     def fits(self, spec: SlotSpec) -> bool:
         """Whether this blueprint may live in a slot."""
-        return spec.layout in self.layouts and self.accepts(spec)
+        is_kind = (spec.pair is not None) == self.spans_pair
+        return is_kind and spec.layout in self.layouts and self.accepts(spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
+from esper.kasmina.blueprints.pair import PairPlan
 from esper.kasmina.tap import CANONICAL, Arrangement, Tap
 from esper.leyline import Layout
 
@@ -30,6 +31,9 @@ class InjectionPoint:
     """Order of the axes in the output; None = as seeds know it: nchw, nld or flat."""
     select: int | str | None = None
     """Where in a tuple, list or mapping the feature is; None = the output is the feature."""
+    pair: PairPlan | None = None
+    """Two layers that the slot spans, `path` being the second, as `kasmina.pairs` finds them; None = seeds
+    take the feature itself."""
 
     @property
     def tap(self) -> Tap:
