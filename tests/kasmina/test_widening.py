@@ -190,6 +190,7 @@ def test_no_batch_outlives_its_pass(stage: SeedStage) -> None:
     assert copy.deepcopy(model).slot("fc1->fc2").entering is None
 
 
+@pytest.mark.slow
 def test_germinating_and_culling_200_times_leaves_nothing() -> None:
     model = spanning(Mlp(), ROWS, "fc1->fc2", "fc2->fc3")
     names, topology = list(model.state_dict()), model.topology_hash()

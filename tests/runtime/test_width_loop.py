@@ -175,6 +175,7 @@ def _tokens() -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones(3, 5, dtype=torch.int64)}
 
 
+@pytest.mark.slow
 def test_a_folded_network_loads_where_esper_cannot_be_imported(tmp_path: Path) -> None:
     sample = _tokens()
     grown = grow(Tokens(), sample=sample, at="layers.*.mlp.0->layers.*.mlp.2")
