@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from esper.kasmina import GrowthPoint, PointWishes, find_growth_points
-from esper.kasmina.growth_points import MAX_PROPOSED, matches
+from esper.kasmina.growth_points import MAX_PROPOSED
+from esper.kasmina.pair_points import matches
 from esper.leyline import HostError, Layout, UnknownNameError
 from kasmina.growing import draw, make_cnn, make_mlp
 from kasmina.strangers import Encoder, Patches, Shared, SmallResNet, Wave, build

@@ -351,26 +351,23 @@ def _is_fit(survey: Survey, call: ModuleCall) -> bool:
     if call.num_calls != 1 or not call.features or call.features[0].select is not None:
         return False
     feature = call.features[0]
-    is_final = survey.is_last(call, feature)
-    return feature.is_floating and not is_final and bool(find_arrangements(call, feature, survey.num_items))
+    is_inside = feature.is_floating and not survey.is_last(call, feature)
+    return is_inside and bool(find_arrangements(call, feature, survey.num_items))
 
 
 def _blocks(survey: Survey) -> list[ModuleCall]:
     """Modules with layers inside that stand in a row of several, or that hold such a row."""
-    return [
-        call for call in survey.calls.values() if call.is_composite and call.parent_kind in _CONTAINERS
-    ] or [call for call in survey.calls.values() if call.is_composite]
+    composite = [call for call in survey.calls.values() if call.is_composite]
+    return [call for call in composite if call.parent_kind in _CONTAINERS] or composite
 
 
 def _layers(survey: Survey) -> list[ModuleCall]:
     """For each layer with parameters, the last module that runs before the next one: its activation, say."""
     ends: list[ModuleCall] = []
     for call in survey.calls.values():
-        if call.is_composite:
-            continue
-        if call.has_parameters or not ends:
+        if not call.is_composite and (call.has_parameters or not ends):
             ends.append(call)
-        else:
+        elif not call.is_composite:
             ends[-1] = call
     return ends
 
