@@ -111,7 +111,7 @@ def test_a_scheduler_on_a_wrapper_of_the_optimizer_is_followed() -> None:
         def param_groups(self) -> list[dict[str, object]]:  # type: ignore[override]
             return self.inner.param_groups
 
-        def step(self, closure: object = None) -> None:
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
             self.inner.step()
 
     loop = Loop()
