@@ -135,7 +135,7 @@ class _Cube(nn.Module):
 def test_a_host_that_asserts_something_about_its_inputs_is_quoted() -> None:
     class Blocks(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert x.shape[-1] % 8 == 0, "width must be a multiple of 8"
+            torch._assert(x.shape[-1] % 8 == 0, "width must be a multiple of 8")  # type: ignore[no-untyped-call]
             return x
 
     with pytest.raises(
