@@ -61,7 +61,7 @@ FAMILIES = (
     _sized("eva", "eva02_tiny_patch14_224", 56, depth=2, embed_dim=48),
     _family("fasternet", "fasternet_t0"),
     _family("fastvit", "fastvit_t8", layers=(1, 1, 1, 1)),
-    _family("focalnet", "focalnet_tiny_srf", depths=(1, 1, 1, 1), embed_dim=24),
+    _family("focalnet", "focalnet_tiny_srf"),
     _sized("gcvit", "gcvit_xxtiny", 128),
     _family("ghostnet", "ghostnet_050"),
     _family("hardcorenas", "hardcorenas_a"),

@@ -236,8 +236,10 @@ def build_page(page: str, rows: Sequence[Row]) -> str:
     """Return the page with its tables made anew."""
     passed = [row for row in rows if not row.failed_at]
     failed = [row for row in rows if row.failed_at]
+    missing = sorted({family.name for family in FAMILIES} - {row.family for row in rows})
     lines = [
-        f"{len(passed)} of {len(rows)} families pass.",
+        f"{len(passed)} of {len(rows)} families pass."
+        + (f" Not run yet: {', '.join(missing)}." if missing else ""),
         "",
         "| family | model | image | parameters | slot | feature | seed | adds | loss | differs | seconds |",
         "|---|---|---:|---:|---|---|---|---:|---:|---:|---:|",

