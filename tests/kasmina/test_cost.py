@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -151,3 +152,10 @@ def test_saved_bytes_are_counted_without_gradients_too_and_leave_the_module_alon
     assert not host.training
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
+
+
+def test_a_module_that_cannot_be_copied_is_refused_with_the_reason() -> None:
+    module = nn.Linear(2, 2)
+    module.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(HostError, match=r"Linear cannot be copied.*lock.*keep only parameters"):
+        count_call_flops(module, torch.zeros(1, 2))

@@ -103,6 +103,11 @@ def test_a_wrong_wish_is_refused(changes: dict[str, object], message: str) -> No
         _compare(**changes)
 
 
+def test_an_unknown_wish_of_growth_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"grow_settings has 'blueprint'.*blueprints"):
+        _compare(grow_settings={"blueprint": ["mlp"]})
+
+
 def test_trainings_of_a_seed_start_from_the_same_weights_whatever_ran_before() -> None:
     seen: list[float] = []
     make: Callable[[], nn.Module] = Net

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from esper.leyline import CheckpointError, ConfigError, UnknownNameError
+from esper.leyline import CheckpointError, ConfigError, EsperError, MetricSpec, UnknownNameError
 from esper.runtime.controller import Controller, name_metric, resolve_policy
 from esper.runtime.growable import Growable
 from esper.tamiyo import NeverGrow
+from esper.tolaria import LoopConfig
 from runtime.own_models import grow_net, item_losses, train_batches
 from tolaria.loop_toys import TRAIN, Script, advance, fossilize, germinate
 
@@ -260,3 +261,25 @@ def test_a_policy_that_waits_says_why() -> None:
     assert controller.reason == ""
     assert controller.act() == []
     assert controller.reason.startswith("wait: the host is not stable yet")
+
+
+def test_a_configuration_beside_its_own_parts_is_refused() -> None:
+    grown = grow_net()
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    config = LoopConfig(metric=MetricSpec(name="loss", is_higher_better=False, scale=0.1))
+    with pytest.raises(ConfigError, match="was given config= and metric"):
+        Controller(grown, optimizer, metric="accuracy", config=config)
+
+
+def test_a_controller_that_cannot_be_made_leaves_no_hook_behind() -> None:
+    grown = grow_net()
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    config = LoopConfig(
+        metric=MetricSpec(name="loss", is_higher_better=False, scale=0.1), blueprints=("mlpp",)
+    )
+    for wrong in ({"config": config}, {"policy": "heurstic"}):
+        with pytest.raises(EsperError):
+            Controller(grown, optimizer, **wrong)
+        assert not optimizer._optimizer_step_pre_hooks
+        assert not optimizer._optimizer_step_post_hooks
+    assert grown.controller is None

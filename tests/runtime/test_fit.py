@@ -21,7 +21,7 @@ from esper.runtime.fit_loop import FitResult, IntervalReport
 from esper.runtime.growable import Growable
 from esper.tolaria import GovernorConfig
 from runtime.own_models import TokenModel, grow_net, token_batches, train_batches, validation_batches
-from tolaria.loop_toys import TRAIN, Net, Script, advance, fossilize, germinate
+from tolaria.loop_toys import TRAIN, VALIDATION, Net, Script, advance, fossilize, germinate
 
 LIFE = [germinate(), None, None, advance(), None, None, fossilize()]
 
@@ -86,6 +86,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, interval: int | 
         _fit(
             grown,
             train=_loader(),
+            validation=DataLoader(TensorDataset(*VALIDATION), batch_size=50),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8),
             folder=folder,
             resume=resume,
@@ -114,6 +115,28 @@ def test_another_training_in_the_folder_is_refused(tmp_path: Path) -> None:
     _fit(grow_net(norm=True), epochs=1, folder=tmp_path)
     with pytest.raises(CheckpointError, match=r"host\.body\.1"):
         _fit(grow_net(), epochs=2, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interval_batches": 2}, r"counts batches as \[4, 4, 1\], this one as \[4, 2, 1\]"),
+        ({"train": train_batches(16)}, r"counts batches as \[4, 4, 1\], this one as \[8, 8, 1\]"),
+        ({"metric": "accuracy"}, "of the metric 'loss, lower is better', .*'accuracy, higher is better'"),
+    ],
+)
+def test_a_training_of_another_pace_or_metric_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    _fit(grow_net(), epochs=1, folder=tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        _fit(grow_net(), epochs=2, folder=tmp_path, resume=True, **changes)
+
+
+def test_every_callback_is_called_also_after_one_that_stops() -> None:
+    said: list[int] = []
+    _fit(grow_net(), callbacks=[lambda report: "stop", lambda report: said.append(report.interval)])
+    assert said == [1]
 
 
 def test_decisions_may_come_every_few_batches() -> None:
@@ -183,6 +206,30 @@ def test_a_seed_that_breaks_the_host_is_culled_and_training_ends_well() -> None:
     assert all(bool(p.isfinite().all()) for p in grown.parameters())
 
 
+def test_a_seed_that_was_culled_for_a_rollback_does_not_come_back_with_the_next_one() -> None:
+    grown = grow_net(policy=Script([germinate(), None, None, advance()]))
+    calls = iter(range(1000))
+
+    def sick(outputs: object, targets: object) -> Tensor:
+        loss = F.cross_entropy(outputs, targets)  # type: ignore[arg-type]
+        # The fifth interval breaks through its seed, and what is trained in its place breaks by itself.
+        return loss * float("nan") if torch.is_grad_enabled() and next(calls) in (20, 21, 22, 23) else loss
+
+    def break_seed(report: IntervalReport) -> None:
+        if report.interval == 4 and grown["body"].parameters():
+            with torch.no_grad():
+                next(iter(grown["body"].parameters().values())).fill_(float("nan"))
+
+    stages: list[str] = []
+    watch: list[Callable[[IntervalReport], object]] = [
+        break_seed,
+        lambda report: stages.append(grown["body"].stage),
+    ]
+    _fit(grown, epochs=8, loss=sick, callbacks=watch, governor=GovernorConfig(max_rollbacks=3))
+    assert stages[3] == "PROBATIONARY"
+    assert not {"TRAINING", "BLENDING", "PROBATIONARY", "FOSSILIZED"} & set(stages[4:])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -191,6 +238,7 @@ def test_a_seed_that_breaks_the_host_is_culled_and_training_ends_well() -> None:
         ({"amp": "fp8"}, "amp='fp8': must be one of off, bf16, fp16"),
         ({"interval_batches": 0}, "interval_batches=0"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"clip_nrom": 1.0}, "no setting 'clip_nrom'.*clip_norm"),
         ({"scheduler_every": "batch"}, "must be 'epoch' or 'step'"),
         ({"train": []}, "has no batches or no length: expected a DataLoader"),
         ({"train": iter(train_batches())}, "has no batches or no length"),
@@ -246,7 +294,9 @@ def test_validation_means_are_means_over_items_or_batches(make: Callable[[], Cal
 
 
 def test_a_configuration_may_be_handed_over_whole() -> None:
-    assert len(_fit(grow_net(), config=FitConfig(epochs=2)).history) == 2
+    assert len(_fit(grow_net(), epochs=None, config=FitConfig(epochs=2)).history) == 2
+    with pytest.raises(ConfigError, match="was given config= and epochs, amp beside it"):
+        _fit(grow_net(), epochs=2, amp="bf16", config=FitConfig(epochs=2))
 
 
 def test_a_training_in_which_nothing_grew_says_why_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:

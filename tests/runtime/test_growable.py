@@ -26,8 +26,9 @@ def test_a_grown_model_is_called_as_the_host_was_and_the_hosts_keys_stay() -> No
 def test_a_seeds_life_by_hand_returns_an_event_for_each_verb() -> None:
     grown = grow_net()
     slot = grown["body"]
-    assert (
-        str(slot.germinate("mlp")) == "body: seed body#1 (mlp) GERMINATED: +552 params, 1.02 kFLOPs per item"
+    assert str(slot.germinate("mlp")) == (
+        "body: seed body#1 (mlp) GERMINATED: +552 params, 1.02 kFLOPs per item; no controller trains it yet: "
+        "make esper.Controller(grown, optimizer), or give grown['body'].parameters() to the optimiser"
     )
     assert slot.stage == "TRAINING"
     assert "BLENDING" in str(slot.blend(steps=0))
@@ -175,3 +176,19 @@ def test_the_summary_is_a_table_and_a_web_page() -> None:
     assert "body" in text
     assert "TRAINING" in text
     assert "<table" in grown.summary()._repr_html_()
+
+
+def test_a_seed_under_a_controller_is_not_said_to_be_untrained() -> None:
+    grown = grow_net()
+    with_controller = Controller(grown, torch.optim.SGD(grown.parameters(), lr=0.01))
+    assert "no controller" not in str(grown["body"].germinate("mlp"))
+    with_controller.close()
+
+
+def test_seeds_of_two_slots_begin_with_weights_of_their_own() -> None:
+    grown = grow_net()
+    for slot in ("body", "neck"):
+        grown[slot].germinate("mlp")
+    body, neck = (next(iter(grown[slot].parameters().values())) for slot in ("body", "neck"))
+    assert body.shape == neck.shape
+    assert not torch.equal(body, neck)

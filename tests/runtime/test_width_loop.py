@@ -203,8 +203,6 @@ def test_a_folded_network_loads_where_esper_cannot_be_imported(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx", ""])
 def test_a_folded_network_is_written_like_any_other(tmp_path: Path, suffix: str) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip("onnxruntime")
     grown = _narrow(units=4)
     grown["fc1->fc2"].germinate("width")
     for parameter in grown["fc1->fc2"].parameters().values():

@@ -180,7 +180,7 @@ def test_the_recorder_keeps_the_latest_inputs_up_to_its_size_and_counts_all() ->
         host(TRAIN[0][start : start + 32])
     with torch.no_grad():
         host(VALIDATION[0])
-    assert (recorder.num_batches, recorder.num_items, recorder.take_count(), recorder.take_count()) == (
+    assert (recorder.num_batches, recorder.num_items, recorder.take_trained(), recorder.take_trained()) == (
         2,
         64,
         128,

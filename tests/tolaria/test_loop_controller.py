@@ -1,4 +1,7 @@
-"""Growth in somebody else's loop; tolaria/loop_config.py, tolaria/offers.py, tolaria/interval_totals.py."""
+"""Growth in somebody else's loop.
+
+Also of tolaria/loop_config.py, tolaria/loop_facts.py, tolaria/offers.py, tolaria/interval_totals.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,16 @@ import torch
 from torch import nn
 
 from esper.kasmina import GateConfig, build_seeded
-from esper.leyline import ConfigError, DecisionMade, MetricSpec, SeedFossilized, SeedStage, StageChanged
+from esper.leyline import (
+    ConfigError,
+    DecisionMade,
+    Event,
+    MetricSpec,
+    Notice,
+    SeedFossilized,
+    SeedStage,
+    StageChanged,
+)
 from esper.tolaria import Budget, LoopConfig
 from tolaria.loop_toys import (
     BATCHES,
@@ -246,6 +258,61 @@ def test_a_policy_sees_budget_horizon_and_signals() -> None:
 def test_flops_are_charged_for_what_was_trained() -> None:
     loop = make_loop().run(2)
     assert loop.controller.ledger.totals()["host_train"] == 3 * loop.model.host_flops * 2 * 32 * BATCHES
+
+
+def test_measuring_is_charged_pass_by_pass_and_plain_evaluation_beside_the_total() -> None:
+    loop = make_loop([germinate()], host=build_seeded(lambda: Net(norm=True), 0)).run(2)
+    ledger, model = loop.controller.ledger, loop.model
+    seed = model.slot("body").state.flops_per_item
+    assert model.slot("body").state.stage is SeedStage.TRAINING
+    # Two passes over 100 items per interval: as it is, and with the seed, which is not in the network yet.
+    expected = 2 * 100 * (2 * model.host_flops + seed)
+    assert ledger.totals()["counterfactual"] == expected
+    # Of the latest inputs 128 are remembered after the first interval, 256 after the second.
+    assert ledger.totals()["calibration"] == (128 + 256) * (2 * model.host_flops + seed)
+    assert ledger.totals()["validation"] == 2 * 100 * model.host_flops
+    assert ledger.total == sum(ledger.totals().values()) - ledger.totals()["validation"]
+
+
+def test_steps_whose_passes_nobody_sees_are_told_once() -> None:
+    loop = make_loop()
+    texts = []
+    for _ in range(2):
+        loop.model.host(TRAIN[0][:8]).sum().backward()
+        loop.optimizer.step()
+        texts += [e.text for e in loop.controller.observe(1.0) if isinstance(e, Notice)]
+    assert len(texts) == 1
+    assert "call what esper.grow returned itself" in texts[0]
+
+
+def test_a_seed_for_which_memory_runs_out_is_refused_and_the_loop_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = make_loop([germinate(), germinate()])
+    whole = loop.model.apply_action
+
+    def exhausted(*args: object, **kwargs: object) -> list[Event]:
+        whole(*args, **kwargs)  # type: ignore[arg-type]
+        raise MemoryError("9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.model, "apply_action", exhausted)
+        loop.run(1)
+    (decision,) = (event for event in loop.events if isinstance(event, DecisionMade))
+    assert str(decision.refusal).startswith("memory: 'mlp_small' in 'body' could not be built")
+    assert loop.model.slot("body").seed is None
+    assert len(loop.optimizer.param_groups) == 1
+    loop.run(1)
+    assert loop.model.slot("body").seed is not None
+
+
+def test_a_refused_metric_leaves_the_interval_open() -> None:
+    loop = _step(make_loop())
+    with pytest.raises(ConfigError, match="expected a finite number"):
+        loop.controller.observe(float("nan"))
+    assert loop.controller.epoch == 0
+    loop.controller.observe(1.0)
+    assert loop.controller.epoch == 1
 
 
 def test_closing_takes_every_hook_off() -> None:

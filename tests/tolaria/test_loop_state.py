@@ -1,3 +1,5 @@
+"""State of a loop in somebody else's hands; parts of saved states: `tolaria/state_parts.py`."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from esper.kasmina import build_seeded
 from esper.leyline import ForeignCheckpointError, SeedStage
 from esper.tolaria import StateRecord, capture_loop, restore_loop
 from esper.tolaria.loop_state import add_extra, split_extra
-from tolaria.loop_toys import Loop, Net, advance, fossilize, germinate, make_loop
+from tolaria.loop_toys import TRAIN, Loop, Net, advance, fossilize, germinate, make_loop
 
 LIFE = [germinate(), None, advance(), None, fossilize(), germinate("neck", "low_rank"), None]
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -39,6 +41,17 @@ def test_a_resumed_loop_goes_on_bit_for_bit(name: str, intervals: int, norm: boo
     assert resumed.losses == whole.losses[-len(resumed.losses) :]
     mine, its = (capture_loop(loop.controller).state for loop in (resumed, whole))
     assert mine == its
+
+
+def test_what_was_trained_before_a_rollback_is_charged_once() -> None:
+    loop = _make("sgd").run(1)
+    record = capture_loop(loop.controller)
+    before = loop.controller.ledger.totals()["host_train"]
+    loop.controller.act()
+    loop.model(TRAIN[0][:8]).sum().backward()
+    restore_loop(loop.controller, record, is_rollback=True)
+    restore_loop(loop.controller, record, is_rollback=True)
+    assert loop.controller.ledger.totals()["host_train"] == before + 3 * loop.model.host_flops * 8
 
 
 def test_a_record_is_not_changed_by_what_follows() -> None:

@@ -21,6 +21,17 @@ from esper.kasmina.allocation import is_allocation_failure
 from esper.kasmina.inputs import Inputs, call_host, count_items, map_tensors
 from esper.leyline import HostError
 
+_META_ERRORS = (
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+)
+"""What a forward pass may raise that looks for values where there are none."""
+
 
 def count_trainable(module: nn.Module) -> int:
     """Return the number of trainable parameters, each once."""
@@ -52,17 +63,19 @@ def count_call_flops(module: nn.Module, inputs: Inputs) -> int:
     Args:
         module: Any module; left as it is.
         inputs: A batch on the module's device.
+
+    Raises:
+        HostError: If the module cannot be copied.
     """
     items = count_items(inputs)
     on_meta = map_tensors(inputs, lambda tensor: torch.empty_like(tensor, device="meta"))
     assert isinstance(on_meta, Tensor | tuple | dict)
     try:
         return _count_on(_copy_to_meta(module), on_meta) // items
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except _META_ERRORS as error:
         if is_allocation_failure(error):
             raise
-    plain = copy.deepcopy(module)
-    _drop_hooks(plain)
+    plain = _copy_plain(module)
     with sdpa_kernel(SDPBackend.MATH):
         return _count_on(plain, inputs) // items
 
@@ -136,15 +149,24 @@ def _unpack(tensor: Tensor) -> Tensor:
 
 
 def _copy_to_meta(module: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(module).to("meta")
-    _drop_hooks(plain)
-    return plain
+    return _copy_plain(module).to("meta")
 
 
-def _drop_hooks(copied: nn.Module) -> None:
-    """Hooks of slots belong to the growth, not to the module whose price is asked; a copy has no handle."""
+def _copy_plain(module: nn.Module) -> nn.Module:
+    """Return a copy without hooks: those of slots belong to the growth, not to what a module costs."""
+    try:
+        copied = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        if is_allocation_failure(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise HostError(
+            f"{type(module).__name__} cannot be copied, which counting, exporting and rolling back need: "
+            f"{reason}; keep only parameters, buffers and plain data as its attributes"
+        ) from error
     for part in copied.modules():
         part._forward_hooks.clear()
+    return copied
 
 
 @contextmanager

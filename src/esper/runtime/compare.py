@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from esper.kasmina import Inputs, build_seeded
-from esper.leyline import ConfigError, JsonValue, SeedStage, UnknownNameError
+from esper.leyline import ConfigError, JsonValue, SeedStage, UnknownNameError, suggest
 from esper.runtime.api import grow
 from esper.runtime.controller import name_metric
 from esper.runtime.fit import Named, fit
@@ -32,6 +32,7 @@ from esper.simic import PairedInterval, estimate_paired_interval
 
 ARMS = ("never", "grow", "never_flops", "static_final", "wider")
 """In the order in which they run: the third and fourth need what the second came to."""
+_GROW_SETTINGS = ("at", "blueprints", "budget", "layout", "policy", "select")
 _NOT_SPENT = "validation"
 
 
@@ -164,6 +165,9 @@ def compare(  # noqa: PLR0913 - each is a fact about somebody else's training
         raise ConfigError("arms 'never_flops' and 'static_final' follow what 'grow' came to: add it")
     if seeds < 1:
         raise ConfigError(f"seeds={seeds}: must be >= 1")
+    for name in grow_settings or {}:
+        if name not in _GROW_SETTINGS:
+            raise ConfigError(f"grow_settings has {name!r}: {suggest(name, _GROW_SETTINGS)}")
     study = _Study(
         make_model=make_model,
         make_wider=make_wider,

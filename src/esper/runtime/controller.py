@@ -164,15 +164,19 @@ class Controller:
             keep_threshold: Smallest contribution worth keeping, in units of the metric, >= 0.
             accumulation: Backward passes per optimiser step, >= 1.
             scaler: The loop's `torch.amp.GradScaler`, if it has one.
-            config: Every setting; the arguments above then only fill in metric, epochs and the rest.
+            config: Every setting at once, in the place of metric, higher_is_better, metric_scale, epochs,
+                keep_threshold and accumulation, and of what `grow` was told of blueprints and budget.
             sink: Where events go beside being returned.
 
         Raises:
             ConfigError: If optimiser or schedulers cannot follow growth, a name is unknown, or the model has
                 a controller already.
         """
-        spec = name_metric(metric, higher_is_better, metric_scale)
         plan = grown.plan
+        given = (metric, higher_is_better, metric_scale, epochs, keep_threshold, accumulation)
+        if config is not None:
+            _refuse_both(given)
+        spec = name_metric(metric, higher_is_better, metric_scale)
         settings = config or LoopConfig(
             metric=spec,
             blueprints=plan.blueprints,
@@ -187,20 +191,26 @@ class Controller:
         if grown.controller is not None:
             raise ConfigError("this model has a controller already: close() it before another takes over")
         self._grown, self._optimizer, self._scaler, self._reason = grown, optimizer, scaler, ""
-        self._loop = LoopController(
-            grown.model,
+        decider = resolve_policy(plan.policy if policy is None else policy, plan.seed)
+        guest = GuestOptimizer(
             optimizer,
-            GuestOptimizer(
-                optimizer,
-                schedulers,
-                newborn_warmup_batches=settings.newborn_warmup_batches,
-                host_parameters=grown.model.host_parameters(),
-            ),
-            resolve_policy(plan.policy if policy is None else policy, plan.seed),
-            settings,
-            sink=sink,
-            read_scale=(lambda: 1.0) if scaler is None else scaler.get_scale,
+            schedulers,
+            newborn_warmup_batches=settings.newborn_warmup_batches,
+            host_parameters=grown.model.host_parameters(),
         )
+        try:
+            self._loop = LoopController(
+                grown.model,
+                optimizer,
+                guest,
+                decider,
+                settings,
+                sink=sink,
+                read_scale=(lambda: 1.0) if scaler is None else scaler.get_scale,
+            )
+        except Exception:
+            guest.close()
+            raise
         grown.attach(self._loop)
         grown.narrator.begin(horizon=settings.horizon)
 
@@ -360,6 +370,14 @@ class Controller:
     def _tell(self, events: Sequence[object]) -> list[LoopEvent]:
         told = self._grown.narrator.tell(events)  # type: ignore[arg-type]
         return [event for event in told if event.text]
+
+
+def _refuse_both(given: tuple[object, ...]) -> None:
+    if given != ("loss", None, None, None, 0.0, 1):
+        raise ConfigError(
+            "Controller() was given config= and metric, epochs, keep_threshold or accumulation beside it: "
+            "say it in one of the two"
+        )
 
 
 def _open_store(root: Path) -> CheckpointStore:

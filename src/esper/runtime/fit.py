@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
     *,
     optimizer: torch.optim.Optimizer | Callable[[Named], torch.optim.Optimizer],
     loss: Loss | None = None,
-    epochs: int = 10,
+    epochs: int | None = None,
     scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     metric: str = "loss",
@@ -63,7 +64,7 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
         validation: Loader of the same kind that gives the same batches in the same order every time.
         optimizer: Makes the optimiser of named parameters, or is one.
         loss: (outputs, targets) -> scalar; None = the model returns its own under "loss".
-        epochs: Passes over the training loader.
+        epochs: Passes over the training loader; None = ten.
         scheduler: Makes a learning-rate scheduler of the optimiser.
         metrics: More of them by name, each (outputs, targets) -> one number, or one per item.
         metric: The one by which seeds are judged: "loss", "accuracy", or one of `metrics`.
@@ -73,7 +74,7 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
         folder: Where to save after each interval; None = nowhere.
         resume: Whether to go on from what the folder holds, if it holds something.
         progress: Whether to write a line per interval and event to standard error.
-        config: Every setting; `settings` are its fields by name.
+        config: Every setting at once, in the place of `epochs` and `settings`.
         settings: Fields of `FitConfig`: interval_batches, accumulation, clip_norm, amp, ...
 
     Returns:
@@ -86,7 +87,7 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
     """
     if not isinstance(grown, Growable):
         raise ConfigError(f"fit() trains what esper.grow returns, got {type(grown).__name__}: grow it first")
-    plan = config or FitConfig(epochs=epochs, **settings)  # type: ignore[arg-type]
+    plan = _choose_settings(config, epochs, settings)
     made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(grown.named_parameters())
     known = dict(metrics or {})
     if metric == "accuracy" and metric not in known:
@@ -107,6 +108,19 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
     )
     with loop:
         return loop.run(callbacks, None if folder is None else Path(folder), resume=resume)
+
+
+def _choose_settings(config: FitConfig | None, epochs: int | None, settings: dict[str, object]) -> FitConfig:
+    names = [field.name for field in fields(FitConfig)]
+    for name in settings:
+        if name not in names:
+            raise ConfigError(f"fit() has no setting {name!r}: {suggest(name, names)}")
+    if config is None:
+        return FitConfig(epochs=10 if epochs is None else epochs, **settings)  # type: ignore[arg-type]
+    if settings or epochs is not None:
+        given = ", ".join([*(["epochs"] if epochs is not None else []), *settings])
+        raise ConfigError(f"fit() was given config= and {given} beside it: say it in one of the two")
+    return config
 
 
 def _device_of(grown: Growable) -> torch.device:

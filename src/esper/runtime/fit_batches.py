@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import Inputs, call_host, to_device
+from esper.kasmina import Inputs, call_host, to_device, untouched_rng
 from esper.leyline import ConfigError
 
 if TYPE_CHECKING:
@@ -89,12 +89,15 @@ class BatchReader:
     def score(self, model: nn.Module, loader: Iterable[object]) -> dict[str, Tensor]:
         """Return "loss" and every metric over a loader, one number per item or per batch, [N] float64.
 
+        torch's random stream stands afterwards where it stood.
+
         Raises:
             ConfigError: If the loader gives nothing.
         """
         found: dict[str, list[Tensor]] = {}
         model.eval()
-        with torch.no_grad():
+        # A loader draws from torch's stream when it begins; the order of training must not hang on it.
+        with torch.no_grad(), untouched_rng(torch.device("cpu")):
             for batch in loader:
                 for name, values in self._score_batch(model, batch).items():
                     found.setdefault(name, []).append(values.detach().to("cpu", torch.float64))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from esper.leyline import ConfigError, EpochOutcome, GovernorGaveUpError, JsonValue, TamiyoPolicy, Verdict
+from esper.leyline import (
+    ConfigError,
+    EpochOutcome,
+    ForeignCheckpointError,
+    GovernorGaveUpError,
+    JsonValue,
+    TamiyoPolicy,
+    Verdict,
+)
 from esper.runtime.controller import Controller
 from esper.runtime.fit_batches import BatchReader
 from esper.runtime.growable import Growable
@@ -136,18 +144,20 @@ class FitLoop:
         """
         if resume and folder is not None and folder.is_dir() and any(folder.iterdir()):
             self._restore(self._controller.load(folder))
-        first = self._means(self._reader.score(self._grown, self._validation))
         if self._governor is None:
+            first = self._means(self._reader.score(self._grown, self._validation))
             self._governor = Governor(self._config.governor, chance_loss=max(first["loss"], 1e-12))
         last_good = self._capture()
         history: list[IntervalReport] = []
         while self._done < self._total:
             report = self._run_interval(last_good)
+            # After a rollback, too: a second one must not bring the seed back that was culled for the first.
+            last_good = self._capture()
             if report is None:
                 continue
-            last_good = self._capture()
             history.append(report)
-            is_stopped = any(callback(report) == "stop" for callback in callbacks)
+            answers = [callback(report) for callback in callbacks]
+            is_stopped = "stop" in answers
             is_due = report.interval % self._config.save_every == 0 or self._done >= self._total
             if folder is not None and (is_due or is_stopped):
                 self._controller.save(folder, self._position())
@@ -172,6 +182,11 @@ class FitLoop:
     @property
     def _num_intervals(self) -> int:
         return max(1, -(-self._total // self._interval_batches))
+
+    @property
+    def _pace(self) -> list[JsonValue]:
+        """What places in training are counted in: batches per epoch, per interval, per optimiser step."""
+        return [self._per_epoch, self._interval_batches, self._config.accumulation]
 
     def _run_interval(self, last_good: StateRecord) -> IntervalReport | None:
         """Return the interval's report, or None if it was rolled back."""
@@ -289,7 +304,7 @@ class FitLoop:
         return self._controller.capture(self._position())
 
     def _position(self) -> StateRecord:
-        state: dict[str, JsonValue] = {"done": self._done}
+        state: dict[str, JsonValue] = {"done": self._done, "pace": self._pace}
         if self._governor is not None:
             state["governor"] = self._governor.state()
             state["chance_loss"] = self._governor.chance_loss
@@ -300,6 +315,11 @@ class FitLoop:
     def _restore(self, position: StateRecord) -> None:
         """Stand where a save or snapshot stood: the present pass begun again, its batches passed over."""
         state = position.state
+        if state.get("pace") != self._pace:
+            raise ForeignCheckpointError(
+                f"the saved training counts batches as {state.get('pace')}, this one as {self._pace} "
+                "(batches per epoch, per interval, per step): go on with the same loader and settings"
+            )
         self._done = int(str(state["done"]))
         if self._governor is None and "chance_loss" in state:
             self._governor = Governor(self._config.governor, chance_loss=float(str(state["chance_loss"])))

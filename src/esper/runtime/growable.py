@@ -11,7 +11,7 @@ so that the optimiser follows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from torch import nn
@@ -202,10 +202,15 @@ class SlotHandle:
             raise UnknownNameError("blend", blend, forms)
         action = Action(op=LifecycleOp.GERMINATE, slot=slot.slot_id, blueprint=blueprint, blend=forms[blend])
         number = slot.state.num_germinations
-        build_seed = derive_seed(self._grown.plan.seed, "hand", number) if seed is None else seed
+        build_seed = (
+            derive_seed(self._grown.plan.seed, "hand", slot.slot_id, number) if seed is None else seed
+        )
         events = model.apply_action(action, self._clock(), build_seed=build_seed)
         events += model.lifecycle.move_by_hand(slot, SeedStage.TRAINING, self._clock())
-        return self._tell(events)
+        told = self._tell(events)
+        if self._grown.controller is None:
+            told = replace(told, text=f"{told.text}; {_untrained(slot.slot_id)}")
+        return told
 
     def blend(self, steps: int, shape: str = "linear") -> LoopEvent:
         """Let the seed into the network: alpha goes from 0 to 1.
@@ -291,6 +296,13 @@ class SlotHandle:
             controller.tell(events)
         # Of what happened on the way the last sentence says what was done.
         return [event for event in self._grown.narrator.tell(events) if event.text][-1]
+
+
+def _untrained(slot_id: str) -> str:
+    return (
+        "no controller trains it yet: make esper.Controller(grown, optimizer), "
+        f"or give grown[{slot_id!r}].parameters() to the optimiser"
+    )
 
 
 def _pace(clock: Clock, steps: int) -> Clock:

@@ -94,9 +94,17 @@ def _carry_out(run: ActingRun, action: Action, build_seed: int, events: list[Eve
         events += bench.model.apply_action(action, run.clock, build_seed=build_seed)
         bench.follow_topology()
     except (MemoryError, RuntimeError) as error:
-        if action.op is not LifecycleOp.GERMINATE or not is_allocation_failure(error):
+        refusal = describe_exhausted(action, error)
+        if refusal is None:
             raise
-        why = (str(error).splitlines() or [""])[0] or type(error).__name__
-        what = f"{action.blueprint!r} in {action.slot!r}"
-        return f"{MEMORY_REFUSAL}: {what} could not be built, the allocator said: {why}"
+        return refusal
     return None
+
+
+def describe_exhausted(action: Action, error: BaseException) -> str | None:
+    """Return why a seed was refused for which memory ran out; None if the error was anything else."""
+    if action.op is not LifecycleOp.GERMINATE or not is_allocation_failure(error):
+        return None
+    why = (str(error).splitlines() or [""])[0] or type(error).__name__
+    what = f"{action.blueprint!r} in {action.slot!r}"
+    return f"{MEMORY_REFUSAL}: {what} could not be built, the allocator said: {why}"

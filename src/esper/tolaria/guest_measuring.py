@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from esper.kasmina import ForwardPlan, MorphogeneticModel, norms_with_statistics
+from esper.kasmina import ForwardPlan, MorphogeneticModel, norms_with_statistics, untouched_rng
 from esper.leyline import ConfigError, Estimate, JsonValue, MetricSpec, SeedStage, SlotOutcome, suggest
 from esper.tolaria.measuring import ContributionPool, Setting, estimate_mean, eval_mode
 from esper.tolaria.norm_statistics import batch_statistics, read_statistics, write_statistics
@@ -132,11 +132,6 @@ class GuestMeasurer:
             with torch.no_grad():
                 self._calibrate(model)
 
-    def num_passes(self, model: MorphogeneticModel) -> int:
-        """Evaluations that `measure` would ask for now."""
-        settings = plan_settings(model)
-        return 1 + len(settings) if settings else 0
-
     def _ask(
         self, model: MorphogeneticModel, settings: Sequence[Setting], evaluate: Callable[[], object]
     ) -> Iterator[Reading]:
@@ -145,7 +140,10 @@ class GuestMeasurer:
         count: int | None = None
         for setting in (None, *settings):
             overrides = {} if setting is None else {setting.slot: setting.alpha}
-            with _modes_kept(model), torch.no_grad(), model.planned(ForwardPlan(overrides=overrides)):
+            plan = ForwardPlan(overrides=overrides)
+            # A loader draws from torch's stream when it begins: how many seeds live must not move it.
+            stream = untouched_rng(torch.device("cpu"))
+            with stream, _modes_kept(model), torch.no_grad(), model.planned(plan):
                 try:
                     if norms:
                         self._calibrate(model)

@@ -36,14 +36,19 @@ class InputRecorder:
         self._max_items = max_items
         self._calls: deque[tuple[int, _Call]] = deque()
         self.num_trained = 0
-        """Items in passes with gradients since the last `take_count`."""
+        """Items in passes with gradients since the last `take_trained`."""
+        self.num_evaluated = 0
+        """Items in passes without since the last `take_evaluated`."""
 
     def __call__(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Take note of one forward pass; compiled code passes unseen."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
             return
         del module
         count = _count(args, kwargs)
+        if not torch.is_grad_enabled():
+            self.num_evaluated += count
+            return
         self.num_trained += count
         self._calls.append((count, (_detach(args), _detach(kwargs))))  # type: ignore[arg-type]
         while len(self._calls) > 1 and sum(n for n, _ in self._calls) - self._calls[0][0] >= self._max_items:
@@ -69,9 +74,14 @@ class InputRecorder:
         for _, (args, kwargs) in self._calls:
             host(*args, **kwargs)
 
-    def take_count(self) -> int:
+    def take_trained(self) -> int:
         """Return the number of items trained on since the last call."""
         count, self.num_trained = self.num_trained, 0
+        return count
+
+    def take_evaluated(self) -> int:
+        """Return the number of items in passes without gradients since the last call."""
+        count, self.num_evaluated = self.num_evaluated, 0
         return count
 
     def state(self) -> tuple[dict[str, Tensor], list[JsonValue]]:

@@ -12,6 +12,7 @@ backward pass. Is handed a policy and an optimiser; knows no loss, no data and n
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
@@ -21,47 +22,45 @@ from torch import Tensor, nn
 from esper.kasmina import Clock, Lifecycle, MorphogeneticModel, QualityGates, find_incubating
 from esper.leyline import (
     WAIT,
+    Action,
     ActionResult,
-    Budgets,
     ConfigError,
     Decision,
-    EpochOutcome,
     Event,
     EventSink,
     LifecycleOp,
+    Notice,
     NullSink,
     Observation,
     SeedStage,
-    SlotOutcome,
     TamiyoPolicy,
     TrainingSignals,
     derive_seed,
     refuse_action,
 )
-from esper.tolaria.guest_measuring import GuestMeasurer, Reading, read_values
+from esper.tolaria.acting import describe_exhausted
+from esper.tolaria.guest_measuring import GuestMeasurer, read_values
 from esper.tolaria.host_events import describe_decision
 from esper.tolaria.input_recorder import InputRecorder
 from esper.tolaria.interval_totals import IntervalTotals
 from esper.tolaria.ledger import FlopsLedger
+from esper.tolaria.loop_facts import build_budgets, build_loop_outcome, charge_evaluation, charge_measuring
 from esper.tolaria.offers import build_action_space, keep_affordable, list_offers, refuse_blend
 from esper.tolaria.signals import SignalTracker
-from esper.tolaria.steps import (
-    build_epoch_event,
-    build_slot_events,
-    charge_training,
-    join_outcomes,
-    record_outcome,
-)
+from esper.tolaria.steps import build_epoch_event, build_slot_events, record_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from esper.tolaria.guest_optimizer import GuestOptimizer
     from esper.tolaria.loop_config import LoopConfig
 
-ENDLESS = 1_000_000
-"""Intervals until the horizon where a loop does not say how long it runs."""
 _SHARE_OF_FIRST = 0.1
+_UNSEEN = (
+    "steps were made, but no training pass went through the grown model: call what esper.grow returned "
+    "itself, and compile it by grown.compile(); until then FLOPs are not counted, and seeds beside layers "
+    "that keep statistics cannot be measured"
+)
 
 
 @final
@@ -69,7 +68,7 @@ class LoopController:
     """Grows one model in somebody else's loop.
 
     Example:
-        controller = LoopController(model, optimizer, guest, policy, config, registry=registry)
+        controller = LoopController(model, optimizer, guest, policy, config)
         for epoch in range(30):
             controller.act()
             for batch in loader: ...; optimizer.step(); controller.step(loss)
@@ -128,7 +127,12 @@ class LoopController:
             model.register_forward_pre_hook(self.recorder, with_kwargs=True),
             model.register_forward_pre_hook(self._before_pass),
         )
-        self.follow_topology()
+        self._has_warned = False
+        try:
+            self.follow_topology()
+        except Exception:
+            self.close()
+            raise
 
     # ------------------------------------------------------------------ the loop's three calls
 
@@ -183,12 +187,18 @@ class LoopController:
                 "observe() without an optimiser step since the last one: the controller counts the steps of "
                 "the optimiser it was given, so train with that one, in between"
             )
+        if metrics is None and evaluate is not None:
+            with torch.no_grad():
+                metrics = evaluate()
+        reading = read_values(metrics, self.config.metric)
+        charge_evaluation(self)
+        measured = {} if evaluate is None else self.measurer.measure(self.model, evaluate)
+        if measured:
+            charge_measuring(self)
         self.interval_batches = self.batch - self.interval_start
-        measured = self._measure(evaluate)
-        reading = read_values(evaluate() if metrics is None and evaluate else metrics, self.config.metric)
         if not self.scale:
             self.adopt_scale(_SHARE_OF_FIRST * abs(reading.mean) or self.config.metric.scale)
-        outcome = self._build_outcome(reading, measured)
+        outcome = build_loop_outcome(self, reading, measured)
         for slot in self.model.each_slot():
             record_outcome(
                 slot, outcome.slots.get(slot.slot_id), metric=outcome.metric, gate_metric=outcome.metric
@@ -197,6 +207,7 @@ class LoopController:
             [
                 build_epoch_event(self.model, self.ledger, outcome),
                 *build_slot_events(self.model, outcome.slots, outcome.epoch),
+                *self._warn_unseen(outcome.num_train_items),
             ]
         )
         self.epoch += 1
@@ -220,13 +231,18 @@ class LoopController:
         length = self.interval_batches or self.config.newborn_warmup_batches or 1
         return Clock(epoch=self.epoch, batch=self.batch, batches_per_epoch=length)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimiser's first group, now."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
     def look(self) -> Observation:
         """Return everything that a policy may look at now."""
         model, config = self.model, self.config
         return Observation(
             signals=self.signals,
             slots=model.reports(),
-            budgets=self._budgets(),
+            budgets=build_budgets(self, self._space.tempo_ids),
             space=keep_affordable(self._space, model, config.budget),
             metric=replace(config.metric, scale=self.scale or config.metric.scale),
         )
@@ -238,9 +254,7 @@ class LoopController:
         refusal = refuse_action(action, self.look()) or refuse_blend(self.model, action)
         events: list[Event] = []
         if refusal is None and action.op is not LifecycleOp.WAIT:
-            seed = derive_seed(self.config.seed, "seed", 0, self.event_count)
-            events = self.model.apply_action(action, self.clock, build_seed=seed)
-            self.follow_topology()
+            refusal, events = self._apply(action)
         result = ActionResult(requested=action, effective=WAIT if refusal else action, refusal=refusal)
         return result, self._emit([describe_decision(decision, refusal, self.epoch), *events])
 
@@ -339,55 +353,29 @@ class LoopController:
 
     # ------------------------------------------------------------------ inside
 
-    def _measure(self, evaluate: Callable[[], object] | None) -> dict[str, SlotOutcome]:
-        if evaluate is None:
-            return {}
-        passes = self.measurer.num_passes(self.model)
-        return self.measurer.measure(self.model, evaluate) if passes else {}
+    def _apply(self, action: Action) -> tuple[str | None, list[Event]]:
+        """Carry a legal action out; memory that runs out over a new seed refuses the seed, not the loop."""
+        slot = None if action.slot is None else self.model.slot(action.slot)
+        before = None if slot is None else copy.deepcopy(slot.state)
+        seed = derive_seed(self.config.seed, "seed", 0, self.event_count)
+        try:
+            events = self.model.apply_action(action, self.clock, build_seed=seed)
+            self.follow_topology()
+            return None, events
+        except (MemoryError, RuntimeError) as error:
+            refusal = describe_exhausted(action, error)
+            if refusal is None or slot is None or before is None:
+                raise
+        # Here, because until the error is gone its frames hold what was built of the seed.
+        self.model.lifecycle.restore(slot, before, None)
+        self.follow_topology()
+        return refusal, []
 
-    def _build_outcome(self, reading: Reading, measured: Mapping[str, SlotOutcome]) -> EpochOutcome:
-        metric, totals = self.config.metric, self.totals
-        num_items = self.recorder.take_count()
-        charge_training(self.ledger, self.model, num_items)
-        told = totals.mean_loss()
-        loss = reading.others.get("loss", -reading.mean if not metric.is_higher_better else told)
-        return EpochOutcome(
-            epoch=self.epoch + 1,
-            train_loss=0.0 if told is None else told,
-            train_metric=0.0,
-            validation_loss=-reading.mean if loss is None else loss,
-            metric=reading.mean,
-            raw_metrics={metric.name: metric.shown(reading.mean)} | dict(reading.others),
-            host_gradient_norm=totals.host_gradient_norm,
-            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
-            num_train_items=num_items,
-            num_validation_items=0 if reading.items is None else len(reading.items),
-            num_batches=self.interval_batches,
-            num_skipped_batches=totals.num_faulty,
-            slots=join_outcomes(measured, totals.outcomes()),
-            flops=self.ledger.close_interval(),
-        )
-
-    def _budgets(self) -> Budgets:
-        model, config = self.model, self.config
-        life, gates = config.lifecycle, config.gates
-        horizon = ENDLESS if config.horizon is None else config.horizon
-        shortest = gates.min_incubation_epochs + min(self._space.tempo_ids) + gates.min_probation_epochs + 1
-        factor = config.budget.params
-        return Budgets(
-            horizon_epochs=horizon,
-            epochs_left=max(0, horizon - self.epoch),
-            host_params=max(1, model.host_params),
-            added_params=model.added_params,
-            max_added_params=None if factor is None else int((factor - 1.0) * model.host_params),
-            host_flops_per_item=max(1, model.host_flops),
-            added_flops_per_item=model.added_flops,
-            flops_spent=self.ledger.total,
-            max_live_seeds=life.max_live_seeds,
-            shortest_lifecycle_epochs=shortest,
-            min_cull_age_epochs=life.min_cull_age_epochs,
-            is_sequential=life.is_sequential,
-        )
+    def _warn_unseen(self, num_items: int) -> list[Event]:
+        if num_items or self._has_warned:
+            return []
+        self._has_warned = True
+        return [Notice(epoch=self.epoch + 1, text=_UNSEEN)]
 
     def _reference(self, slot_id: str) -> nn.Parameter | None:
         """Return a parameter of the module at a slot: its group says how a seed there is trained."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esper.kasmina import norms_with_statistics
-from esper.leyline import EsperError, ForeignCheckpointError, JsonValue
+from esper.leyline import ForeignCheckpointError, JsonValue
 from esper.tolaria.checkpoint import StateRecord, capture_rng, restore_rng
 from esper.tolaria.snapshot import signals_from_dict, signals_to_dict
+from esper.tolaria.state_parts import naming_malformed, take_mapping, take_part
+from esper.tolaria.steps import charge_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,7 @@ def capture_loop(controller: LoopController) -> StateRecord:
         tensors |= {prefix + name: tensor.detach().clone() for name, tensor in part.items()}
     state: dict[str, JsonValue] = {name: getattr(controller, name) for name in _COUNTERS}
     state |= {
+        "metric": _describe_metric(controller),
         "scale": controller.scale,
         "slots": slots,
         "optimizer": optimizer_state,
@@ -76,45 +79,49 @@ def restore_loop(controller: LoopController, record: StateRecord, *, is_rollback
     Raises:
         ForeignCheckpointError: If slots, tensors, groups or schedulers do not fit, or a part is malformed.
     """
-    try:
+    with naming_malformed("the saved state does not fit"):
         _restore(controller, record, is_rollback=is_rollback)
-    except EsperError:
-        raise
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as e:
-        raise ForeignCheckpointError(f"the saved state does not fit: {type(e).__name__}: {e}") from e
 
 
 def _restore(controller: LoopController, record: StateRecord, *, is_rollback: bool) -> None:
     state = record.state
     model = controller.model
-    model.restore(_part(record, "model."), _mapping(state, "slots"))
+    if is_rollback:
+        # What the interval that is given up has spent stays spent.
+        charge_training(controller.ledger, model, controller.recorder.take_trained())
+    if state.get("metric") != _describe_metric(controller):
+        raise ForeignCheckpointError(
+            f"saved contributions are of the metric {state.get('metric')!r}, this controller's is "
+            f"{_describe_metric(controller)!r}: make it with the same metric="
+        )
+    model.restore(take_part(record.tensors, "model."), take_mapping(state, "slots"))
     for slot in tuple(controller.guest.seed_slots):
         controller.guest.remove_seed(slot)
     controller.follow_topology()
-    controller.guest.load(_part(record, "optimizer."), _mapping(state, "optimizer"))
-    controller.measurer.restore(_part(record, "pool."), _mapping(state, "pool"))
+    controller.guest.load(take_part(record.tensors, "optimizer."), take_mapping(state, "optimizer"))
+    controller.measurer.restore(take_part(record.tensors, "pool."), take_mapping(state, "pool"))
     controller.adopt_scale(float(str(state["scale"])))
-    controller.tracker.restore(_mapping(state, "tracker"))
-    controller.totals.restore(_mapping(state, "totals"))
-    controller.signals = signals_from_dict(_mapping(state, "signals"))
+    controller.tracker.restore(take_mapping(state, "tracker"))
+    controller.totals.restore(take_mapping(state, "totals"))
+    controller.signals = signals_from_dict(take_mapping(state, "signals"))
     for name in _PLACES if is_rollback else _COUNTERS:
         setattr(controller, name, int(str(state[name])))
     inputs = state["inputs"]
     assert isinstance(inputs, list)
-    controller.recorder.restore(_part(record, "inputs."), inputs, next(model.host.parameters()).device)
-    controller.policy.restore(dict(_mapping(state, "policy")))
+    controller.recorder.restore(
+        take_part(record.tensors, "inputs."), inputs, next(model.host.parameters()).device
+    )
+    controller.policy.restore(dict(take_mapping(state, "policy")))
     if is_rollback:
+        controller.recorder.take_trained()
         return
-    controller.ledger.restore(_mapping(state, "ledger"))
-    restore_rng(StateRecord(tensors=_part(record, "rng."), state=_mapping(state, "rng")))
+    controller.ledger.restore(take_mapping(state, "ledger"))
+    restore_rng(StateRecord(tensors=take_part(record.tensors, "rng."), state=take_mapping(state, "rng")))
+
+
+def _describe_metric(controller: LoopController) -> str:
+    metric = controller.config.metric
+    return f"{metric.name}, {'higher' if metric.is_higher_better else 'lower'} is better"
 
 
 def add_extra(record: StateRecord, extra: StateRecord | None) -> StateRecord:
@@ -127,24 +134,9 @@ def add_extra(record: StateRecord, extra: StateRecord | None) -> StateRecord:
 
 def split_extra(record: StateRecord) -> tuple[StateRecord, StateRecord]:
     """Return the loop's own record, and what `add_extra` added; empty if nothing was."""
-    added = _part(record, f"{_EXTRA}.")
+    added = take_part(record.tensors, f"{_EXTRA}.")
     own = {name: t for name, t in record.tensors.items() if not name.startswith(f"{_EXTRA}.")}
     extra = record.state.get(_EXTRA)
     state = {name: value for name, value in record.state.items() if name != _EXTRA}
     extra_state = dict(extra) if isinstance(extra, dict) else {}
     return StateRecord(tensors=own, state=state), StateRecord(tensors=added, state=extra_state)
-
-
-def _part(record: StateRecord, prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in record.tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def _mapping(state: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
-    value = state.get(name)
-    if not isinstance(value, dict):
-        raise ForeignCheckpointError(f"saved state lacks the object {name!r}")
-    return value

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
-from esper.leyline import EsperError, ForeignCheckpointError, JsonValue, TrainingSignals
+from esper.leyline import ForeignCheckpointError, JsonValue, TrainingSignals
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.epoch import EpochProgress
 from esper.tolaria.parts import Workbench
+from esper.tolaria.state_parts import naming_malformed, take_mapping, take_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,21 +87,8 @@ def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) ->
     Raises:
         ForeignCheckpointError: If slots, tensor names or shapes do not fit, or any part is malformed.
     """
-    try:
+    with naming_malformed("the saved state is malformed"):
         _restore_parts(run, record, keep_counters=keep_counters)
-    except EsperError:
-        raise
-    # Whatever stands in a file whose hashes fit may come from somebody else.
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as e:
-        raise ForeignCheckpointError(f"the saved state is malformed: {type(e).__name__}: {e}") from e
 
 
 def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -> None:
@@ -110,22 +98,26 @@ def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -
         raise ForeignCheckpointError(f"saved state lacks {', '.join(missing)}")
     own = {name: tensor for name, tensor in record.tensors.items() if not name.startswith(_LAST_GOOD)}
     try:
-        bench.model.restore(_part(own, "model."), _mapping(state, "slots"))
+        bench.model.restore(take_part(own, "model."), take_mapping(state, "slots"))
     except (RuntimeError, ValueError) as error:
         raise ForeignCheckpointError(f"the saved network does not fit this run: {error}") from error
     bench.rebuild_optimizer_groups()
-    bench.optimizer.load(_part(own, "optimizer."), _mapping(state, "optimizer"))
-    bench.pool.restore(_part(own, "pool."), _mapping(state, "pool"))
-    bench.rng.restore(_part(own, "rng."))
-    bench.scaler.load(_mapping(state, "scaler"))
-    bench.tracker.restore(_mapping(state, "tracker"))
-    bench.governor.restore(_mapping(state, "governor"), keep_rollback_count=keep_counters)
+    bench.optimizer.load(take_part(own, "optimizer."), take_mapping(state, "optimizer"))
+    bench.pool.restore(take_part(own, "pool."), take_mapping(state, "pool"))
+    bench.rng.restore(take_part(own, "rng."))
+    bench.scaler.load(take_mapping(state, "scaler"))
+    bench.tracker.restore(take_mapping(state, "tracker"))
+    bench.governor.restore(take_mapping(state, "governor"), keep_rollback_count=keep_counters)
     run.epoch = _count(state, "epoch")
-    run.progress = EpochProgress.from_dict(_numbers(_mapping(state, "progress"), EpochProgress().to_dict()))
-    run.signals = signals_from_dict(_numbers(_mapping(state, "signals"), signals_to_dict(TrainingSignals())))
+    run.progress = EpochProgress.from_dict(
+        _numbers(take_mapping(state, "progress"), EpochProgress().to_dict())
+    )
+    run.signals = signals_from_dict(
+        _numbers(take_mapping(state, "signals"), signals_to_dict(TrainingSignals()))
+    )
     if keep_counters:
         return
-    bench.ledger.restore(_mapping(state, "ledger"))
+    bench.ledger.restore(take_mapping(state, "ledger"))
     run.event_count = _count(state, "event_count")
     run.is_terminated = state["is_terminated"] is True
     if "last_good" in state:
@@ -134,18 +126,7 @@ def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -
             for name, tensor in record.tensors.items()
             if name.startswith(_LAST_GOOD)
         }
-        run.last_good = StateRecord(tensors=saved, state=_mapping(state, "last_good"))
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _mapping(state: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
-    value = state.get(name)
-    if not isinstance(value, dict):
-        raise ForeignCheckpointError(f"saved state lacks the object {name!r}")
-    return value
+        run.last_good = StateRecord(tensors=saved, state=take_mapping(state, "last_good"))
 
 
 def _count(state: dict[str, JsonValue], name: str) -> int:

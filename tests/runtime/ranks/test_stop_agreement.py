@@ -22,21 +22,23 @@ NUM_STEPS = 6
 
 @dataclass
 class Walk:
-    """What one rank does: when it wants to stop, and where its rollout ends by itself."""
+    """What one rank does: when it wants to stop, where its rollout ends by itself, how far it is ahead."""
 
     wanted_at: int | None = None
     length: int = NUM_STEPS
+    first: int = 1
     stopped_at: list[int] = field(default_factory=list)
 
 
-def walk_together(folder: Path, walks: list[Walk]) -> None:
+def walk_together(folder: Path, walks: list[Walk], *, timeout_s: float = 30.0) -> None:
     """Let every rank walk through update 3 until it stops or is done."""
     store = HashStore()
     heartbeats = [Heartbeat(folder, rank=rank, session="threads", every_s=0.05) for rank in range(len(walks))]
 
     def run(rank: int) -> None:
-        walk, stops = walks[rank], build_stops(folder, store, rank, len(walks), heartbeat=heartbeats[rank])
-        for step in range(1, walk.length + 1):
+        walk, own = walks[rank], heartbeats[rank]
+        stops = build_stops(folder, store, rank, len(walks), heartbeat=own, timeout_s=timeout_s)
+        for step in range(walk.first, walk.length + 1):
             if stops.should_stop(walk.wanted_at is not None and step >= walk.wanted_at, step, 3):
                 walk.stopped_at.append(step)
                 return
@@ -96,6 +98,13 @@ def test_all_ranks_stop_at_the_same_step_or_none_does(folder: Path, walks: list[
     assert places <= {(), *((step,) for step in range(1, NUM_STEPS))}
     if all(walk.wanted_at is None for walk in fresh):
         assert places == {()}
+
+
+@pytest.mark.parametrize("timeout_s", [0.2, 30.0])
+def test_nobody_stops_at_a_step_before_which_one_ranks_rollout_ended(folder: Path, timeout_s: float) -> None:
+    walks = [Walk(wanted_at=1, length=NUM_STEPS - 2), Walk(first=NUM_STEPS - 1), Walk(first=3)]
+    walk_together(folder, walks, timeout_s=timeout_s)
+    assert [walk.stopped_at for walk in walks] == [[], [], []]
 
 
 def test_alone_a_rank_stops_where_it_wants(folder: Path) -> None:
