@@ -2,7 +2,7 @@
 
 The model is a tiny BERT with random weights and the texts are random tokens; nothing is downloaded.
 A callback makes the calls.
-Run: python examples/hf_trainer.py
+Run: python examples/hf_trainer.py   (pip install transformers accelerate)
 """
 
 import torchvision_operators  # noqa: F401  where torchvision fails to import; see there

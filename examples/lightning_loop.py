@@ -2,7 +2,7 @@
 
 Optimisation is automatic. Lightning saves weights and could not rebuild a network that has grown, so saving
 is the controller's: `controller.save(folder)` and `controller.load(folder)`.
-Run: python examples/lightning_loop.py
+Run: python examples/lightning_loop.py   (pip install lightning)
 """
 
 import torchvision_operators  # noqa: F401  where torchvision fails to import; see there

@@ -25,13 +25,13 @@ class Block(nn.Module):
 
 
 class TinyResNet(nn.Module):
-    """Images [B, 1, 8, 8] to 10 logits; two channels are too few on purpose: growth must pay."""
+    """Images [B, 1, 8, 8] to 10 logits; three channels are too few on purpose: growth must pay."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 2, 3, padding=1)
-        self.stages = nn.Sequential(nn.Sequential(Block(2), nn.MaxPool2d(2)), Block(2))
-        self.head = nn.Linear(2, 10)
+        self.stem = nn.Conv2d(1, 3, 3, padding=1)
+        self.stages = nn.Sequential(nn.Sequential(Block(3), nn.MaxPool2d(2)), Block(3))
+        self.head = nn.Linear(3, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, 10]."""
@@ -44,9 +44,9 @@ train_loader, validation_loader = DataLoader(train, 32, shuffle=True), DataLoade
 
 model = TinyResNet()
 grown = esper.grow(model, at=["stem", "stages.*"], sample=next(iter(validation_loader))[0][:2],
-                   blueprints=["conv", "norm"], budget=esper.Budget(params=3.0, seeds=4))  # fmt: skip
+                   blueprints=["conv"], budget=esper.Budget(params=5.0, seeds=4))  # fmt: skip
 esper.fit(grown, train_loader, validation_loader, loss=nn.CrossEntropyLoss(), epochs=50,
-          optimizer=lambda named: torch.optim.AdamW(named, lr=1e-2))  # fmt: skip
+          optimizer=lambda named: torch.optim.AdamW(named, lr=5e-3))  # fmt: skip
 print(grown.summary())
 plain = grown.export()  # nn.Module: torch's classes and yours
 

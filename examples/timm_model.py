@@ -1,6 +1,6 @@
 """A model of timm grows: a small ResNet, built without download, on digits.
 
-Run: python examples/timm_model.py
+Run: python examples/timm_model.py   (pip install timm)
 """
 
 import torchvision_operators  # noqa: F401  where torchvision fails to import; see there

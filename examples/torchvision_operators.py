@@ -11,6 +11,8 @@ LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # held, or the decla
 
 try:
     import torchvision
+except ModuleNotFoundError:  # nothing to repair; who needs it says so
+    pass
 except (ImportError, RuntimeError):
     for name in ("nms", "qnms"):
         LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -116,7 +116,7 @@ def _grow_one(family: Family, steps: int, facts: dict[str, object], stage: list[
     stage[0] = "seed"
     blueprint = next(name for name in SEEDS if grown.model.registry.get(name).fits(spec))
     losses = _train(grown, slot_id, blueprint, (images, labels), steps, stage)
-    seed = grown[slot_id].parameters().values()
+    seed = grown[slot_id].parameters()
     facts |= {
         "blueprint": blueprint,
         "seed_params": sum(parameter.numel() for parameter in seed),

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from esper.kasmina.inputs import (
     call_host,
+    call_on_copies,
     count_items,
     describe_inputs,
     each_tensor,
@@ -62,3 +64,32 @@ def test_inputs_are_described_by_their_shapes() -> None:
     assert describe_inputs(draw(2, 3)) == "[2, 3]"
     assert describe_inputs({"ids": IDS, "mask": None}) == "ids [2, 3], mask NoneType"
     assert describe_inputs((IDS, IDS)) == "([2, 3], [2, 3])"
+
+
+class Counting(nn.Module):
+    """Counts its passes in place, and keeps its last input by another tensor under the same name."""
+
+    passes: Tensor
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 3)
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.add_(1)
+        self.last = x.detach()
+        out: Tensor = self.body(x)
+        return out
+
+
+def test_a_pass_on_copies_changes_no_buffer_and_reaches_the_parameters() -> None:
+    host, x = Counting(), torch.ones(2, 3)
+    out = call_on_copies(host, (), {"x": x})
+    assert isinstance(out, Tensor)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(out, host.body(x))
+    assert host.body.weight.grad is not None
+    assert (float(host.passes), host.last.shape) == (0.0, (1, 3))

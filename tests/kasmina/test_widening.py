@@ -144,7 +144,7 @@ def test_an_incubating_seed_learns_and_the_host_does_not_notice(
 ) -> None:
     plain, model = copy.deepcopy(host), spanning(copy.deepcopy(host), sample, *at)
     grow(model, at[0], SeedStage.TRAINING, blueprint="width")
-    model.teach_in_graph(torch.tensor(1.0))
+    model.teach_in_loop(torch.tensor(1.0))
     expected = _step(plain, sample)
     got = _step(model, sample)
     assert torch.equal(got["out"], expected["out"])
@@ -180,7 +180,7 @@ def test_no_batch_outlives_its_pass(stage: SeedStage) -> None:
     model = spanning(Mlp(), ROWS, "fc1->fc2")
     grow(model, "fc1->fc2", stage, blueprint="width")
     slot = model.slot("fc1->fc2")
-    model.teach_in_graph(torch.tensor(1.0))
+    model.teach_in_loop(torch.tensor(1.0))
     model(ROWS)
     assert slot.entering is None
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_strangers_grow_as_they_are(
     slot.blend(steps=0)
     assert torch.equal(call(), before)
     with torch.no_grad():
-        for parameter in slot.parameters().values():
+        for parameter in slot.parameters():
             parameter.add_(0.3)
     assert not torch.equal(call(), before)
     slot.fossilize()
@@ -87,8 +87,7 @@ def test_a_seed_that_incubates_in_a_model_that_works_in_place_changes_no_bit_of_
         controller.close()
         if with_seeds:
             assert all(
-                float(list(grown[slot].parameters().values())[-1].detach().abs().max()) > 0
-                for slot in grown.slot_ids
+                float(list(grown[slot].parameters())[-1].detach().abs().max()) > 0 for slot in grown.slot_ids
             )
         return grown.host.state_dict()
 
@@ -136,3 +135,24 @@ def test_the_name_heuristic_is_enough_and_another_is_refused_when_a_controller_i
     grown = grow(build_seeded(Net, 0), sample=TRAIN[0], policy="heuristik")
     with pytest.raises(ConfigError, match="did you mean 'heuristic'"):
         esper.Controller(grown, torch.optim.SGD(grown.parameters(), lr=0.1))
+
+
+class Counting(Net):
+    """Counts its passes in a buffer, in place."""
+
+    passes: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes.add_(1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("at", [["body"], None])
+def test_a_model_whose_passes_leave_traces_is_grown_without_one(at: list[str] | None) -> None:
+    host = Counting()
+    grow(host, sample=TRAIN[0][:2], at=at)
+    assert float(host.passes) == 0.0

@@ -78,6 +78,30 @@ def test_a_whole_life_is_one_graph_per_topology_without_a_break() -> None:
     assert graphs[3] == graphs[-1]
 
 
+def test_seeds_learn_by_their_true_loss_beside_a_compiled_host() -> None:
+    def train(*, is_compiled: bool) -> tuple[list[Tensor], int]:
+        grown = grow_net(policy=Script([germinate(), None, advance()]))
+        optimizer = torch.optim.SGD(grown.parameters(), lr=0.05)
+        controller = Controller(grown, optimizer, loss_fn=F.cross_entropy)
+        counter = Counter()
+        if is_compiled:
+            grown.compile(mode="default")
+            grown.model._forward_host = (torch.compile(grown.host, backend=counter, fullgraph=True),)
+        for _ in range(4):
+            controller.act()
+            for x, y in train_batches():
+                optimizer.zero_grad()
+                controller.loss(grown(x), y).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            controller.observe(0.5)
+        return [p.detach().clone() for p in grown.parameters()], counter.graphs
+
+    (plain, _), (compiled, graphs) = train(is_compiled=False), train(is_compiled=True)
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b)
+    assert graphs <= 3  # silent, incubating, open
+
+
 def test_compiled_and_plain_training_give_the_same_numbers() -> None:
     def train(*, is_compiled: bool) -> list[float]:
         grown = grow_net(policy=Script([germinate(), None, advance()]))

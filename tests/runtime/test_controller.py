@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from esper.leyline import CheckpointError, ConfigError, EsperError, MetricSpec, UnknownNameError
-from esper.runtime.controller import Controller, name_metric, resolve_policy
+from esper.runtime.controller import Controller, resolve_policy
 from esper.runtime.growable import Growable
 from esper.tamiyo import NeverGrow
-from esper.tolaria import LoopConfig
+from esper.tolaria import LoopConfig, LoopLoss
 from runtime.own_models import grow_net, item_losses, train_batches
 from tolaria.loop_toys import TRAIN, Script, advance, fossilize, germinate
 
@@ -21,14 +22,19 @@ LIFE = [germinate(), None, None, advance(), None, None, fossilize()]
 
 
 def _train(
-    grown: Growable, optimizer: torch.optim.Optimizer, controller: Controller, epochs: int
+    grown: Growable,
+    optimizer: torch.optim.Optimizer,
+    controller: Controller,
+    epochs: int,
+    loss_fn: LoopLoss | None = None,
 ) -> list[str]:
     told = []
+    ask = F.cross_entropy if loss_fn is None else controller.loss
     for _ in range(epochs):
         told += [str(event) for event in controller.act()]
         grown.train()
         for x, y in train_batches():
-            loss = F.cross_entropy(grown(x), y)
+            loss = ask(grown(x), y)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -47,28 +53,6 @@ def test_the_loop_of_the_readme_grows_and_tells_it_in_sentences() -> None:
     assert (controller.epoch, controller.steps) == (5, 20)
 
 
-@pytest.mark.parametrize(
-    ("name", "is_higher"),
-    [
-        ("loss", False),
-        ("accuracy", True),
-        ("val_loss", False),
-        ("top1_accuracy", True),
-        ("perplexity", False),
-        ("AUC", True),
-    ],
-)
-def test_common_metrics_know_their_direction(name: str, is_higher: bool) -> None:
-    assert name_metric(name, None).is_higher_better is is_higher
-
-
-@pytest.mark.parametrize("name", ["quality", "loss_accuracy"])
-def test_a_metric_of_unknown_direction_asks_for_it(name: str) -> None:
-    with pytest.raises(ConfigError, match="say higher_is_better=True or False"):
-        name_metric(name, None)
-    assert name_metric(name, True, 3.0).scale == 3.0
-
-
 def test_policies_come_by_name_by_object_and_not_by_a_wrong_name() -> None:
     own = NeverGrow()
     assert resolve_policy(own, 0) is own
@@ -79,15 +63,16 @@ def test_policies_come_by_name_by_object_and_not_by_a_wrong_name() -> None:
         resolve_policy("greedy", 0)
 
 
+@pytest.mark.parametrize("loss_fn", [None, F.cross_entropy])
 @pytest.mark.parametrize("cut", [1, 4, 6])
-def test_a_saved_loop_goes_on_bit_for_bit(tmp_path: Path, cut: int) -> None:
+def test_a_saved_loop_goes_on_bit_for_bit(tmp_path: Path, cut: int, loss_fn: LoopLoss | None) -> None:
     def make(
         seed: int,
     ) -> tuple[Growable, torch.optim.Optimizer, Controller, torch.optim.lr_scheduler.LRScheduler]:
         grown = grow_net(policy=Script(LIFE), norm=True, seed=seed)
         optimizer = torch.optim.AdamW(grown.named_parameters(), lr=3e-3)
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=40)
-        return grown, optimizer, Controller(grown, optimizer, scheduler), scheduler
+        return grown, optimizer, Controller(grown, optimizer, scheduler, loss_fn=loss_fn), scheduler
 
     def run(
         parts: tuple[Growable, torch.optim.Optimizer, Controller, torch.optim.lr_scheduler.LRScheduler],
@@ -95,7 +80,7 @@ def test_a_saved_loop_goes_on_bit_for_bit(tmp_path: Path, cut: int) -> None:
     ) -> None:
         grown, optimizer, controller, scheduler = parts
         for _ in range(n):
-            _train(grown, optimizer, controller, 1)
+            _train(grown, optimizer, controller, 1, loss_fn)
             scheduler.step()
 
     whole = make(0)
@@ -148,7 +133,7 @@ def test_under_a_loss_scaler_a_seeds_overflow_skips_the_seed_alone() -> None:
     controller.act()
     x, y = TRAIN[0][:32], TRAIN[1][:32]
     scaler.scale(F.cross_entropy(grown(x), y)).backward()  # type: ignore[no-untyped-call]
-    seed = list(grown["body"].parameters().values())
+    seed = list(grown["body"].parameters())
     assert seed[0].grad is not None
     seed[0].grad[0] = float("inf")
     before = [p.detach().clone() for p in seed]
@@ -179,7 +164,7 @@ def test_what_a_seed_learns_does_not_depend_on_the_loss_scale(scale: float) -> N
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
-        return [p.detach().clone() for p in grown["body"].parameters().values()]
+        return [p.detach().clone() for p in grown["body"].parameters()]
 
     plain, scaled = learn(None), learn(scale)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(plain, scaled, strict=True))
@@ -205,7 +190,7 @@ def test_bf16_autocast_trains_host_and_seed() -> None:
             optimizer.step()
         controller.observe(evaluate=item_losses)
     assert all(p.dtype is torch.float32 and bool(p.isfinite().all()) for p in grown.parameters())
-    assert all(float(p.detach().abs().max()) > 0 for p in grown["body"].parameters().values())
+    assert all(float(p.detach().abs().max()) > 0 for p in grown["body"].parameters())
 
 
 def test_a_scheduler_that_is_made_later_is_followed() -> None:
@@ -235,7 +220,7 @@ def test_a_loop_whose_step_computes_the_gradients_itself_shows_and_guards_the_sa
                 loss = F.cross_entropy(grown(x), y)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if place == 1:
-                    gradient = next(iter(grown["body"].parameters().values())).grad
+                    gradient = next(iter(grown["body"].parameters())).grad
                     assert gradient is not None
                     gradient.fill_(float("nan"))
                 return float(loss.detach())
@@ -283,3 +268,53 @@ def test_a_controller_that_cannot_be_made_leaves_no_hook_behind() -> None:
         assert not optimizer._optimizer_step_pre_hooks
         assert not optimizer._optimizer_step_post_hooks
     assert grown.controller is None
+
+
+def test_with_a_loss_function_a_seed_learns_in_a_pass_of_its_own_that_is_billed() -> None:
+    weights, bills = [], []
+    for loss_fn in (None, F.cross_entropy):
+        grown = grow_net(policy=Script([germinate()]))
+        optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+        controller = Controller(grown, optimizer, loss_fn=loss_fn)
+        _train(grown, optimizer, controller, 3, loss_fn)
+        weights.append([p.detach().clone() for p in grown["body"].parameters()])
+        bills.append(dict(controller.flops))
+    assert any(not torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert bills[0].get("incubation", 0) == 0 < bills[1]["incubation"]
+
+
+def test_the_next_controller_of_a_model_may_teach_otherwise() -> None:
+    grown = grow_net(policy=Script([germinate()]))
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    first = Controller(grown, optimizer, loss_fn=F.cross_entropy)
+    _train(grown, optimizer, first, 1, F.cross_entropy)
+    first.close()
+    before = [p.detach().clone() for p in grown["body"].parameters()]
+    second = Controller(grown, optimizer, policy="never")
+    _train(grown, optimizer, second, 2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, grown["body"].parameters(), strict=True))
+    with pytest.raises(ConfigError, match=r"loss\(\) without a loss function: pass loss_fn="):
+        second.loss(torch.zeros(1))
+
+
+def test_a_loss_that_was_not_asked_for_is_noticed_at_the_end_of_the_interval() -> None:
+    grown = grow_net(policy=Script([germinate()]))
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    controller = Controller(grown, optimizer, loss_fn=F.cross_entropy)
+    with pytest.raises(ConfigError, match=r"loss\(\) was not called in this interval"):
+        _train(grown, optimizer, controller, 1)
+
+
+def test_a_loss_function_and_a_configuration_must_agree() -> None:
+    grown = grow_net()
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    config = LoopConfig(metric=MetricSpec(name="loss", is_higher_better=False, scale=0.1))
+    shadow = replace(config, lifecycle=replace(config.lifecycle, incubation="shadow"))
+    with pytest.raises(ConfigError, match="the config says 'residual': change one"):
+        Controller(grown, optimizer, config=config, loss_fn=F.cross_entropy)
+    with pytest.raises(ConfigError, match="needs loss_fn="):
+        Controller(grown, optimizer, config=shadow)
+    with pytest.raises(ConfigError, match="loss_fn is a str: expected a function"):
+        Controller(grown, optimizer, loss_fn="mse")  # type: ignore[arg-type]
+    assert not optimizer._optimizer_step_pre_hooks
+    Controller(grown, optimizer, config=shadow, loss_fn=F.cross_entropy)

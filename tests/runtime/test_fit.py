@@ -69,6 +69,14 @@ def test_a_seed_grows_through_fit_and_every_interval_is_reported() -> None:
     assert grown.controller is None
 
 
+@pytest.mark.parametrize("incubation", ["shadow", "residual"])
+def test_seeds_incubate_by_their_true_loss_unless_told_otherwise(incubation: str) -> None:
+    grown = grow_net(policy=Script(LIFE))
+    changes = {} if incubation == "shadow" else {"incubation": incubation}
+    bill = _fit(grown, **changes).flops
+    assert (bill.get("incubation", 0) > 0) is (incubation == "shadow")
+
+
 def test_what_was_not_kept_is_gone_at_the_end_and_the_model_can_leave() -> None:
     grown = grow_net(policy=Script([None, None, germinate()]), norm=True)
     _fit(grown, epochs=4)
@@ -198,7 +206,7 @@ def test_a_seed_that_breaks_the_host_is_culled_and_training_ends_well() -> None:
         if report.interval == 4 and not broken:
             broken.append(1)
             with torch.no_grad():
-                next(iter(grown["body"].parameters().values())).fill_(float("nan"))
+                next(iter(grown["body"].parameters())).fill_(float("nan"))
 
     result = _fit(grown, epochs=8, callbacks=[break_seed])
     assert result.history[-1].interval == 8
@@ -218,7 +226,7 @@ def test_a_seed_that_was_culled_for_a_rollback_does_not_come_back_with_the_next_
     def break_seed(report: IntervalReport) -> None:
         if report.interval == 4 and grown["body"].parameters():
             with torch.no_grad():
-                next(iter(grown["body"].parameters().values())).fill_(float("nan"))
+                next(iter(grown["body"].parameters())).fill_(float("nan"))
 
     stages: list[str] = []
     watch: list[Callable[[IntervalReport], object]] = [
@@ -238,6 +246,7 @@ def test_a_seed_that_was_culled_for_a_rollback_does_not_come_back_with_the_next_
         ({"amp": "fp8"}, "amp='fp8': must be one of off, bf16, fp16"),
         ({"interval_batches": 0}, "interval_batches=0"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"incubation": "straight"}, "incubation='straight': must be 'shadow' or 'residual'"),
         ({"clip_nrom": 1.0}, "no setting 'clip_nrom'.*clip_norm"),
         ({"scheduler_every": "batch"}, "must be 'epoch' or 'step'"),
         ({"train": []}, "has no batches or no length: expected a DataLoader"),

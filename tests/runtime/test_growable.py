@@ -139,7 +139,7 @@ def test_a_copy_grows_by_itself_and_leaves_the_controller_behind() -> None:
     assert twin.controller is None
     twin["body"].blend(steps=0)
     with torch.no_grad():
-        for parameter in twin["body"].parameters().values():
+        for parameter in twin["body"].parameters():
             parameter.fill_(0.1)
     assert not torch.equal(twin(X), grown(X))
     assert grown["body"].stage == "TRAINING"
@@ -189,6 +189,6 @@ def test_seeds_of_two_slots_begin_with_weights_of_their_own() -> None:
     grown = grow_net()
     for slot in ("body", "neck"):
         grown[slot].germinate("mlp")
-    body, neck = (next(iter(grown[slot].parameters().values())) for slot in ("body", "neck"))
+    body, neck = (next(iter(grown[slot].parameters())) for slot in ("body", "neck"))
     assert body.shape == neck.shape
     assert not torch.equal(body, neck)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -272,12 +274,13 @@ def test_other_versions_are_told(copied: Path) -> None:
 def fail_at(monkeypatch: pytest.MonkeyPatch, epochs: frozenset[int], times: int) -> None:
     """Put a NaN into the host before these epochs, in every host run, `times` times each at most."""
     original = HostRun.train_epoch
-    counts: dict[tuple[int, int], int] = {}
+    # By the run itself: its id may be given to the next run as soon as it is gone.
+    counts: WeakKeyDictionary[HostRun, Counter[int]] = WeakKeyDictionary()
 
     def train_epoch(self: HostRun, should_stop: Callable[[], bool] | None = None) -> EpochOutcome | None:
-        key = (id(self), self.epoch)
-        if self.epoch in epochs and counts.get(key, 0) < times:
-            counts[key] = counts.get(key, 0) + 1
+        done = counts.setdefault(self, Counter())
+        if self.epoch in epochs and done[self.epoch] < times:
+            done[self.epoch] += 1
             with torch.no_grad():
                 next(self.bench.model.host.parameters()).fill_(torch.nan)
         return original(self, should_stop)

@@ -79,7 +79,7 @@ def test_units_added_by_hand_learn_blend_and_leave_in_plain_layers() -> None:
     slot = grown["fc1->fc2"]
     assert "(width) GERMINATED" in str(slot.germinate("width"))
     _run(grown, controller, optimizer, 2)
-    assert any(p.count_nonzero() for name, p in slot.parameters().items() if "second" in name)
+    assert any(p.count_nonzero() for name, p in slot.named_parameters() if "second" in name)
     slot.blend(steps=4)
     _run(grown, controller, optimizer, 4)
     slot.fossilize()
@@ -182,7 +182,7 @@ def test_a_folded_network_loads_where_esper_cannot_be_imported(tmp_path: Path) -
     assert grown.slot_ids == tuple(f"layers.{n}.mlp.0->layers.{n}.mlp.2" for n in (0, 1))
     for slot_id in grown.slot_ids:
         grown[slot_id].germinate("width_small")
-        for parameter in grown[slot_id].parameters().values():
+        for parameter in grown[slot_id].parameters():
             nn.init.normal_(parameter, std=0.3)
         grown[slot_id].blend(steps=0)
         grown[slot_id].fossilize()
@@ -205,7 +205,7 @@ def test_a_folded_network_loads_where_esper_cannot_be_imported(tmp_path: Path) -
 def test_a_folded_network_is_written_like_any_other(tmp_path: Path, suffix: str) -> None:
     grown = _narrow(units=4)
     grown["fc1->fc2"].germinate("width")
-    for parameter in grown["fc1->fc2"].parameters().values():
+    for parameter in grown["fc1->fc2"].parameters():
         nn.init.normal_(parameter, std=0.5)
     grown["fc1->fc2"].blend(steps=0)
     grown["fc1->fc2"].fossilize()

@@ -66,6 +66,24 @@ def test_slight_worsening_is_calm() -> None:
     assert track([1.0, 1.1, 1.2, 1.3])[-1].is_host_stable
 
 
+def test_a_loss_that_goes_up_and_down_without_a_new_best_is_calm_against_the_best_alone() -> None:
+    zigzag = [1.0, *([0.5, 0.6] * 20)]
+    assert not any(s.is_host_stable for s in track(zigzag))
+    told = track(zigzag, config=SignalTrackerConfig(settles_against="best"))
+    assert [s.is_host_stable for s in told[:6]] == [False, False, False, False, True, True]
+
+
+def test_a_loss_that_only_falls_settles_alike_against_the_previous_and_the_best() -> None:
+    losses = [1.0, 0.9, 0.88, 0.8, 0.79, 0.78, 0.775, 0.77]
+    best = SignalTrackerConfig(settles_against="best")
+    assert [s.is_host_stable for s in track(losses)] == [s.is_host_stable for s in track(losses, config=best)]
+
+
+def test_what_a_fall_is_measured_from_is_one_of_two() -> None:
+    with pytest.raises(ConfigError, match=r"tracker\.settles_against='bset': .*best"):
+        SignalTrackerConfig(settles_against="bset")
+
+
 def test_zero_stable_epochs_means_stable_at_once() -> None:
     config = SignalTrackerConfig(stable_epochs=0)
     assert track([1.0], config=config)[0].is_host_stable

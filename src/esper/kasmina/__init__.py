@@ -29,6 +29,7 @@ from esper.kasmina.incubation import (
 from esper.kasmina.inputs import (
     Inputs,
     call_host,
+    call_on_copies,
     count_items,
     describe_inputs,
     each_tensor,
@@ -36,6 +37,7 @@ from esper.kasmina.inputs import (
     split_arguments,
     to_device,
 )
+from esper.kasmina.isolation import join_loss
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
@@ -102,6 +104,7 @@ __all__ = [
     "build_seeded",
     "builtin_registry",
     "call_host",
+    "call_on_copies",
     "check_blueprint",
     "compute_curve",
     "compute_residual_target",
@@ -118,6 +121,7 @@ __all__ = [
     "find_growth_points",
     "find_incubating",
     "is_allocation_failure",
+    "join_loss",
     "list_tensors",
     "map_tensors",
     "measure_largest",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from esper.leyline import HostError
 
@@ -29,6 +30,18 @@ def call_host(host: nn.Module, inputs: Inputs) -> object:
     """Run a host's forward on a batch and return what it returns."""
     positional, named = split_arguments(inputs)
     return host(*positional, **named)
+
+
+def call_on_copies(host: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    """Run a host's forward on copies of its buffers: statistics and counters stay bit for bit.
+
+    Args:
+        host: Any module; parameters are its own, and get gradients where these are wanted.
+        args: Positional arguments.
+        kwargs: Arguments by name.
+    """
+    copies = {name: buffer.clone() for name, buffer in host.named_buffers()}
+    return functional_call(host, copies, tuple(args), dict(kwargs))
 
 
 def each_tensor(value: object) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@
 stage                      host forward               gradient into the host      gradient into the seed
 DORMANT, GERMINATED        h                          dL/dh                       none
 TRAINING, bounded          h (seed not in the graph)  dL/dh, bit-equal            own loss on h.detach()
+TRAINING, joined loss      h (seed not in the graph)  dL/dh, bit-equal            own loss, while L's runs
 TRAINING, straight-through h (value and gradient)     dL/dh, bit-equal            dL/dout
 TRAINING, residual lesson  h (value and gradient)     dL/dh, bit-equal            d/dr of w mean((r - t)^2)
 BLENDING and later         h + alpha * residual(h)    (I + alpha J_r)^T dL/dout   alpha dL/dout
@@ -21,6 +22,8 @@ from torch import Tensor
 from esper.kasmina.incubation import compute_residual_target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.autograd.function import FunctionCtx
 
 
@@ -73,6 +76,42 @@ class ResidualLesson(torch.autograd.Function):
         target = compute_residual_target(h, grad, ctx.scale)  # type: ignore[attr-defined]
         lesson = (residual.float() - target) * (2.0 * weight / residual.numel())
         return grad, lesson.to(residual.dtype), None, None
+
+
+@final
+class JoinedLoss(torch.autograd.Function):
+    """Forward: a loss, bit for bit. Backward: what was found for each parameter, times the loss's gradient.
+
+    So that a seed's own loss learns in the backward pass of a loop that we do not run, scaled, accumulated
+    and zeroed as everything else there is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, loss: Tensor, gradients: tuple[Tensor | None, ...], *parameters: Tensor
+    ) -> Tensor:
+        """Return a copy of the loss; `parameters` only take part in the backward pass."""
+        del parameters
+        ctx.gradients = gradients  # type: ignore[attr-defined]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand the gradient to the loss, and to each parameter its own."""
+        gradients: tuple[Tensor | None, ...] = ctx.gradients  # type: ignore[attr-defined]
+        return grad, None, *(None if one is None else one * grad for one in gradients)
+
+
+def join_loss(loss: Tensor, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """Return a loss in value and in its own gradient, in whose backward pass parameters learn, too.
+
+    Args:
+        loss: Scalar with gradient.
+        gradients: What each parameter gets where the loss itself gets 1; None = nothing.
+        parameters: As many, in the same order.
+    """
+    out: Tensor = JoinedLoss.apply(loss, tuple(gradients), *parameters)  # type: ignore[no-untyped-call]
+    return out
 
 
 def teach_residual(h: Tensor, residual: Tensor, weight: Tensor, scale: float) -> Tensor:

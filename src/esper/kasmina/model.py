@@ -191,20 +191,20 @@ class MorphogeneticModel(nn.Module):
         """Run the host with its seeds on the host's own arguments; returns what the host returns."""
         return self._forward_host[0](*args, **kwargs)
 
-    def teach_in_graph(self, weight: Tensor) -> None:
-        """Let incubating seeds learn by the residual objective in every backward pass that reaches them.
-
-        For loops that others run: nothing is recorded and nothing has to be called (see
-        `kasmina.isolation.ResidualLesson`).
+    def teach_in_loop(self, weight: Tensor | None) -> None:
+        """Let incubating seeds learn in loops that others run; nothing is recorded there.
 
         Args:
-            weight: 0-dim float32 factor on the lesson, kept and read in every backward pass: the objective's
-                weight times the loss scale, over the micro-batches of one step.
+            weight: 0-dim float32 factor on the residual lesson (`kasmina.isolation.ResidualLesson`), read in
+                every backward pass: the objective's weight times the loss scale, over the micro-batches of
+                one step. None = they learn by the shadow objective, in passes that the loop's side runs.
         """
-        scale = self.incubation.residual_scale
+        scale, size = self.incubation.residual_scale, self.incubation.residual_weight
+        name = "shadow" if weight is None else "residual"
+        self.incubation = Incubation(name, residual_scale=scale, residual_weight=size)
         for slot in self.each_slot():
-            slot.teacher = partial(teach_residual, weight=weight, scale=scale)
-            slot.is_always_taught, slot.records_gradient = True, False
+            slot.teacher = None if weight is None else partial(teach_residual, weight=weight, scale=scale)
+            slot.is_always_taught, slot.records_gradient = weight is not None, False
 
     def compile_host(self, mode: str) -> None:
         """Compile the host's forward, hooks included; tails and measurements stay eager."""

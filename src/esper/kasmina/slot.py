@@ -49,6 +49,8 @@ class ForwardPlan:
 
     overrides: Mapping[str, float] = field(default_factory=dict)
     """Slot -> alpha for this pass; 0 skips the seed."""
+    is_cut: bool = False
+    """Whether overridden slots cut the graph: gradients reach their seeds, and nothing before them."""
     substitutes: Mapping[str, Tensor] = field(default_factory=dict)
     """Slot -> feature that replaces everything up to and including the slot."""
     is_recording: bool = False
@@ -179,7 +181,10 @@ class SeedSlot(nn.Module):
             if override == 0.0:
                 return None
             alpha = torch.full_like(self.alpha_mirror, override)
-            return apply_blend(h, seed(_plain(self._input_of_seed(h))), alpha)
+            taken = _plain(self._input_of_seed(h))
+            if self.plan.is_cut:
+                h, taken = h.detach(), taken.detach()
+            return apply_blend(h, seed(taken), alpha)
         if self.mode is SlotMode.INCUBATING:
             return self._incubate(seed, h)
         if self.mode is SlotMode.SILENT:

@@ -15,7 +15,14 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.inputs import Inputs, call_host, count_items, describe_inputs, each_tensor
+from esper.kasmina.inputs import (
+    Inputs,
+    call_on_copies,
+    count_items,
+    describe_inputs,
+    each_tensor,
+    split_arguments,
+)
 from esper.kasmina.tap import Arrangement, find_selections
 from esper.leyline import HostError
 
@@ -121,7 +128,7 @@ def survey_host(host: nn.Module, inputs: Inputs) -> Survey:
 
 
 def run_quietly(host: nn.Module, inputs: Inputs) -> object:
-    """Run a host in eval mode without gradients and put every mode back.
+    """Run a host in eval mode without gradients, on copies of its buffers, and put every mode back.
 
     Raises:
         HostError: If it does not take the inputs; says why.
@@ -130,7 +137,7 @@ def run_quietly(host: nn.Module, inputs: Inputs) -> object:
     host.eval()
     try:
         with torch.no_grad():
-            return call_host(host, inputs)
+            return call_on_copies(host, *split_arguments(inputs))
     except _REFUSALS as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(

@@ -25,9 +25,9 @@ from torch import nn
 from esper.kasmina import Inputs, build_seeded
 from esper.leyline import ConfigError, JsonValue, SeedStage, UnknownNameError, suggest
 from esper.runtime.api import grow
-from esper.runtime.controller import name_metric
 from esper.runtime.fit import Named, fit
 from esper.runtime.growable import Growable
+from esper.runtime.metric_names import name_metric
 from esper.simic import PairedInterval, estimate_paired_interval
 
 ARMS = ("never", "grow", "never_flops", "static_final", "wider")

@@ -15,21 +15,21 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, final
 
 from torch.optim.lr_scheduler import LRScheduler
 
+from esper.kasmina import LifecycleConfig
 from esper.leyline import (
     ConfigError,
     DecisionMade,
     EventSink,
-    MetricSpec,
     SlotOutcome,
     TamiyoPolicy,
     derive_seed,
 )
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.metric_names import name_metric
 from esper.runtime.policies import SCORED_POLICY, find_policy
 from esper.tolaria import (
     CheckpointStore,
@@ -52,25 +52,7 @@ if TYPE_CHECKING:
 
     from esper.runtime.growable import Growable
     from esper.runtime.loop_events import LoopEvent
-
-_HIGHER = (
-    "accuracy",
-    "acc",
-    "f1",
-    "auc",
-    "auroc",
-    "precision",
-    "recall",
-    "r2",
-    "map",
-    "miou",
-    "bleu",
-    "rouge",
-    "score",
-)
-_LOWER = ("loss", "error", "mse", "mae", "rmse", "perplexity", "ppl", "nll", "cross_entropy", "wer", "cer")
-_SCALES: Mapping[bool, float] = MappingProxyType({True: 0.05, False: 0.1})
-"""Direction -> a difference that is large: five points of a share, a tenth of a nat."""
+    from esper.tolaria import LoopLoss
 
 
 class Scaler(Protocol):
@@ -81,32 +63,6 @@ class Scaler(Protocol):
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide gradients by it."""
-
-
-def name_metric(name: str, is_higher_better: bool | None, scale: float | None = None) -> MetricSpec:
-    """Return the facts of a metric.
-
-    Args:
-        name: As `observe` is given it.
-        is_higher_better: None = as the name says, where it is a common one.
-        scale: A difference that is large, in its units, > 0; None = 0.05 if higher is better, else 0.1.
-
-    Raises:
-        ConfigError: If the direction is neither told nor known.
-    """
-    words = set(name.lower().replace("-", "_").split("_")) | {name.lower()}
-    if is_higher_better is None:
-        if bool(words & set(_HIGHER)) == bool(words & set(_LOWER)):
-            raise ConfigError(
-                f"metric={name!r}: say higher_is_better=True or False; it is known of "
-                f"{', '.join(_HIGHER[:3])}, {', '.join(_LOWER[:4])} and the like"
-            )
-        is_higher_better = bool(words & set(_HIGHER))
-    return MetricSpec(
-        name=name,
-        is_higher_better=is_higher_better,
-        scale=_SCALES[is_higher_better] if scale is None else scale,
-    )
 
 
 def resolve_policy(policy: TamiyoPolicy | str, seed: int) -> TamiyoPolicy:
@@ -146,6 +102,7 @@ class Controller:
         keep_threshold: float = 0.0,
         accumulation: int = 1,
         scaler: Scaler | None = None,
+        loss_fn: LoopLoss | None = None,
         config: LoopConfig | None = None,
         sink: EventSink | None = None,
     ) -> None:
@@ -164,6 +121,9 @@ class Controller:
             keep_threshold: Smallest contribution worth keeping, in units of the metric, >= 0.
             accumulation: Backward passes per optimiser step, >= 1.
             scaler: The loop's `torch.amp.GradScaler`, if it has one.
+            loss_fn: (what the model returns, targets, ...) -> scalar. With it seeds incubate by their true
+                loss, in a pass of their own, and not by the residual objective; the loop then takes its loss
+                from `controller.loss(outputs, targets, ...)`.
             config: Every setting at once, in the place of metric, higher_is_better, metric_scale, epochs,
                 keep_threshold and accumulation, and of what `grow` was told of blueprints and budget.
             sink: Where events go beside being returned.
@@ -174,8 +134,7 @@ class Controller:
         """
         plan = grown.plan
         given = (metric, higher_is_better, metric_scale, epochs, keep_threshold, accumulation)
-        if config is not None:
-            _refuse_both(given)
+        _refuse_both(config, given)
         spec = name_metric(metric, higher_is_better, metric_scale)
         settings = config or LoopConfig(
             metric=spec,
@@ -186,6 +145,7 @@ class Controller:
             keep_threshold=keep_threshold,
             accumulation=accumulation,
             seed=plan.seed,
+            lifecycle=LifecycleConfig(incubation="residual" if loss_fn is None else "shadow"),
         )
         schedulers = (scheduler,) if isinstance(scheduler, LRScheduler) else tuple(scheduler or ())
         if grown.controller is not None:
@@ -207,6 +167,7 @@ class Controller:
                 settings,
                 sink=sink,
                 read_scale=(lambda: 1.0) if scaler is None else scaler.get_scale,
+                loss_fn=loss_fn,
             )
         except Exception:
             guest.close()
@@ -228,6 +189,18 @@ class Controller:
             if isinstance(event, DecisionMade):
                 self._reason = event.reason + (f"; refused: {event.refusal}" if event.refusal else "")
         return self._tell(events)
+
+    def loss(self, outputs: object, *targets: object) -> Tensor:
+        """Return `loss_fn(outputs, *targets)`; in its backward pass seeds that incubate learn, too.
+
+        Args:
+            outputs: What the grown model returned in training, as it is.
+            targets: Whatever `loss_fn` takes beside it.
+
+        Raises:
+            ConfigError: If the controller has no `loss_fn`, or it cannot be asked again for a seed.
+        """
+        return self._loop.compute_loss(outputs, targets)
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Remember a batch's loss; the clock itself is the optimiser's own steps.
@@ -372,8 +345,8 @@ class Controller:
         return [event for event in told if event.text]
 
 
-def _refuse_both(given: tuple[object, ...]) -> None:
-    if given != ("loss", None, None, None, 0.0, 1):
+def _refuse_both(config: LoopConfig | None, given: tuple[object, ...]) -> None:
+    if config is not None and given != ("loss", None, None, None, 0.0, 1):
         raise ConfigError(
             "Controller() was given config= and metric, epochs, keep_threshold or accumulation beside it: "
             "say it in one of the two"

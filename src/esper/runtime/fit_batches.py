@@ -73,8 +73,13 @@ class BatchReader:
         self._autocast = autocast
         self._item_loss = _make_item_loss(loss)
 
-    def train(self, model: nn.Module, batch: object) -> Tensor:
-        """Return the batch's loss, a float32 scalar with gradient.
+    def train(self, model: nn.Module, batch: object, criterion: Loss) -> Tensor:
+        """Return the batch's loss, a scalar with gradient.
+
+        Args:
+            model: In training mode.
+            batch: As the training loader gives it.
+            criterion: `loss`, or what asks it.
 
         Raises:
             ConfigError: If the batch has no targets and the model no loss.
@@ -82,8 +87,16 @@ class BatchReader:
         inputs, targets = self._split(batch)
         with self._autocast.context():
             outputs = call_host(model, inputs)
-            if self._loss is None:
-                return _own_loss(outputs).float()
+        return criterion(outputs, targets)
+
+    def loss(self, outputs: object, targets: object) -> Tensor:
+        """Return the loss of what the model returned, a float32 scalar with gradient.
+
+        Raises:
+            ConfigError: If there is no loss function and the model returned no loss.
+        """
+        if self._loss is None:
+            return _own_loss(outputs).float()
         return self._loss(_to_float(outputs), targets).float()
 
     def score(self, model: nn.Module, loader: Iterable[object]) -> dict[str, Tensor]:

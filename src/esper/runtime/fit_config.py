@@ -28,6 +28,9 @@ class FitConfig:
     """When schedulers step: after an "epoch" or an optimiser's "step"; an epoch, as torch's examples do."""
     save_every: int = 1
     """Intervals between saves, >= 1; used where a folder to save in is given."""
+    incubation: str = "shadow"
+    """What seeds learn while they incubate: "shadow", the true loss in a pass of their own, or "residual",
+    which costs none and tells a seed less. Shadow, as in our own tasks (decision 0009)."""
     governor: GovernorConfig = field(default_factory=GovernorConfig)
     """When the model goes back to its last good state."""
 
@@ -46,5 +49,7 @@ class FitConfig:
             raise ConfigError(f"fit: clip_norm={self.clip_norm}: must be finite and > 0, or None")
         if self.amp not in AMP_MODES:
             raise ConfigError(f"fit: amp={self.amp!r}: must be one of {', '.join(AMP_MODES)}")
+        if self.incubation not in ("shadow", "residual"):
+            raise ConfigError(f"fit: incubation={self.incubation!r}: must be 'shadow' or 'residual'")
         if self.scheduler_every not in ("epoch", "step"):
             raise ConfigError(f"fit: scheduler_every={self.scheduler_every!r}: must be 'epoch' or 'step'")

@@ -118,7 +118,9 @@ class FitLoop:
             epochs=self._num_intervals,
             accumulation=config.accumulation,
             scaler=self._scaler,
+            loss_fn=reader.loss if config.incubation == "shadow" else None,
         )
+        self._criterion = self._controller.loss if config.incubation == "shadow" else reader.loss
 
     def __enter__(self) -> FitLoop:
         """Return the loop."""
@@ -221,7 +223,7 @@ class FitLoop:
         self._grown.train()
         losses: list[Tensor] = []
         for _ in range(count):
-            loss = self._reader.train(self._grown, self._next_batch())
+            loss = self._reader.train(self._grown, self._next_batch(), self._criterion)
             scaled = loss / self._config.accumulation
             scaled = scaled if self._scaler is None else self._scaler.scale(scaled)
             scaled.backward()  # type: ignore[no-untyped-call]

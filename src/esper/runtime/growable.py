@@ -44,7 +44,7 @@ from esper.runtime.loop_events import LoopEvent, LoopNarrator
 from esper.tolaria import Budget, LoopController
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 @final
@@ -278,9 +278,13 @@ class SlotHandle:
         """Present alpha, in [0, 1]."""
         return self._slot.state.alpha
 
-    def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Return the seed's parameters by name; empty without a seed."""
-        return self._grown.model.seed_parameters(self._slot.slot_id)
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """Return the seed's parameters, for an optimiser; empty without a seed."""
+        return tuple(parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> tuple[tuple[str, nn.Parameter], ...]:
+        """Return the seed's parameters with their names in the grown model; empty without a seed."""
+        return tuple(self._grown.model.seed_parameters(self._slot.slot_id).items())
 
     def __repr__(self) -> str:
         """Return the slot's id, stage and alpha."""

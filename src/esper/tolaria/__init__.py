@@ -28,6 +28,7 @@ from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.governor import Governor, GovernorConfig, find_blamed
 from esper.tolaria.group_flags import GroupFlag, GroupFlags
 from esper.tolaria.guest_groups import describe_missing, missing_from
+from esper.tolaria.guest_lessons import LoopLoss
 from esper.tolaria.guest_optimizer import GuestOptimizer
 from esper.tolaria.host_ranks import BatchShare, HostRanks, OneRank, SharedState
 from esper.tolaria.host_run import HostRun
@@ -85,6 +86,7 @@ __all__ = [
     "LoadedCheckpoint",
     "LoopConfig",
     "LoopController",
+    "LoopLoss",
     "LossScaler",
     "MeasuringConfig",
     "MemoryNeed",

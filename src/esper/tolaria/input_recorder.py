@@ -60,6 +60,11 @@ class InputRecorder:
         return InputRecorder(self._max_items)
 
     @property
+    def last_call(self) -> _Call:
+        """Arguments of the last pass with gradients, detached: in order, and by name."""
+        return self._calls[-1][1]
+
+    @property
     def num_batches(self) -> int:
         """Batches that are remembered."""
         return len(self._calls)

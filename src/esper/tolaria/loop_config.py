@@ -39,11 +39,13 @@ class LoopConfig:
     seed: int = 0
     """Of the weights of new seeds."""
     lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(incubation="residual"))
-    """How seeds move; the residual objective, because the loop's loss is not ours to call."""
+    """How seeds move; the residual objective, because the loop's loss is not ours to call. "shadow" where a
+    loss function is handed over."""
     gates: GateConfig = field(default_factory=GateConfig)
     """Thresholds of the quality gates."""
-    tracker: SignalTrackerConfig = field(default_factory=SignalTrackerConfig)
-    """How plateaus and stability are told."""
+    tracker: SignalTrackerConfig = field(default_factory=lambda: SignalTrackerConfig(settles_against="best"))
+    """How plateaus and stability are told; against the best loss, because rates and batches that are not ours
+    may make the loss go up and down for as long as the loop runs."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -59,8 +61,8 @@ class LoopConfig:
             raise ConfigError(f"loop.horizon={self.horizon}: must be >= 1, or None where it is not known")
         if not 0 <= self.keep_threshold < float("inf"):
             raise ConfigError(f"loop.keep_threshold={self.keep_threshold}: must be finite and >= 0")
-        if self.lifecycle.incubation != "residual":
+        if self.lifecycle.incubation == "straight_through":
             raise ConfigError(
-                f"lifecycle.incubation={self.lifecycle.incubation!r}: in a loop of your own seeds learn by "
-                "'residual', the only objective that asks nothing of the loop"
+                "lifecycle.incubation='straight_through': in a loop of your own seeds learn by 'residual', "
+                "which asks nothing of the loop, or by 'shadow', which asks for its loss function"
             )

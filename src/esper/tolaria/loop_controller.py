@@ -6,8 +6,8 @@ step      after a batch       remembers the loss; the clock is the optimiser's o
 observe   after an interval   their metrics, their evaluation with each seed off           events
 ```
 Ramps, warm-ups and what seeds learn hang on hooks of the optimiser's step, so that they hold whatever the
-loop does in between: accumulation, scalers, clipping. Incubation is the residual lesson in the loop's own
-backward pass. Is handed a policy and an optimiser; knows no loss, no data and no model but its own.
+loop does in between: accumulation, scalers, clipping. Seeds incubate in the loop's own backward pass: by the
+residual lesson, or, where a loss function is handed over, by their true loss. Knows no data.
 """
 
 from __future__ import annotations
@@ -39,12 +39,20 @@ from esper.leyline import (
     refuse_action,
 )
 from esper.tolaria.acting import describe_exhausted
+from esper.tolaria.guest_lessons import ShadowLessons, check_lesson
 from esper.tolaria.guest_measuring import GuestMeasurer, read_values
+from esper.tolaria.guest_steps import before_step
 from esper.tolaria.host_events import describe_decision
 from esper.tolaria.input_recorder import InputRecorder
 from esper.tolaria.interval_totals import IntervalTotals
 from esper.tolaria.ledger import FlopsLedger
-from esper.tolaria.loop_facts import build_budgets, build_loop_outcome, charge_evaluation, charge_measuring
+from esper.tolaria.loop_facts import (
+    UNSEEN,
+    build_budgets,
+    build_loop_outcome,
+    charge_evaluation,
+    charge_measuring,
+)
 from esper.tolaria.offers import build_action_space, keep_affordable, list_offers, refuse_blend
 from esper.tolaria.signals import SignalTracker
 from esper.tolaria.steps import build_epoch_event, build_slot_events, record_outcome
@@ -52,15 +60,11 @@ from esper.tolaria.steps import build_epoch_event, build_slot_events, record_out
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esper.tolaria.guest_lessons import LoopLoss
     from esper.tolaria.guest_optimizer import GuestOptimizer
     from esper.tolaria.loop_config import LoopConfig
 
 _SHARE_OF_FIRST = 0.1
-_UNSEEN = (
-    "steps were made, but no training pass went through the grown model: call what esper.grow returned "
-    "itself, and compile it by grown.compile(); until then FLOPs are not counted, and seeds beside layers "
-    "that keep statistics cannot be measured"
-)
 
 
 @final
@@ -75,7 +79,7 @@ class LoopController:
             controller.observe({"loss": loss}, evaluate=evaluate)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of somebody else's loop
         self,
         model: MorphogeneticModel,
         optimizer: torch.optim.Optimizer,
@@ -85,6 +89,7 @@ class LoopController:
         *,
         sink: EventSink | None = None,
         read_scale: Callable[[], float] = lambda: 1.0,
+        loss_fn: LoopLoss | None = None,
     ) -> None:
         """Hook into the optimiser's steps and the model's passes; nothing grows yet.
 
@@ -96,7 +101,12 @@ class LoopController:
             config: Metric, budget, gates.
             sink: Where events go beside being returned.
             read_scale: Returns the loss scale of the next backward pass; asked while a seed incubates.
+            loss_fn: What `compute_loss` computes; given exactly where seeds incubate by "shadow".
+
+        Raises:
+            ConfigError: If there is a loss function and no use for it, or the other way round.
         """
+        check_lesson(config, loss_fn)
         self.model, self.guest, self.policy, self.config = model, guest, policy, config
         self._optimizer = optimizer
         self._sink: EventSink = NullSink() if sink is None else sink
@@ -118,14 +128,15 @@ class LoopController:
         """Decisions so far; part of the random path of seeds."""
         self.totals = IntervalTotals()
         self._lesson_weight = torch.full((), model.incubation.residual_weight / config.accumulation)
-        model.teach_in_graph(self._lesson_weight)
+        model.teach_in_loop(self._lesson_weight if loss_fn is None else None)
         policy.reset()
         self._read_scale = read_scale
+        self._lessons = None if loss_fn is None else ShadowLessons(model, self.recorder, loss_fn, read_scale)
         self._handles = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
             model.register_forward_pre_hook(self.recorder, with_kwargs=True),
-            model.register_forward_pre_hook(self._before_pass),
+            model.register_forward_pre_hook(self._lessons.watch if self._lessons else self._before_pass),
         )
         self._has_warned = False
         try:
@@ -150,18 +161,26 @@ class LoopController:
                 f"act() after {self.batch - self.interval_start} steps that no observe() has ended: "
                 "the order is act, train, observe"
             )
+        if self._lessons is not None:
+            self._lessons.begin_interval()
         decision = self.policy.decide(self.look())
         _, events = self.carry_out(decision)
         events += self.model.begin_epoch(self.clock)
         self.follow_topology()
         return events
 
-    def step(self, loss: Tensor | float | None = None) -> None:
-        """Remember the loss of a batch; the clock itself is the optimiser's own steps.
+    def compute_loss(self, outputs: object, rest: Sequence[object]) -> Tensor:
+        """Return the loop's loss, in whose backward pass incubating seeds learn, too (`ShadowLessons.join`).
 
-        Args:
-            loss: Mean over the batch's items, a scalar; None = not told.
+        Raises:
+            ConfigError: If there is no loss function, or it is of another kind.
         """
+        if self._lessons is None:
+            raise ConfigError("loss() without a loss function: pass loss_fn= to esper.Controller")
+        return self._lessons.join(outputs, rest)
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Remember the mean loss of a batch; the clock itself is the optimiser's own steps."""
         if loss is not None:
             self.totals.add_loss(loss)
 
@@ -187,6 +206,8 @@ class LoopController:
                 "observe() without an optimiser step since the last one: the controller counts the steps of "
                 "the optimiser it was given, so train with that one, in between"
             )
+        if self._lessons is not None:
+            self._lessons.check_used()
         if metrics is None and evaluate is not None:
             with torch.no_grad():
                 metrics = evaluate()
@@ -321,19 +342,7 @@ class LoopController:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        """Look at the gradients: now, or once the step's closure has computed them."""
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if not callable(closure):
-            self._look_at_gradients()
-            return None
-
-        def compute() -> object:
-            loss = closure()
-            self._look_at_gradients()
-            return loss
-
-        rest = {name: value for name, value in kwargs.items() if name != "closure"}
-        return (optimizer, compute, *args[2:]), rest
+        return before_step(self._look_at_gradients, optimizer, args, kwargs)
 
     def _look_at_gradients(self) -> None:
         if any(slot.state.stage.is_trained for slot in self.model.each_slot()):
@@ -375,7 +384,7 @@ class LoopController:
         if num_items or self._has_warned:
             return []
         self._has_warned = True
-        return [Notice(epoch=self.epoch + 1, text=_UNSEEN)]
+        return [Notice(epoch=self.epoch + 1, text=UNSEEN)]
 
     def _reference(self, slot_id: str) -> nn.Parameter | None:
         """Return a parameter of the module at a slot: its group says how a seed there is trained."""

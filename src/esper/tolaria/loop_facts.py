@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 ENDLESS = 1_000_000
 """Intervals until the horizon where a loop does not say how long it runs."""
 
+UNSEEN = (
+    "steps were made, but no training pass went through the grown model: call what esper.grow returned "
+    "itself, and compile it by grown.compile(); until then FLOPs are not counted, and seeds beside layers "
+    "that keep statistics cannot be measured"
+)
+"""What an interval without a pass is told."""
+
 
 class MeasuredLoop(Protocol):
     """What is read of a loop controller, and the ledger that is charged."""

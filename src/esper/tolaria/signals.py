@@ -17,7 +17,11 @@ from esper.leyline import (
     ForeignCheckpointError,
     JsonValue,
     TrainingSignals,
+    suggest,
 )
+
+SETTLES_AGAINST = ("previous", "best")
+"""What the fall of a loss may be measured from."""
 
 
 @final
@@ -29,6 +33,10 @@ class SignalTrackerConfig:
     """Metric gain in one interval below which a plateau goes on, in metric units, >= 0: half a point."""
     stable_improvement: float = 0.03
     """Relative fall of the validation loss below which an interval is calm, in (0, 1): steep falls end."""
+    settles_against: str = "previous"
+    """What a fall is measured from: the "previous" loss, or the "best" so far. They agree while the loss only
+    falls; where it goes up and down, half of the intervals fall from the previous one, and a host that has
+    long stopped to improve is never calm."""
     stable_epochs: int = 3
     """Calm intervals in a row after which the host is stable for good, >= 0; 0 = at once. 3, because one or
     two calm ones come by chance."""
@@ -47,6 +55,11 @@ class SignalTrackerConfig:
             raise ConfigError(f"tracker.stable_improvement={self.stable_improvement}: must be in (0, 1)")
         if self.stable_epochs < 0:
             raise ConfigError(f"tracker.stable_epochs={self.stable_epochs}: must be >= 0")
+        if self.settles_against not in SETTLES_AGAINST:
+            raise ConfigError(
+                f"tracker.settles_against={self.settles_against!r}: "
+                f"{suggest(self.settles_against, SETTLES_AGAINST)}"
+            )
         if not (math.isfinite(self.max_loss_ratio) and self.max_loss_ratio > 1):
             raise ConfigError(f"tracker.max_loss_ratio={self.max_loss_ratio}: must be finite and > 1")
 
@@ -107,7 +120,8 @@ class SignalTracker:
         if not self._losses:
             return False
         previous = self._losses[-1]
-        has_settled = previous - loss < self._config.stable_improvement * previous
+        start = self._best_loss if self._config.settles_against == "best" else previous
+        has_settled = start - loss < self._config.stable_improvement * start
         return has_settled and loss < self._config.max_loss_ratio * previous
 
     def state(self) -> dict[str, JsonValue]:
