@@ -15,10 +15,12 @@ from esper.kasmina import build_seeded
 from esper.runtime.api import grow
 from esper.runtime.controller import Controller
 from esper.runtime.growable import Growable
+from esper.tolaria import LoopLoss
 from faults.test_leaks import MAX_BYTES_PER_CYCLE, compute_slope, read_resident_bytes
 from tolaria.loop_toys import TRAIN, Net
 
 BLUEPRINTS = ("mlp", "mlp_small", "low_rank", "norm")
+LESSONS = [pytest.param(None, id="residual"), pytest.param(F.cross_entropy, id="shadow")]
 X, Y = TRAIN[0][:8], TRAIN[1][:8]
 
 
@@ -39,12 +41,13 @@ class Belongings:
 class Loop:
     """A model, an AdamW, a scheduler and a controller; a seed's life is a few of their steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss_fn: LoopLoss | None) -> None:
         host = build_seeded(lambda: Net(norm=True), 0)
         self.grown: Growable = grow(host, sample=TRAIN[0][:2], at=["body", "neck"], policy="never")
         self.optimizer = torch.optim.AdamW(self.grown.named_parameters(), lr=1e-3)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0 / (1 + step))
-        self.controller = Controller(self.grown, self.optimizer, self.scheduler)
+        self.controller = Controller(self.grown, self.optimizer, self.scheduler, loss_fn=loss_fn)
+        self.ask: LoopLoss = F.cross_entropy if loss_fn is None else self.controller.loss
 
     def live_and_die(self, cycle: int) -> None:
         """One seed: planted, trained in isolation and, in every second life, with influence, then culled."""
@@ -79,15 +82,20 @@ class Loop:
 
     def _train(self) -> None:
         self.optimizer.zero_grad()
-        F.cross_entropy(self.grown(X), Y).backward()  # type: ignore[no-untyped-call]
+        loss = self.ask(self.grown(X), Y)
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss_fn", LESSONS)
 @pytest.mark.battery("T39")
-def test_two_hundred_seeds_in_somebody_elses_loop_leave_nothing_behind(battery: BatteryRecord) -> None:
-    loop = Loop()
+def test_two_hundred_seeds_in_somebody_elses_loop_leave_nothing_behind(
+    battery: BatteryRecord, loss_fn: LoopLoss | None
+) -> None:
+    loop = Loop(loss_fn)
     for cycle in range(12):
         loop.live_and_die(cycle)
     before = loop.count()
@@ -99,11 +107,12 @@ def test_two_hundred_seeds_in_somebody_elses_loop_leave_nothing_behind(battery: 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("loss_fn", LESSONS)
 @pytest.mark.battery("T39")
 def test_five_thousand_seeds_in_somebody_elses_loop_leave_nothing_and_memory_stays(
-    battery: BatteryRecord,
+    battery: BatteryRecord, loss_fn: LoopLoss | None
 ) -> None:
-    loop, sizes = Loop(), []
+    loop, sizes = Loop(loss_fn), []
     for cycle in range(500):
         loop.live_and_die(cycle)
     before = loop.count()
