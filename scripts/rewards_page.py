@@ -51,7 +51,7 @@ same value for the same facts and memory; a memory of plain JSON data, so that a
 built-in terms pass the same check.
 
 `reward.extra_terms` names such classes with their weights:
-[Your own policy, your own reward](your-own-code.md).
+[Your own policy, reward, seed](your-own-code.md).
 """
 
 

@@ -43,6 +43,7 @@ WORDS = {
     "host.optimizer.name": "adamw",
     "host.lifecycle.incubation": "straight_through",
     "heuristic.slot_order": "last",
+    "host.tracker.settles_against": "best",
     "telemetry.progress": "plain",
     "network.kind": "flat",
     "network.factorisation": "factored",

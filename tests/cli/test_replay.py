@@ -39,8 +39,11 @@ def make_report(
 def answer_with(monkeypatch: pytest.MonkeyPatch, report: ReplayReport) -> list[tuple[Path, int | None]]:
     called: list[tuple[Path, int | None]] = []
 
-    def replay_run(run: Path, *, num_epochs: int | None = None, on_epoch: Told = None) -> ReplayReport:
+    def replay_run(
+        run: Path, *, num_epochs: int | None, on_epoch: Told, is_code_trusted: bool
+    ) -> ReplayReport:
         called.append((run, num_epochs))
+        assert not is_code_trusted
         assert on_epoch is not None
         on_epoch(4, 8)
         return report
@@ -121,7 +124,7 @@ def test_a_log_that_cannot_be_replayed_is_refused_in_one_line(tmp_path: Path, da
 
 
 def test_missing_data_exits_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(run: Path, *, num_epochs: int | None = None, on_epoch: Told = None) -> ReplayReport:
+    def refuse(run: Path, **rest: object) -> ReplayReport:
         raise DataError("fashion_mnist is not there")
 
     monkeypatch.setattr(replay, "replay_run", refuse)

@@ -112,3 +112,27 @@ class NeedsArguments(FirstSeed):
     def __init__(self, rate):
         pass
 """
+
+SEED_MODULE = "own_seeds"
+SEEDS = """
+import esper
+from torch import nn
+
+
+@esper.blueprint("scale", needs="2d")
+def scale(spec):
+    layer = nn.Conv2d(spec.num_channels, spec.num_channels, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@esper.blueprint("shift", needs="2d")
+def shift(spec):
+    return scale.build(spec)
+
+
+def plain(spec):
+    return scale.build(spec)
+"""
+"""Two seeds of a user's own, and a builder without the decorator."""

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina import SlotSpec
-from esper.leyline import BlueprintContractError, ConfigError, UnknownNameError
-from esper.runtime.own_blueprints import blueprint, extend_registry
+from esper.kasmina import MAX_DIFFERENCE, SlotSpec, builtin_registry
+from esper.leyline import BlueprintContractError, ConfigError, EsperError, UnknownNameError
+from esper.runtime.controller import Controller
+from esper.runtime.export_run import export_run
+from esper.runtime.own_blueprints import add_to_rotation, blueprint, extend_registry, load_offer
+from esper.runtime.replay import replay_run
+from esper.runtime.run import run_experiment
+from esper.tamiyo import HeuristicConfig
+from runtime.own_code import SEED_MODULE, SEEDS
 from runtime.own_models import grow_net
+from runtime.test_run import tiny
 from tolaria.loop_toys import TRAIN
 
 
@@ -80,3 +92,84 @@ def test_two_of_one_id_are_refused() -> None:
     mine = blueprint("mlp", needs="flat")(_zeroed)
     with pytest.raises(ConfigError, match="'mlp' is registered already"):
         extend_registry([mine])
+
+
+# ---------------------------------------------------------------------- offered by a configuration
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current directory with a module of own seeds; search path and modules are put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / f"{SEED_MODULE}.py").write_text(SEEDS, encoding="utf-8")
+    (tmp_path / "own_bad.py").write_text(
+        SEEDS.replace("    nn.init.zeros_(layer.weight)\n", ""), encoding="utf-8"
+    )
+    yield tmp_path
+    for name in (SEED_MODULE, "own_bad"):
+        sys.modules.pop(name, None)
+
+
+def test_a_configuration_offers_own_seeds_beside_built_in_ones(folder: Path) -> None:
+    registry, names = load_offer(("conv", f"{SEED_MODULE}:scale"))
+    assert names == ("conv", "scale")
+    assert registry.get("scale").family == "own"
+    assert "scale" not in builtin_registry().ids
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("own_seeds:scail", r"own_seeds .*has no blueprint scail: did you mean 'scale'"),
+        ("own_seeds:plain", "has plain, but it is a function; expected a blueprint"),
+        ("own_sedes:scale", "there is no module 'own_sedes'.*own_seeds"),
+        ("own_seeds:", "expected package.module:Class"),
+        ("own_bad:scale", "0 at birth|exactly 0"),
+    ],
+)
+def test_a_seed_that_cannot_be_had_is_refused_in_one_line(folder: Path, reference: str, message: str) -> None:
+    with pytest.raises(EsperError, match=message):
+        load_offer((reference,))
+
+
+def test_what_is_offered_by_its_own_name_joins_the_rotation_once() -> None:
+    rules = HeuristicConfig()
+    flat = blueprint("flat_one", needs="flat")(_zeroed)
+    both = blueprint("both", needs=("flat", "sequence"))(_zeroed)
+    wider = add_to_rotation(add_to_rotation(rules, [flat, both]), [flat])
+    assert wider.blueprints_flat == (*rules.blueprints_flat, "flat_one", "both")
+    assert wider.blueprints_sequence == (*rules.blueprints_sequence, "both")
+    assert wider.blueprints_2d == rules.blueprints_2d
+
+
+def test_the_heuristic_plants_an_own_seed_beside_built_in_ones() -> None:
+    mine = blueprint("scale", needs="flat")(_zeroed)
+    grown = grow_net(policy="heuristic", blueprints=["mlp_small", mine])
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.01)
+    controller = Controller(grown, optimizer, epochs=100)
+    planted = set()
+    for _ in range(30):
+        told = controller.act()
+        planted |= {word for event in told for word in ("scale", "mlp_small") if f"({word})" in str(event)}
+        optimizer.step()
+        controller.observe(1.0)
+    assert planted == {"scale", "mlp_small"}
+
+
+def test_a_run_grows_own_seeds_and_rebuilds_them_only_where_their_code_is_trusted(folder: Path) -> None:
+    config = replace(tiny("heuristic"), blueprints=(f"{SEED_MODULE}:scale",))
+    config = replace(config, heuristic=replace(config.heuristic, first_germination_epoch=1))
+    run = folder / "run"
+    result = run_experiment(config, run_dir=run, provenance={})
+    assert {slot["blueprint"] for slot in result.slots} & {"scale"}
+    (folder / f"{SEED_MODULE}.py").rename(folder / "elsewhere.py")
+    sys.modules.pop(SEED_MODULE)
+    for rebuild in (lambda: replay_run(run), lambda: export_run(run, folder / "m", allow_unfinished=True)):
+        with pytest.raises(ConfigError, match=r"names code of seeds.*own_seeds:scale.*--trust-code"):
+            rebuild()
+    assert SEED_MODULE not in sys.modules
+    (folder / "elsewhere.py").rename(folder / f"{SEED_MODULE}.py")
+    assert replay_run(run, is_code_trusted=True).is_identical
+    summary = export_run(run, folder / "m", allow_unfinished=True, is_code_trusted=True)
+    assert summary.max_difference <= MAX_DIFFERENCE

@@ -3,7 +3,7 @@
 The model needs no esper. FILE.pt2 loads with torch alone, FILE.onnx with any ONNX runtime; DIR holds
 weights.safetensors, architecture.json and model.py, plain torch code with a `load()`. What was written is
 loaded again and compared with the grown network; if it differs, it is deleted. Refused while a seed is in
-flight, unless --allow-unfinished leaves such seeds out.
+flight, unless --allow-unfinished leaves such seeds out. Seeds of your own are rebuilt with --trust-code.
 
 Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits.pt2
 Example: esper export runs/digits-heuristic-0-20260101-120000 -o digits
@@ -18,6 +18,7 @@ from esper.cli.arguments import CommandParser
 from esper.cli.output import write_json, write_text
 from esper.leyline import ExitCode
 from esper.runtime.export_run import export_run
+from esper.runtime.resuming import TRUST_FLAG
 
 
 def run(args: Sequence[str]) -> int:
@@ -42,9 +43,20 @@ def run(args: Sequence[str]) -> int:
         dest="is_unfinished_allowed",
         help="leave out seeds that are neither kept nor removed yet",
     )
+    parser.add_argument(
+        TRUST_FLAG,
+        action="store_true",
+        dest="is_code_trusted",
+        help="import the code of seeds of your own that the configuration of the run names",
+    )
     parser.add_argument("--json", action="store_true", dest="is_json", help="print the summary as JSON")
     given = parser.parse_all(args)
-    summary = export_run(given.run, given.output, allow_unfinished=given.is_unfinished_allowed)
+    summary = export_run(
+        given.run,
+        given.output,
+        allow_unfinished=given.is_unfinished_allowed,
+        is_code_trusted=given.is_code_trusted,
+    )
     if given.is_json:
         write_json(summary.to_json())
     else:

@@ -19,7 +19,6 @@ from esper.kasmina import (
     TransformerHost,
     TransformerHostConfig,
     build_seeded,
-    builtin_registry,
 )
 from esper.leyline import (
     ConfigError,
@@ -36,6 +35,7 @@ from esper.leyline import (
 )
 from esper.runtime.devices import available_memory, resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
+from esper.runtime.own_blueprints import load_offer
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tolaria import (
@@ -163,7 +163,7 @@ def assemble(
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
     refuse_without_scores(config.policy, config)
-    registry = builtin_registry()
+    registry, offer = load_offer(config.blueprints)
     for layout in Layout:
         for name in config.heuristic.rotation_for(layout.value):
             registry.get(name)  # a misspelt id would only be passed over
@@ -176,7 +176,7 @@ def assemble(
         cache=DeviceCache() if cache is None else cache,
         registry=registry,
         device=device,
-        blueprints=config.blueprints,
+        blueprints=offer,
         slots=config.slots,
         sink=NullSink() if sink is None else sink,
         probe=NullProbe() if probe is None else probe,

@@ -30,7 +30,9 @@ from esper.leyline import (
 )
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.metric_names import name_metric
+from esper.runtime.own_blueprints import add_to_rotation
 from esper.runtime.policies import SCORED_POLICY, find_policy
+from esper.tamiyo import HeuristicConfig
 from esper.tolaria import (
     CheckpointStore,
     GuestOptimizer,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from esper.kasmina import BlueprintRegistry, BlueprintSpec
     from esper.runtime.growable import Growable
     from esper.runtime.loop_events import LoopEvent
     from esper.tolaria import LoopLoss
@@ -65,8 +68,15 @@ class Scaler(Protocol):
         """Divide gradients by it."""
 
 
-def resolve_policy(policy: TamiyoPolicy | str, seed: int) -> TamiyoPolicy:
+def resolve_policy(
+    policy: TamiyoPolicy | str, seed: int, offered: Sequence[BlueprintSpec] = ()
+) -> TamiyoPolicy:
     """Return a policy by what a command line calls it; one that is a policy already comes back.
+
+    Args:
+        policy: A policy or a name.
+        seed: Of its draws.
+        offered: Blueprints that were offered by their own names: a heuristic plants them, too.
 
     Raises:
         EsperError: If the name, folder or class is none.
@@ -77,7 +87,8 @@ def resolve_policy(policy: TamiyoPolicy | str, seed: int) -> TamiyoPolicy:
         raise ConfigError(
             f"policy={policy!r} plants by scores, which need the loss: in a loop of your own use 'heuristic'"
         )
-    return find_policy(policy, ExperimentConfig(), seed=derive_seed(seed, "policy", 0), is_greedy=True).policy
+    config = ExperimentConfig(heuristic=add_to_rotation(HeuristicConfig(), offered))
+    return find_policy(policy, config, seed=derive_seed(seed, "policy", 0), is_greedy=True).policy
 
 
 @final
@@ -135,12 +146,11 @@ class Controller:
         plan = grown.plan
         given = (metric, higher_is_better, metric_scale, epochs, keep_threshold, accumulation)
         _refuse_both(config, given)
-        spec = name_metric(metric, higher_is_better, metric_scale)
         settings = config or LoopConfig(
-            metric=spec,
+            metric=name_metric(metric, higher_is_better, metric_scale),
             blueprints=plan.blueprints,
             budget=plan.budget,
-            is_scale_known=metric_scale is not None or spec.is_higher_better,
+            is_scale_known=metric_scale is not None or name_metric(metric, higher_is_better).is_higher_better,
             horizon=epochs,
             keep_threshold=keep_threshold,
             accumulation=accumulation,
@@ -149,9 +159,10 @@ class Controller:
         )
         schedulers = (scheduler,) if isinstance(scheduler, LRScheduler) else tuple(scheduler or ())
         if grown.controller is not None:
-            raise ConfigError("this model has a controller already: close() it before another takes over")
+            raise ConfigError("this model has a controller already: close() it before the next takes over")
         self._grown, self._optimizer, self._scaler, self._reason = grown, optimizer, scaler, ""
-        decider = resolve_policy(plan.policy if policy is None else policy, plan.seed)
+        named = _find_named(grown.model.registry, settings.blueprints)
+        decider = resolve_policy(policy or plan.policy, plan.seed, named)
         guest = GuestOptimizer(
             optimizer,
             schedulers,
@@ -343,6 +354,11 @@ class Controller:
     def _tell(self, events: Sequence[object]) -> list[LoopEvent]:
         told = self._grown.narrator.tell(events)  # type: ignore[arg-type]
         return [event for event in told if event.text]
+
+
+def _find_named(registry: BlueprintRegistry, names: Sequence[str]) -> list[BlueprintSpec]:
+    """Return what is offered by its own name, not by that of a family."""
+    return [registry.get(name) for name in names if name in registry.ids]
 
 
 def _refuse_both(config: LoopConfig | None, given: tuple[object, ...]) -> None:

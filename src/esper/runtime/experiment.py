@@ -216,7 +216,8 @@ class ExperimentConfig:
     folder, schedule:FILE or your own package.module:Class; ppo trains a policy on many hosts. The heuristic,
     because it needs nothing learned."""
     blueprints: tuple[str, ...] = ()
-    """Blueprint ids or families on offer; empty = every built-in that fits."""
+    """Blueprint ids or families on offer, and your own as package.module:name; empty = every built-in that
+    fits."""
     slots: tuple[str, ...] = ()
     """Slot ids to use; empty = every growth point of the host."""
     num_threads: int = 0

@@ -42,7 +42,7 @@ from esper.runtime.export_programs import (
     save_onnx,
     save_program,
 )
-from esper.runtime.resuming import restore_host
+from esper.runtime.resuming import refuse_unconfirmed_blueprints, restore_host
 from esper.runtime.run import CHECKPOINT_KIND
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
@@ -96,7 +96,9 @@ class ExportSummary:
         }
 
 
-def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSummary:
+def export_run(
+    run: Path, target: Path, *, allow_unfinished: bool, is_code_trusted: bool = False
+) -> ExportSummary:
     """Write a run's newest network as a plain model and compare the written files with the original.
 
     Runs on the CPU, wherever the network was trained.
@@ -106,18 +108,21 @@ def export_run(run: Path, target: Path, *, allow_unfinished: bool) -> ExportSumm
         target: A file ending in .pt2 or .onnx, or a directory for weights.safetensors, architecture.json and
             model.py.
         allow_unfinished: Leave out seeds that are still in flight instead of refusing.
+        is_code_trusted: Whether code of seeds that the run's configuration names may be imported.
 
     Raises:
         RunDirectoryError: If `run` is not a run.
         CheckpointError: If no valid checkpoint is there.
         ExportError: If a seed is in flight, the target cannot be written, or the files differ from the
             network; nothing is left behind then.
-        ConfigError: If the target exists, has another suffix, or ONNX packages are missing.
+        ConfigError: If the target exists, has another suffix, ONNX packages are missing, or code is not
+            trusted.
     """
     read_meta(run)
     check_target(target)
     config = read_config(run / CONFIG_NAME)
     # Nothing is decided any more, so that whoever did is not built, and no user's code is imported.
+    refuse_unconfirmed_blueprints(run, config, is_trusted=is_code_trusted)
     host = replace(config.host, device="cpu", compile="none")
     assembly = assemble(replace(config, policy="never", host=host))
     store = CheckpointStore(run / CHECKPOINTS_NAME, kind=CHECKPOINT_KIND, esper_version=version("esper-lite"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esper.kasmina import (
@@ -14,11 +15,14 @@ from esper.kasmina import (
     require_contract,
 )
 from esper.leyline import ConfigError, Layout, suggest
+from esper.runtime.user_code import load_blueprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import nn
+
+    from esper.tamiyo import HeuristicConfig
 
 _SAMPLES = (
     SlotSpec(slot_id="sample", layout=Layout.MAP_2D, shape=(16, 8, 8), num_channels=16),
@@ -77,6 +81,42 @@ def blueprint(
         return spec
 
     return decorate
+
+
+def load_offer(names: Sequence[str]) -> tuple[BlueprintRegistry, tuple[str, ...]]:
+    """Return a registry for what a configuration offers, and the names on offer.
+
+    Args:
+        names: Ids, families, or "package.module:name" of own ones, which are imported; none = every built-in.
+
+    Raises:
+        EsperError: If a name is unknown, a module cannot be imported, or a blueprint breaks the contract.
+    """
+    return extend_registry([load_blueprint(name) if is_reference(name) else name for name in names])
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name of a configuration is that of a user's own blueprint."""
+    return ":" in name
+
+
+def add_to_rotation(rules: HeuristicConfig, specs: Iterable[BlueprintSpec]) -> HeuristicConfig:
+    """Return the heuristic's rules with blueprints at the end of the rotations of their layouts.
+
+    What somebody offers by its own name is wanted, and would otherwise never be planted beside those that
+    stand in a rotation.
+    """
+    fields = {
+        Layout.MAP_2D: "blueprints_2d",
+        Layout.SEQUENCE: "blueprints_sequence",
+        Layout.FLAT: "blueprints_flat",
+    }
+    for spec in specs:
+        for layout in sorted(spec.layouts & fields.keys(), key=lambda known: known.value):
+            present = rules.rotation_for(layout.value)
+            if spec.id not in present:
+                rules = replace(rules, **{fields[layout]: (*present, spec.id)})  # type: ignore[arg-type]
+    return rules
 
 
 def extend_registry(

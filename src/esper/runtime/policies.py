@@ -32,7 +32,8 @@ from esper.leyline import (
     suggest,
 )
 from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
-from esper.runtime.user_code import REFERENCE_FORM, build_own_policy, split_reference
+from esper.runtime.own_blueprints import add_to_rotation, is_reference
+from esper.runtime.user_code import REFERENCE_FORM, build_own_policy, load_blueprint, split_reference
 from esper.tamiyo import (
     POLICY_NAMES,
     FixedSchedulePolicy,
@@ -131,8 +132,10 @@ def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greed
     reference = resolve_auto(reference)
     kind = _classify(reference)
     if kind == "name":
-        rules = build_policy(reference, seed=seed, config=config.heuristic, greedy=config.greedy)
-        return PolicyChoice(name=reference, policy=rules)
+        own = map(load_blueprint, filter(is_reference, config.blueprints))
+        rules = add_to_rotation(config.heuristic, own)
+        policy = build_policy(reference, seed=seed, config=rules, greedy=config.greedy)
+        return PolicyChoice(name=reference, policy=policy)
     if kind == "pretrained":
         with resources.as_file(resources.files("esper.runtime") / PRETRAINED_FOLDER) as folder:
             if not (folder / POLICY_FILE).exists():

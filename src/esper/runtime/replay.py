@@ -22,6 +22,7 @@ from esper.runtime.config_file import read_config
 from esper.runtime.episode_log import read_decision, read_episode
 from esper.runtime.event_comparison import Comparison, Difference
 from esper.runtime.experiment import TRAINABLE_NAMES
+from esper.runtime.resuming import refuse_unconfirmed_blueprints
 from esper.runtime.run import LateSink, describe_start
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CONFIG_NAME, read_meta
@@ -82,7 +83,11 @@ class ReplayReport:
 
 
 def replay_run(
-    run: Path, *, num_epochs: int | None = None, on_epoch: Callable[[int, int], None] | None = None
+    run: Path,
+    *,
+    num_epochs: int | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
+    is_code_trusted: bool = False,
 ) -> ReplayReport:
     """Repeat a growth run from its configuration, its seed and its decisions, and compare.
 
@@ -90,16 +95,18 @@ def replay_run(
         run: Its directory; nothing in it is changed.
         num_epochs: How many epochs to repeat, from the first; None = all that are on record.
         on_epoch: Told (epoch, epochs on record) of every epoch that came out as on record.
+        is_code_trusted: Whether code of seeds that the run's configuration names may be imported.
 
     Raises:
         RunDirectoryError: If it is not a run, or its files cannot be read.
-        ConfigError: If it trained a policy, or `num_epochs` is out of range.
+        ConfigError: If it trained a policy, `num_epochs` is out of range, or code is not trusted.
         DataError: If the event log is damaged or does not say what was decided, or a data set is missing.
     """
     meta = read_meta(run)
     config = read_config(run / CONFIG_NAME)
     if config.policy in TRAINABLE_NAMES:
         raise ConfigError(f"{run} trained a policy ({config.policy}); only a growth run can be replayed")
+    refuse_unconfirmed_blueprints(run, config, is_trusted=is_code_trusted)
     episode = read_episode(run)
     if num_epochs is not None and not 1 <= num_epochs <= episode.num_epochs:
         raise ConfigError(f"{num_epochs} epochs to replay: {run} has 1 to {episode.num_epochs} on record")

@@ -14,6 +14,7 @@ from esper.leyline import ConfigError, ForeignCheckpointError
 from esper.runtime.assemble import Assembly
 from esper.runtime.config_file import ResolvedExperiment, leaf_values, read_config
 from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.own_blueprints import is_reference
 from esper.runtime.ranks import DistributedConfig
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 from esper.tolaria import HostRun, StateRecord
@@ -135,6 +136,26 @@ def refuse_unconfirmed_code(run_dir: Path, resolved: ResolvedExperiment, *, is_t
         raise ConfigError(
             f"{run_dir / CONFIG_NAME} names code, which going on would import and run: {shown}; if the run "
             f"is yours, or you have read that code, say so with {TRUST_FLAG} or repeat the setting as a flag"
+        )
+
+
+def refuse_unconfirmed_blueprints(run_dir: Path, config: ExperimentConfig, *, is_trusted: bool) -> None:
+    """Refuse to rebuild a network with seeds whose code only the run's own configuration names.
+
+    Args:
+        run_dir: The run.
+        config: Its configuration.
+        is_trusted: Whether the command line has said that such code may be imported.
+
+    Raises:
+        ConfigError: Naming the code, and the flag that allows it.
+    """
+    named = () if is_trusted else tuple(filter(is_reference, config.blueprints))
+    if named:
+        raise ConfigError(
+            f"{run_dir / CONFIG_NAME} names code of seeds, which rebuilding the network would import: "
+            f"{', '.join(name[:80] for name in named)}; if the run is yours, or you have read that code, say "
+            f"so with {TRUST_FLAG}"
         )
 
 

@@ -16,10 +16,11 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from esper.kasmina import BlueprintSpec
 from esper.leyline import ConfigError, EsperError, TamiyoPolicy, suggest
 from esper.runtime.run_records import CONFIG_NAME, META_NAME
 from esper.simic import (
@@ -72,18 +73,45 @@ def load_class(reference: str, *, what: str) -> type:
         ConfigError: If the reference is malformed, there is no such module, it lies inside a run directory,
             importing it fails, or it holds no such class.
     """
-    module_name, name = split_reference(reference, what=what)
-    _make_folder_importable()
-    _refuse_code_of_a_run(module_name, f"{what} {reference!r}")
-    module = _import_module(module_name, f"{what} {reference!r}")
+    module, name = _import_named(reference, what)
     found: object = getattr(module, name, None)
     if isinstance(found, type):
         return found
-    where = f"{what} {reference!r}: {module_name} ({getattr(module, '__file__', None) or 'no file'})"
-    if hasattr(module, name):
-        raise ConfigError(f"{where} has {name}, but it is a {type(found).__name__}; expected a class")
     classes = [key for key, value in vars(module).items() if _is_own_class(value, module)]
-    raise ConfigError(f"{where} has no class {name}: {_suggest(name, classes)}")
+    raise _refuse_found(f"{what} {reference!r}", module, name, "class", classes)
+
+
+def load_blueprint(reference: str) -> BlueprintSpec:
+    """Import the blueprint that a reference names; declaring it has held it to the contract.
+
+    Args:
+        reference: Such as "package.module:name", where `name` stands under `@esper.blueprint`.
+
+    Raises:
+        ConfigError: As `load_class`, or if the blueprint does not keep the contract.
+    """
+    module, name = _import_named(reference, "blueprints")
+    found: object = getattr(module, name, None)
+    if isinstance(found, BlueprintSpec):
+        return found
+    known = [key for key, value in vars(module).items() if isinstance(value, BlueprintSpec)]
+    raise _refuse_found(f"blueprints {reference!r}", module, name, "blueprint", known)
+
+
+def _import_named(reference: str, what: str) -> tuple[ModuleType, str]:
+    module_name, name = split_reference(reference, what=what)
+    _make_folder_importable()
+    _refuse_code_of_a_run(module_name, f"{what} {reference!r}")
+    return _import_module(module_name, f"{what} {reference!r}"), name
+
+
+def _refuse_found(where: str, module: ModuleType, name: str, kind: str, known: Sequence[str]) -> ConfigError:
+    """Return the refusal of a name that is not there, or is of another kind."""
+    place = f"{where}: {module.__name__} ({getattr(module, '__file__', None) or 'no file'})"
+    if hasattr(module, name):
+        found = type(getattr(module, name)).__name__
+        return ConfigError(f"{place} has {name}, but it is a {found}; expected a {kind}")
+    return ConfigError(f"{place} has no {kind} {name}: {_suggest(name, known)}")
 
 
 def build_own_policy(reference: str, *, seed: int) -> TamiyoPolicy:
