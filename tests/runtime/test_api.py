@@ -131,10 +131,12 @@ def test_a_wrong_call_is_answered_with_the_nearest_right_one(
     assert isinstance(raised.value, HostError | ConfigError)
 
 
-def test_the_name_heuristic_is_enough_and_another_is_refused_when_a_controller_is_made() -> None:
-    grown = grow(build_seeded(Net, 0), sample=TRAIN[0], policy="heuristik")
+def test_another_name_of_a_policy_is_refused_by_grow_and_by_the_controller() -> None:
     with pytest.raises(ConfigError, match="did you mean 'heuristic'"):
-        esper.Controller(grown, torch.optim.SGD(grown.parameters(), lr=0.1))
+        grow(build_seeded(Net, 0), sample=TRAIN[0], policy="heuristik")
+    grown = grow(build_seeded(Net, 0), sample=TRAIN[0])
+    with pytest.raises(ConfigError, match="did you mean 'heuristic'"):
+        esper.Controller(grown, torch.optim.SGD(grown.parameters(), lr=0.1), policy="heuristik")
 
 
 class Counting(Net):

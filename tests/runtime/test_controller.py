@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from esper.leyline import CheckpointError, ConfigError, EsperError, MetricSpec, UnknownNameError
-from esper.runtime.controller import Controller, resolve_policy
+from esper.leyline import CheckpointError, ConfigError, EsperError, MetricSpec
+from esper.runtime.controller import Controller
 from esper.runtime.growable import Growable
-from esper.tamiyo import NeverGrow
 from esper.tolaria import LoopConfig, LoopLoss
 from runtime.own_models import grow_net, item_losses, train_batches
 from tolaria.loop_toys import TRAIN, Script, advance, fossilize, germinate
@@ -51,16 +50,6 @@ def test_the_loop_of_the_readme_grows_and_tells_it_in_sentences() -> None:
     assert "body: seed body#1 (mlp_small) GERMINATED: +280 params, 512 FLOPs per item" in told
     assert any("TRAINING -> BLENDING" in line for line in told)
     assert (controller.epoch, controller.steps) == (5, 20)
-
-
-def test_policies_come_by_name_by_object_and_not_by_a_wrong_name() -> None:
-    own = NeverGrow()
-    assert resolve_policy(own, 0) is own
-    assert type(resolve_policy("heuristic", 0)).__name__ == "HeuristicTamiyo"
-    with pytest.raises(UnknownNameError, match="did you mean 'heuristic'"):
-        resolve_policy("heuristik", 0)
-    with pytest.raises(ConfigError, match="plants by scores, which need the loss"):
-        resolve_policy("greedy", 0)
 
 
 @pytest.mark.parametrize("loss_fn", [None, F.cross_entropy])

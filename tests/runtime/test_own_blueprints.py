@@ -23,7 +23,7 @@ from runtime.test_run import tiny
 from tolaria.loop_toys import TRAIN
 
 
-def _zeroed(spec: SlotSpec) -> nn.Module:
+def build_zeroed(spec: SlotSpec) -> nn.Module:
     layer = nn.Linear(spec.num_channels, spec.num_channels)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -31,7 +31,7 @@ def _zeroed(spec: SlotSpec) -> nn.Module:
 
 
 def test_a_decorated_builder_is_a_blueprint_that_can_be_planted() -> None:
-    mine = blueprint("scale", needs="flat")(_zeroed)
+    mine = blueprint("scale", needs="flat")(build_zeroed)
     grown = grow_net(blueprints=["mlp", mine])
     before = grown(TRAIN[0])
     event = grown["body"].germinate("scale")
@@ -41,7 +41,7 @@ def test_a_decorated_builder_is_a_blueprint_that_can_be_planted() -> None:
 
 
 def test_a_blueprint_may_fit_several_layouts() -> None:
-    mine = blueprint("scale", needs=("flat", "sequence"))(_zeroed)
+    mine = blueprint("scale", needs=("flat", "sequence"))(build_zeroed)
     assert {layout.value for layout in mine.layouts} == {"flat", "sequence"}
 
 
@@ -77,7 +77,7 @@ def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
 
 
 def test_names_families_and_own_ones_are_offered_and_a_wrong_name_is_not() -> None:
-    mine = blueprint("scale", needs="flat")(_zeroed)
+    mine = blueprint("scale", needs="flat")(build_zeroed)
     registry, names = extend_registry(["conv", mine])
     assert names == ("conv", "scale")
     assert "scale" in registry.ids
@@ -85,11 +85,11 @@ def test_names_families_and_own_ones_are_offered_and_a_wrong_name_is_not() -> No
     with pytest.raises(UnknownNameError, match="did you mean 'conv_light'"):
         extend_registry(["conv_lihgt"])
     with pytest.raises(ConfigError, match=r"blueprints holds function: expected names.*@esper\.blueprint"):
-        extend_registry([_zeroed])  # type: ignore[list-item]
+        extend_registry([build_zeroed])  # type: ignore[list-item]
 
 
 def test_two_of_one_id_are_refused() -> None:
-    mine = blueprint("mlp", needs="flat")(_zeroed)
+    mine = blueprint("mlp", needs="flat")(build_zeroed)
     with pytest.raises(ConfigError, match="'mlp' is registered already"):
         extend_registry([mine])
 
@@ -135,8 +135,8 @@ def test_a_seed_that_cannot_be_had_is_refused_in_one_line(folder: Path, referenc
 
 def test_what_is_offered_by_its_own_name_joins_the_rotation_once() -> None:
     rules = HeuristicConfig()
-    flat = blueprint("flat_one", needs="flat")(_zeroed)
-    both = blueprint("both", needs=("flat", "sequence"))(_zeroed)
+    flat = blueprint("flat_one", needs="flat")(build_zeroed)
+    both = blueprint("both", needs=("flat", "sequence"))(build_zeroed)
     wider = add_to_rotation(add_to_rotation(rules, [flat, both]), [flat])
     assert wider.blueprints_flat == (*rules.blueprints_flat, "flat_one", "both")
     assert wider.blueprints_sequence == (*rules.blueprints_sequence, "both")
@@ -144,7 +144,7 @@ def test_what_is_offered_by_its_own_name_joins_the_rotation_once() -> None:
 
 
 def test_the_heuristic_plants_an_own_seed_beside_built_in_ones() -> None:
-    mine = blueprint("scale", needs="flat")(_zeroed)
+    mine = blueprint("scale", needs="flat")(build_zeroed)
     grown = grow_net(policy="heuristic", blueprints=["mlp_small", mine])
     optimizer = torch.optim.SGD(grown.parameters(), lr=0.01)
     controller = Controller(grown, optimizer, epochs=100)

@@ -29,6 +29,7 @@ from esper.kasmina import (
 )
 from esper.leyline import ConfigError, HostError, TamiyoPolicy
 from esper.runtime.growable import Growable, GrowthPlan
+from esper.runtime.loop_policy import check_loop_policy
 from esper.runtime.own_blueprints import extend_registry
 from esper.tolaria import Budget
 
@@ -53,6 +54,7 @@ def propose(
     Raises:
         HostError: If nothing can be proposed; says what to do.
     """
+    _check_model(model, sample)
     return find_growth_points(model, sample, PointWishes(layout=layout, select=select, has_width=width))
 
 
@@ -61,7 +63,7 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
     *,
     sample: Inputs,
     at: Sequence[str] | str | None = None,
-    blueprints: Sequence[str | BlueprintSpec] | None = None,
+    blueprints: Sequence[str | BlueprintSpec] | str | None = None,
     policy: TamiyoPolicy | str = "heuristic",
     budget: Budget | None = None,
     layout: str | Mapping[str, str] | None = None,
@@ -94,13 +96,10 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
         HostError: If nothing can grow there; names the nearest valid choice.
         ConfigError: If a name is unknown or a value out of its range.
     """
-    if not isinstance(model, nn.Module):
-        raise HostError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
-    if isinstance(model, Growable):
-        raise HostError("model can grow already: use it as it is, or grow model.host")
-    _check_sample(model, sample)
-    patterns = (at,) if isinstance(at, str) else tuple(at or ())
-    registry, names = extend_registry(blueprints)
+    _check_model(model, sample)
+    _check_plan(policy, budget, seed)
+    patterns = _read_globs(at)
+    registry, names = extend_registry((blueprints,) if isinstance(blueprints, str) else blueprints)
     points = find_growth_points(model, sample, PointWishes(at=patterns, layout=layout, select=select))
     grown = MorphogeneticModel(
         model,
@@ -114,7 +113,28 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
     return Growable(grown, points, sample, plan)
 
 
-def _check_sample(model: nn.Module, sample: Inputs) -> None:
+def _check_plan(policy: object, budget: object, seed: object) -> None:
+    check_loop_policy(policy)
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigError(
+            f"budget is a {type(budget).__name__}: expected esper.Budget(params=1.3, flops=1.5, seeds=4)"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed={seed!r}: expected a whole number >= 0")
+
+
+def _read_globs(at: object) -> tuple[str, ...]:
+    found = (at,) if isinstance(at, str) else () if at is None else at
+    if not isinstance(found, tuple | list) or not all(isinstance(glob, str) for glob in found):
+        raise ConfigError(f"at={at!r}: expected globs over module paths, e.g. at=['stages.*']")
+    return tuple(str(glob) for glob in found)
+
+
+def _check_model(model: object, sample: Inputs) -> None:
+    if not isinstance(model, nn.Module):
+        raise HostError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    if isinstance(model, Growable):
+        raise HostError("model can grow already: use it as it is, or grow model.host")
     if isinstance(sample, Tensor | Mapping | tuple | list):
         return
     raise ConfigError(

@@ -159,6 +159,11 @@ def compare(  # noqa: PLR0913 - each is a fact about somebody else's training
     for arm in arms:
         if arm not in ARMS:
             raise UnknownNameError("arm", arm, ARMS)
+    for name, make in (("make_model", make_model), ("make_wider", make_wider)):
+        if isinstance(make, nn.Module) or not (make is None or callable(make)):
+            raise ConfigError(
+                f"{name} is a {type(make).__name__}: expected a function that makes a new model at each call"
+            )
     if "wider" in wanted and make_wider is None:
         raise ConfigError("arm 'wider' needs make_wider=, a function that makes the larger model")
     if {"never_flops", "static_final"} & set(wanted) and "grow" not in wanted:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
+import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from esper.kasmina import LifecycleConfig
@@ -26,13 +27,10 @@ from esper.leyline import (
     EventSink,
     SlotOutcome,
     TamiyoPolicy,
-    derive_seed,
 )
-from esper.runtime.experiment import ExperimentConfig
+from esper.runtime.growable import Growable
+from esper.runtime.loop_policy import resolve_policy
 from esper.runtime.metric_names import name_metric
-from esper.runtime.own_blueprints import add_to_rotation
-from esper.runtime.policies import SCORED_POLICY, find_policy
-from esper.tamiyo import HeuristicConfig
 from esper.tolaria import (
     CheckpointStore,
     GuestOptimizer,
@@ -42,6 +40,7 @@ from esper.tolaria import (
     add_extra,
     capture_loop,
     checkpoint_name,
+    refuse_foreign,
     restore_loop,
     split_extra,
 )
@@ -49,15 +48,14 @@ from esper.tolaria import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch import Tensor
 
     from esper.kasmina import BlueprintRegistry, BlueprintSpec
-    from esper.runtime.growable import Growable
     from esper.runtime.loop_events import LoopEvent
     from esper.tolaria import LoopLoss
 
 
+@runtime_checkable
 class Scaler(Protocol):
     """What of `torch.amp.GradScaler` is needed."""
 
@@ -66,29 +64,6 @@ class Scaler(Protocol):
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide gradients by it."""
-
-
-def resolve_policy(
-    policy: TamiyoPolicy | str, seed: int, offered: Sequence[BlueprintSpec] = ()
-) -> TamiyoPolicy:
-    """Return a policy by what a command line calls it; one that is a policy already comes back.
-
-    Args:
-        policy: A policy or a name.
-        seed: Of its draws.
-        offered: Blueprints that were offered by their own names: a heuristic plants them, too.
-
-    Raises:
-        EsperError: If the name, folder or class is none.
-    """
-    if not isinstance(policy, str):
-        return policy
-    if policy == SCORED_POLICY:
-        raise ConfigError(
-            f"policy={policy!r} plants by scores, which need the loss: in a loop of your own use 'heuristic'"
-        )
-    config = ExperimentConfig(heuristic=add_to_rotation(HeuristicConfig(), offered))
-    return find_policy(policy, config, seed=derive_seed(seed, "policy", 0), is_greedy=True).policy
 
 
 @final
@@ -143,9 +118,9 @@ class Controller:
             ConfigError: If optimiser or schedulers cannot follow growth, a name is unknown, or the model has
                 a controller already.
         """
+        _check_parts(grown, optimizer, scaler)
         plan = grown.plan
-        given = (metric, higher_is_better, metric_scale, epochs, keep_threshold, accumulation)
-        _refuse_both(config, given)
+        _refuse_both(config, (metric, higher_is_better, metric_scale, epochs, keep_threshold, accumulation))
         settings = config or LoopConfig(
             metric=name_metric(metric, higher_is_better, metric_scale),
             blueprints=plan.blueprints,
@@ -218,7 +193,13 @@ class Controller:
 
         Args:
             loss: Its mean over the batch's items, as a scalar.
+
+        Raises:
+            ConfigError: If it is no scalar.
         """
+        if loss is not None and not _is_scalar(loss):
+            found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise ConfigError(f"step() was given {found}: expected the batch's loss, one number")
         self._loop.step(loss)
 
     def observe(
@@ -237,6 +218,11 @@ class Controller:
         """
         if evaluate is None:
             return self._tell(self._loop.observe(metrics))
+        if not callable(evaluate):
+            raise ConfigError(
+                f"evaluate is a {type(evaluate).__name__}: expected a function of the grown model; numbers "
+                "that are there already are the first argument"
+            )
         return self._tell(self._loop.observe(metrics, evaluate=lambda: evaluate(self._grown)))
 
     def follow(self, scheduler: LRScheduler) -> None:
@@ -324,6 +310,8 @@ class Controller:
             EsperError: If something of the loop is no plain data, or the disk refuses.
         """
         root = Path(folder)
+        if root.exists() and not root.is_dir():
+            raise ConfigError(f"folder={str(root)!r} is a file: name a folder to save in")
         root.mkdir(parents=True, exist_ok=True)
         loop = self._loop
         name = checkpoint_name(loop.epoch, loop.batch - loop.interval_start)
@@ -354,6 +342,23 @@ class Controller:
     def _tell(self, events: Sequence[object]) -> list[LoopEvent]:
         told = self._grown.narrator.tell(events)  # type: ignore[arg-type]
         return [event for event in told if event.text]
+
+
+def _is_scalar(loss: object) -> bool:
+    if isinstance(loss, torch.Tensor):
+        return loss.numel() == 1
+    return isinstance(loss, int | float) and not isinstance(loss, bool)
+
+
+def _check_parts(grown: object, optimizer: object, scaler: object) -> None:
+    if not isinstance(grown, Growable):
+        raise ConfigError(
+            f"Controller() grows what esper.grow returns, got {type(grown).__name__}: grow it first"
+        )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        refuse_foreign(optimizer, grown.model.host_parameters())
+    if scaler is not None and not isinstance(scaler, Scaler):
+        raise ConfigError(f"scaler is a {type(scaler).__name__}: expected a torch.amp.GradScaler")
 
 
 def _find_named(registry: BlueprintRegistry, names: Sequence[str]) -> list[BlueprintSpec]:

@@ -23,7 +23,14 @@ import torch
 from torch import nn
 
 from esper.leyline import ConfigError, TamiyoPolicy, suggest
-from esper.runtime.fit_batches import BatchReader, Loss, Metric, measure_accuracy
+from esper.runtime.fit_batches import BatchReader, Loss, Metric
+from esper.runtime.fit_checks import (
+    check_functions,
+    check_places,
+    choose_metrics,
+    make_optimizer,
+    make_schedulers,
+)
 from esper.runtime.fit_config import FitConfig
 from esper.runtime.fit_loop import FitLoop, FitResult, IntervalReport
 from esper.runtime.growable import Growable
@@ -88,18 +95,16 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
     if not isinstance(grown, Growable):
         raise ConfigError(f"fit() trains what esper.grow returns, got {type(grown).__name__}: grow it first")
     plan = _choose_settings(config, epochs, settings)
-    made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(grown.named_parameters())
-    known = dict(metrics or {})
-    if metric == "accuracy" and metric not in known:
-        known["accuracy"] = measure_accuracy
-    if metric != "loss" and metric not in known:
-        raise ConfigError(f"metric={metric!r}: {suggest(metric, ['loss', 'accuracy', *known])}")
+    check_functions(loss, scheduler, metrics, callbacks)
+    check_places(validation, folder)
+    known = choose_metrics(metric, metrics)
+    made = make_optimizer(optimizer, grown.named_parameters())
     loop = FitLoop(
         grown=grown,
         train=train,
         validation=validation,
         optimizer=made,
-        schedulers=() if scheduler is None else (scheduler(made),),
+        schedulers=make_schedulers(scheduler, made),
         reader=BatchReader(loss, known, _device_of(grown), Autocast(_device_of(grown), plan.amp)),
         config=plan,
         metric=(metric, higher_is_better),

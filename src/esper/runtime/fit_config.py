@@ -40,6 +40,10 @@ class FitConfig:
         Raises:
             ConfigError: If a value is outside the range that its field states.
         """
+        for name in ("epochs", "accumulation", "save_every", "interval_batches"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ConfigError(f"fit: {name}={value!r}: must be a whole number")
         for name in ("epochs", "accumulation", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"fit: {name}={getattr(self, name)}: must be >= 1")

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthPlan:
@@ -97,7 +100,12 @@ class Growable(nn.Module):
 
         Args:
             mode: Of `torch.compile`: "default", "reduce-overhead", "max-autotune".
+
+        Raises:
+            UnknownNameError: If there is no such mode.
         """
+        if mode not in _COMPILE_MODES:
+            raise UnknownNameError("mode", mode, _COMPILE_MODES)
         self.model.compile_host(mode)
 
     # ------------------------------------------------------------------ what it has become

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -36,8 +37,10 @@ def name_metric(name: str, is_higher_better: bool | None, scale: float | None = 
         scale: A difference that is large, in its units, > 0; None = 0.05 if higher is better, else 0.1.
 
     Raises:
-        ConfigError: If the direction is neither told nor known.
+        ConfigError: If the direction is neither told nor known, or the scale is not positive.
     """
+    if scale is not None and not 0.0 < scale < math.inf:
+        raise ConfigError(f"metric_scale={scale}: must be finite and > 0, or None")
     words = set(name.lower().replace("-", "_").split("_")) | {name.lower()}
     if is_higher_better is None:
         if bool(words & set(_HIGHER)) == bool(words & set(_LOWER)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from esper.kasmina import (
     BlueprintRegistry,
     BlueprintSpec,
@@ -14,13 +16,11 @@ from esper.kasmina import (
     count_trainable,
     require_contract,
 )
-from esper.leyline import ConfigError, Layout, suggest
+from esper.leyline import BlueprintContractError, ConfigError, Layout, suggest
 from esper.runtime.user_code import load_blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from torch import nn
 
     from esper.tamiyo import HeuristicConfig
 
@@ -77,10 +77,20 @@ def blueprint(
         )
         for sample in _SAMPLES:
             if sample.layout in spec.layouts:
+                _require_module(spec, sample)
                 require_contract(spec, sample)
         return spec
 
     return decorate
+
+
+def _require_module(blueprint: BlueprintSpec, sample: SlotSpec) -> None:
+    made: object = build_seeded(lambda: blueprint.build(sample), 0)
+    if not isinstance(made, nn.Module):
+        raise BlueprintContractError(
+            f"blueprint {blueprint.id!r}: its function returns {type(made).__name__} for a slot of shape "
+            f"{sample.shape}; expected an nn.Module"
+        )
 
 
 def load_offer(names: Sequence[str]) -> tuple[BlueprintRegistry, tuple[str, ...]]:

@@ -105,15 +105,20 @@ def refuse_without_scores(reference: str, config: ExperimentConfig) -> None:
         )
 
 
-def check_reference(reference: str) -> None:
+def check_reference(reference: str, *, may_train: bool = True) -> None:
     """Refuse what `find_policy` could not find and what cannot be trained; reads no file, imports nothing.
+
+    Args:
+        reference: As listed above.
+        may_train: Whether names of policies that are to be trained are fine.
 
     Raises:
         UnknownNameError: If it names nothing.
         ConfigError: If it looks like a folder or a class but is none.
     """
-    if reference not in TRAINABLE_NAMES:
-        _classify(reference, others=TRAINABLE_NAMES)
+    trainable = TRAINABLE_NAMES if may_train else ()
+    if reference not in trainable:
+        _classify(reference, others=trainable)
 
 
 def find_policy(reference: str, config: ExperimentConfig, *, seed: int, is_greedy: bool) -> PolicyChoice:

@@ -85,6 +85,11 @@ def save_exported(
     """
     target = Path(path)
     check_target(target)
+    if not isinstance(exported, Exported | nn.Module):
+        raise ConfigError(
+            f"save_exported() writes what grown.export() or export_record() returned, got "
+            f"{type(exported).__name__}"
+        )
     if target.suffix in PROGRAM_SUFFIXES:
         module = exported.module if isinstance(exported, Exported) else exported
         difference = write_program(module, target, sample, dynamic_batch=dynamic_batch)

@@ -27,7 +27,7 @@ from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.governor import Governor, GovernorConfig, find_blamed
 from esper.tolaria.group_flags import GroupFlag, GroupFlags
-from esper.tolaria.guest_groups import describe_missing, missing_from
+from esper.tolaria.guest_groups import describe_missing, missing_from, refuse_foreign
 from esper.tolaria.guest_lessons import LoopLoss
 from esper.tolaria.guest_optimizer import GuestOptimizer
 from esper.tolaria.host_ranks import BatchShare, HostRanks, OneRank, SharedState
@@ -125,6 +125,7 @@ __all__ = [
     "hash_layout",
     "input_dtype",
     "missing_from",
+    "refuse_foreign",
     "refuse_shortage",
     "restore_loop",
     "split_extra",

@@ -282,3 +282,18 @@ def _copy_settings(reference: Group, name: str, decay_source: Group | None) -> G
     if "weight_decay" in group:
         group["weight_decay"] = 0.0 if decay_source is None else decay_source["weight_decay"]
     return group | {"name": name}
+
+
+def refuse_foreign(optimizer: torch.optim.Optimizer, host_parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse an optimiser that would train nothing of the model; one over a part of it is fine.
+
+    Raises:
+        ConfigError: If the model has trainable parameters, and the optimiser holds none of them.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = [parameter for parameter in host_parameters.values() if parameter.requires_grad]
+    if own and not any(id(parameter) in held for parameter in own):
+        raise ConfigError(
+            f"the optimiser holds none of the model's {len(own)} trainable tensors: make it of "
+            "grown.parameters(), or of the model's before it was grown"
+        )
