@@ -198,6 +198,19 @@ def test_a_training_that_fails_goes_back_and_gives_up_after_the_allowed_rollback
     assert [report.interval for report in said] == [1, 2]
 
 
+def test_a_model_that_learns_its_training_rows_by_heart_is_not_rolled_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [(TRAIN[0][:24], TRAIN[1][:24])]
+    result = _fit(grow_net(), train=rows, epochs=150, interval_batches=5, progress=True,
+                  optimizer=lambda named: torch.optim.Adam(named, lr=0.05))  # fmt: skip
+    losses = [report.metrics["loss"] for report in result.history]
+    assert losses[-1] > 5.0 * min(losses)
+    assert result.history[-1].train_loss < 0.01
+    assert "rolled back" not in capsys.readouterr().err
+    assert len(result.history) == 30
+
+
 def test_a_seed_that_breaks_the_host_is_culled_and_training_ends_well() -> None:
     grown = grow_net(policy=Script([germinate(), None, None, advance()]))
     broken: list[int] = []

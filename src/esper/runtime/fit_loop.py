@@ -17,6 +17,7 @@ from esper.leyline import (
     JsonValue,
     TamiyoPolicy,
     Verdict,
+    VerdictKind,
 )
 from esper.runtime.controller import Controller
 from esper.runtime.fit_batches import BatchReader
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from esper.runtime.fit_config import FitConfig
+
+
+_BY_VALIDATION = (VerdictKind.COLLAPSED, VerdictKind.DIVERGED)
+"""Verdicts that a validation loss alone leads to."""
 
 
 @final
@@ -166,7 +171,8 @@ class FitLoop:
             if is_stopped:
                 break
         if self._done >= self._total:
-            self._controller.finish()
+            for event in self._controller.finish():
+                self._say(event.text)
         return FitResult(
             history=tuple(history), grown=self._grown, flops=self._controller.flops, reader=self._reader
         )
@@ -281,7 +287,11 @@ class FitLoop:
             slots=self._controller.gradients(),
         )
         blamed = find_blamed(self._grown.model.reports(), outcome, (), set())
-        return self._governor.judge(outcome, blamed_slot=blamed)
+        verdict = self._governor.judge(outcome, blamed_slot=blamed)
+        # Who fits the training rows has not broken down, however wrong about others: that is overfitting, and
+        # going back would only repeat it.
+        fits = train_loss < self._config.governor.learned_fraction * self._governor.chance_loss
+        return Verdict() if fits and verdict.kind in _BY_VALIDATION else verdict
 
     def _roll_back(self, verdict: Verdict, last_good: StateRecord) -> None:
         assert self._governor is not None
