@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from esper.kasmina.inputs import (
     call_host,
-    call_on_copies,
     count_items,
     describe_inputs,
     each_tensor,
     map_tensors,
+    run_on_copies,
     split_arguments,
     to_device,
 )
@@ -87,7 +87,7 @@ class Counting(nn.Module):
 
 def test_a_pass_on_copies_changes_no_buffer_and_reaches_the_parameters() -> None:
     host, x = Counting(), torch.ones(2, 3)
-    out = call_on_copies(host, (), {"x": x})
+    out = run_on_copies(host, lambda: host(x))
     assert isinstance(out, Tensor)
     out.sum().backward()  # type: ignore[no-untyped-call]
     assert torch.equal(out, host.body(x))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from esper.kasmina import MorphogeneticModel, build_seeded
 from esper.leyline import ConfigError, SeedStage
@@ -94,6 +95,33 @@ def test_the_host_trains_bit_for_bit_as_if_nothing_incubated(host: type[nn.Modul
     assert torch.equal(found[0][1], found[1][1])
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, model.host.state_dict()[name]), name
+
+
+class Thrifty(Net):
+    """Keeps no activations of the part that a seed grows in: it is run anew in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.body, x, use_reentrant=False)
+        out: Tensor = self.head(checkpoint(self.neck, hidden, use_reentrant=False))
+        return out
+
+
+def test_a_host_that_keeps_no_activations_is_left_as_it_was_and_its_seed_learns_the_same() -> None:
+    plain = build_seeded(Thrifty, 0)
+    plain(X)
+    found = []
+    for host in (build_seeded(Thrifty, 0), build_seeded(lambda: Net(norm=True), 0)):
+        model = incubate(host)
+        loss = teach(model).join(model(X), (Y,))
+        for name, buffer in plain.named_buffers():
+            assert torch.equal(host.get_buffer(name), buffer), name
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append(gradients(model))
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient)
 
 
 def test_each_of_two_seeds_learns_without_the_other() -> None:

@@ -29,11 +29,11 @@ from esper.kasmina.incubation import (
 from esper.kasmina.inputs import (
     Inputs,
     call_host,
-    call_on_copies,
     count_items,
     describe_inputs,
     each_tensor,
     map_tensors,
+    run_on_copies,
     split_arguments,
     to_device,
 )
@@ -104,7 +104,6 @@ __all__ = [
     "build_seeded",
     "builtin_registry",
     "call_host",
-    "call_on_copies",
     "check_blueprint",
     "compute_curve",
     "compute_residual_target",
@@ -127,6 +126,7 @@ __all__ = [
     "measure_largest",
     "norms_with_statistics",
     "require_contract",
+    "run_on_copies",
     "split_arguments",
     "summarize",
     "to_device",

@@ -6,12 +6,15 @@ The one place that knows how a batch becomes the arguments of a forward pass. Kn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from esper.leyline import HostError
+
+ResultT = TypeVar("ResultT")
 
 Inputs = Tensor | Sequence[object] | Mapping[str, object]
 """A tensor is the only argument, a tuple or list the positional ones, a mapping those by name."""
@@ -32,16 +35,29 @@ def call_host(host: nn.Module, inputs: Inputs) -> object:
     return host(*positional, **named)
 
 
-def call_on_copies(host: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-    """Run a host's forward on copies of its buffers: statistics and counters stay bit for bit.
+def run_on_copies(host: nn.Module, run: Callable[[], ResultT]) -> ResultT:
+    """Return `run()`, during which the host has copies for its buffers: its own stay bit for bit.
 
     Args:
-        host: Any module; parameters are its own, and get gradients where these are wanted.
-        args: Positional arguments.
-        kwargs: Arguments by name.
+        host: Any module; its parameters stay its own, and get gradients where these are wanted.
+        run: Calls the host, and takes gradients if it needs them: what is computed anew in a backward pass
+            must meet the copies, too.
     """
-    copies = {name: buffer.clone() for name, buffer in host.named_buffers()}
-    return functional_call(host, copies, tuple(args), dict(kwargs))
+    copies = {f"host.{name}": buffer.clone() for name, buffer in host.named_buffers()}
+    found: ResultT = functional_call(_Borrowed(host), copies, (run,))
+    return found
+
+
+@final
+class _Borrowed(nn.Module):
+    """Holds a host for the length of one call."""
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+
+    def forward(self, run: Callable[[], object]) -> object:
+        return run()
 
 
 def each_tensor(value: object) -> Iterator[Tensor]:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from esper.kasmina.inputs import (
     Inputs,
-    call_on_copies,
+    call_host,
     count_items,
     describe_inputs,
     each_tensor,
-    split_arguments,
+    run_on_copies,
 )
 from esper.kasmina.tap import Arrangement, find_selections
 from esper.leyline import HostError
@@ -137,7 +137,7 @@ def run_quietly(host: nn.Module, inputs: Inputs) -> object:
     host.eval()
     try:
         with torch.no_grad():
-            return call_on_copies(host, *split_arguments(inputs))
+            return run_on_copies(host, lambda: call_host(host, inputs))
     except _REFUSALS as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(

@@ -14,6 +14,7 @@ Resolves names (policies, metrics) and tells events as sentences; what it does s
 from __future__ import annotations
 
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
@@ -137,7 +138,7 @@ class Controller:
             raise ConfigError("this model has a controller already: close() it before the next takes over")
         self._grown, self._optimizer, self._scaler, self._reason = grown, optimizer, scaler, ""
         named = _find_named(grown.model.registry, settings.blueprints)
-        decider = resolve_policy(policy or plan.policy, plan.seed, named)
+        decider = resolve_policy(plan.policy if policy is None else policy, plan.seed, named)
         guest = GuestOptimizer(
             optimizer,
             schedulers,
@@ -347,7 +348,7 @@ class Controller:
 def _is_scalar(loss: object) -> bool:
     if isinstance(loss, torch.Tensor):
         return loss.numel() == 1
-    return isinstance(loss, int | float) and not isinstance(loss, bool)
+    return isinstance(loss, Real) and not isinstance(loss, bool)  # NumPy's numbers are among them
 
 
 def _check_parts(grown: object, optimizer: object, scaler: object) -> None:

@@ -23,10 +23,10 @@ from esper.kasmina import (
     ForwardPlan,
     MorphogeneticModel,
     SeedSlot,
-    call_on_copies,
     find_incubating,
     join_loss,
     norms_with_statistics,
+    run_on_copies,
     untouched_rng,
     untouched_statistics,
 )
@@ -153,24 +153,22 @@ class ShadowLessons:
         parameters = [p for p in slot.parameters() if p.requires_grad]
         if not parameters:
             return loss
-        scale = self._read_scale()
-        own = self._compute_own(slot, outputs, rest)
-        if not own.requires_grad:  # nothing that the seed could change reaches the loss
-            return loss
-        found: Sequence[Tensor | None] = torch.autograd.grad(own * scale, parameters, allow_unused=True)
-        gradients = [None if one is None else one / scale for one in found]
-        return join_loss(loss, gradients, parameters)
-
-    def _compute_own(self, slot: SeedSlot, outputs: object, rest: Sequence[object]) -> Tensor:
         model = self._model
-        args, kwargs = self._recorder.last_call
         others = [s for s in model.each_slot() if s is not slot]
         norms = [norm for other in others for norm in norms_with_statistics(other)]
         plan = ForwardPlan(overrides={slot.slot_id: 1.0}, is_cut=True)
+        with untouched_rng(self._device), untouched_statistics(norms), model.planned(plan):
+            # Gradients, too: a host that keeps no activations runs anew for them, and must meet the plan.
+            gradients = run_on_copies(model.host, lambda: self._find_gradients(parameters, outputs, rest))
+        return join_loss(loss, gradients, parameters)
+
+    def _find_gradients(
+        self, parameters: Sequence[nn.Parameter], outputs: object, rest: Sequence[object]
+    ) -> list[Tensor | None]:
+        args, kwargs = self._recorder.last_call
         enabled, dtype = self._autocast
-        autocast = torch.autocast(self._device.type, dtype=dtype, enabled=enabled)
-        with untouched_rng(self._device), untouched_statistics(norms), model.planned(plan), autocast:
-            again = call_on_copies(model.host, args, kwargs)
+        with torch.autocast(self._device.type, dtype=dtype, enabled=enabled):
+            again = self._model.host(*args, **kwargs)
         if isinstance(outputs, Tensor) and isinstance(again, Tensor) and outputs.shape != again.shape:
             raise ConfigError(
                 f"loss() was given outputs of shape {list(outputs.shape)}, the model returns "
@@ -178,4 +176,8 @@ class ShadowLessons:
             )
         own = self._loss_fn(again, *rest)
         assert isinstance(own, Tensor)
-        return own
+        if not own.requires_grad:  # nothing that the seed could change reaches the loss
+            return [None] * len(parameters)
+        scale = self._read_scale()
+        found: Sequence[Tensor | None] = torch.autograd.grad(own * scale, parameters, allow_unused=True)
+        return [None if one is None else one / scale for one in found]
