@@ -15,6 +15,8 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from esper.runtime.controller import Controller
+from esper.runtime.growable import Growable
+from esper.tolaria import LoopLoss
 from runtime.own_models import grow_net, train_batches
 from tolaria.loop_toys import Script, advance, germinate
 
@@ -37,6 +39,11 @@ class Counter:
     def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
         self.graphs += 1
         return graph.forward
+
+
+def compile_host(grown: Growable, counter: Counter) -> None:
+    """Do as `Growable.compile` does, with a backend that counts."""
+    grown.model._forward_host = (torch.compile(grown.host, backend=counter, fullgraph=True),)
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +92,7 @@ def test_seeds_learn_by_their_true_loss_beside_a_compiled_host() -> None:
         controller = Controller(grown, optimizer, loss_fn=F.cross_entropy)
         counter = Counter()
         if is_compiled:
-            grown.compile(mode="default")
-            grown.model._forward_host = (torch.compile(grown.host, backend=counter, fullgraph=True),)
+            compile_host(grown, counter)
         for _ in range(4):
             controller.act()
             for x, y in train_batches():
@@ -121,3 +127,41 @@ def test_compiled_and_plain_training_give_the_same_numbers() -> None:
         return losses
 
     assert train(is_compiled=True) == pytest.approx(train(is_compiled=False), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss_fn", [None, F.cross_entropy], ids=["residual", "shadow"])
+def test_isolation_identity_and_the_optimisers_set_hold_for_a_compiled_model(
+    loss_fn: LoopLoss | None,
+) -> None:
+    hosts: list[list[dict[str, Tensor]]] = []
+    for actions in ([], [None, germinate(), None, None, advance()]):
+        grown = grow_net(policy=Script(actions), norm=True)
+        counter = Counter()
+        compile_host(grown, counter)
+        optimizer = torch.optim.AdamW(grown.parameters(), lr=1e-2)
+        controller = Controller(grown, optimizer, loss_fn=loss_fn)
+        ask = F.cross_entropy if loss_fn is None else controller.loss
+        states, graphs, probe = [], [], train_batches()[0][0]
+        for _ in range(7):
+            grown.eval()
+            with torch.no_grad():
+                before = grown(probe)
+                controller.act()
+                assert torch.equal(grown(probe), before)  # born at 0, and opened at alpha 0
+            grown.train()
+            for x, y in train_batches():
+                optimizer.zero_grad()
+                loss = ask(grown(x), y)
+                assert isinstance(loss, Tensor)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+            assert sorted(held) == sorted({id(p) for p in grown.parameters()})
+            controller.observe(0.5)
+            states.append({name: value.clone() for name, value in grown.host.state_dict().items()})
+            graphs.append(counter.graphs)
+        hosts.append(states)
+    for never, isolated in zip(hosts[0][:4], hosts[1][:4], strict=True):
+        assert all(torch.equal(never[name], isolated[name]) for name in never)
+    assert any(not torch.equal(hosts[0][-1][name], hosts[1][-1][name]) for name in hosts[0][-1])
+    assert graphs[-1] == graphs[-2]  # none that an epoch alone brings
