@@ -229,14 +229,15 @@ def test_under_torchrun_with_the_documented_setting_a_killed_rank_is_replaced(
 @pytest.mark.timeout(300)
 def test_a_late_rank_is_cut_short_where_that_is_asked_for(trained: Trained, tmp_path: Path) -> None:
     run_dir, settings = tmp_path / "run", str(trained.settings(3))
-    late = "sleep@rank=2,phase=rollout,step=1,call=4,seconds=8,attempt=0"
+    # In the first round: whoever is last is cut in every round, and what a busy machine made late in one ends
+    # its episode in the next. Longer than a busy machine makes the others take.
+    late = "sleep@rank=2,phase=rollout,step=0,call=4,seconds=12,attempt=0"
     cut = ("--distributed.preempt-after-fraction", "0.6")
     ended = launch(run_dir, 3, "ppo", "--config", settings, *cut, faults=late, max_restarts=0)
     assert ended.code == 0, ended.text
     rounds = read_outcome(run_dir)["rounds"]
     assert isinstance(rounds, list)
     assert len(rounds) == 3
-    # Three hosts of seven epochs; the late one has done three when the others are done. In the round before
-    # a busy machine may have made a rank late by itself, which then ends its episode in this one.
-    assert rounds[1]["rollout/num_steps"] < 21
-    assert min(found["rollout/num_episodes"] for found in rounds) < 3
+    # Three hosts of seven epochs; the late one has done three when the others are done.
+    assert rounds[0]["rollout/num_steps"] < 21
+    assert rounds[0]["rollout/num_episodes"] == 2

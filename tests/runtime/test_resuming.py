@@ -105,6 +105,11 @@ def put(config: object, path: list[str], value: object) -> ExperimentConfig:
 
 
 @pytest.mark.battery("T50")
+def test_only_a_policy_may_be_a_schedule() -> None:
+    config = replace(ExperimentConfig(), policy="schedule:mine.json", blueprints=("conv", "schedule:mix"))
+    assert find_named_code(config) == {"blueprints": "schedule:mix"}
+
+
 def test_code_that_only_the_runs_own_file_names_must_be_confirmed(tmp_path: Path) -> None:
     config = replace(digits(), policy=OWN)
     stored = ResolvedExperiment(config=config, provenance=provenance_of_preset(config))

@@ -113,7 +113,10 @@ def find_named_code(config: ExperimentConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in leaf_values(config):
         for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, str) and _REFERENCE.fullmatch(item) and not item.startswith(_SCHEDULE):
+            if not isinstance(item, str) or not _REFERENCE.fullmatch(item):
+                continue
+            # A policy of this form is a file; a seed is a module, whatever its name.
+            if key == "blueprints" or not item.startswith(_SCHEDULE):
                 found.setdefault(key, item)
     return found
 
