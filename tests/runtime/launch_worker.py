@@ -21,10 +21,10 @@ ATTEMPT = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 def do(word: str, run_dir: Path) -> None:
     """Do one thing.
 
-    meet: wait until all ranks are here. save: leave a checkpoint, newer in every attempt. meta: look like a
-    run. kill: die of SIGKILL. quit: send SIGQUIT to the launcher. crash: raise. exitN: end with code N.
-    leaveN: the same with a verdict. wait: end with 143 or 130 at a signal. twice: end at a second SIGINT.
-    deaf: end at no signal.
+    meet: wait until all ranks are here; leaves a file that holds its process number. save: leave a
+    checkpoint, newer in every attempt. meta: look like a run. kill: die of SIGKILL. quit: send SIGQUIT to
+    the launcher. crash: raise. exitN: end with code N. leaveN: the same with a verdict. wait: end with 143
+    or 130 at a signal. twice: end at a second SIGINT. deaf: end at no signal.
     """
     if word == "meet":
         _meet(run_dir / "ranks")
@@ -47,7 +47,7 @@ def do(word: str, run_dir: Path) -> None:
 
 
 def _meet(folder: Path) -> None:
-    (folder / f"ready-{ATTEMPT}-{RANK}").touch()
+    (folder / f"ready-{ATTEMPT}-{RANK}").write_text(str(os.getpid()), encoding="utf-8")
     for _ in range(int(PATIENCE_S / 0.01)):
         if len(list(folder.glob(f"ready-{ATTEMPT}-*"))) == SIZE:
             return
