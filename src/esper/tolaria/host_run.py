@@ -32,7 +32,6 @@ from esper.leyline import (
     HostError,
     JsonValue,
     Observation,
-    SlotOutcome,
     TaskSpec,
     TrainingSignals,
     Verdict,
@@ -51,11 +50,11 @@ from esper.tolaria.parts import HostRunParts, Workbench, build_workbench
 from esper.tolaria.shared_state import describe_shared
 from esper.tolaria.snapshot import capture_state, is_finite, restore_state
 from esper.tolaria.steps import (
+    IntervalMeasurement,
     build_epoch_event,
+    build_outcome,
     build_skip_events,
     build_slot_events,
-    charge_training,
-    join_outcomes,
     judge_interval,
     measure_slots,
     record_outcome,
@@ -171,11 +170,51 @@ class HostRun:
             if not self._train(should_stop):
                 return None
             lasting = find_lasting(self.bench.model, self.bench.optimizer)
-            outcome = self._measure(time.monotonic() - started, lasting)
-            self.verdict = self.ranks.agree(judge_interval(self.bench, self.progress, outcome, lasting))
-            if self.verdict.is_failure:
-                self._roll_back(outcome)
-                return outcome
+            seconds = time.monotonic() - started
+            return self.end_interval(self._measure(), lasting, seconds)
+
+    def begin_interval(self) -> int:
+        """Make the moves that stand before training, for whoever trains this host's next interval.
+
+        Returns:
+            The number under which the interval's batches are asked for; another one after each rollback.
+
+        Raises:
+            RuntimeError: If the run is finished.
+        """
+        if self.is_finished:
+            raise RuntimeError(f"host run {self.instance} is finished at epoch {self.epoch}")
+        bench = self.bench
+        if self.progress.batch == 0:
+            # A seed that was planted past `apply` must be known to the optimiser before its gate asks.
+            bench.follow_topology()
+            self.emit(bench.model.begin_epoch(self.clock))
+            bench.follow_topology()
+        self.ranks.check("interval", partial(describe_shared, self))
+        bench.runner.begin()
+        return self.epoch + bench.governor.rollback_count * self.horizon_epochs
+
+    def end_interval(
+        self, measured: IntervalMeasurement, lasting: Mapping[str, FaultOrigin], seconds: float
+    ) -> EpochOutcome:
+        """Judge an interval that was trained and measured, then roll back or let every clock tick.
+
+        Args:
+            measured: Validation and counterfactuals of the network as it stands after `progress`.
+            lasting: Group -> what is bad now and would be in every batch to come.
+            seconds: What training took.
+
+        Raises:
+            GovernorGaveUpError: If the host still fails after the allowed number of rollbacks.
+        """
+        update_scores(self.bench.model, self.bench.scorer, self.bench.ledger, epoch=self.epoch + 1)
+        outcome = build_outcome(
+            self.bench, self.progress, measured, lasting, epoch=self.epoch + 1, seconds=seconds
+        )
+        self.verdict = self.ranks.agree(judge_interval(self.bench, self.progress, outcome, lasting))
+        if self.verdict.is_failure:
+            self._roll_back(outcome)
+        else:
             self._tick(outcome)
         return outcome
 
@@ -198,14 +237,7 @@ class HostRun:
 
     def _train(self, should_stop: StopCheck | None) -> bool:
         bench, progress = self.bench, self.progress
-        if progress.batch == 0:
-            # A seed that was planted past `apply` must be known to the optimiser before its gate asks.
-            self.bench.follow_topology()
-            self.emit(bench.model.begin_epoch(self.clock))
-            self.bench.follow_topology()
-        self.ranks.check("interval", partial(describe_shared, self))
-        bench.runner.begin()
-        order_epoch = self.epoch + bench.governor.rollback_count * self.horizon_epochs
+        order_epoch = self.begin_interval()
         while progress.batch < bench.batches.num_batches:
             batch = bench.batches.row(order_epoch, progress.batch, 0)
             self.ranks.seed_batch(bench.rng, self.run_seed, (self.instance, order_epoch, progress.batch))
@@ -216,45 +248,20 @@ class HostRun:
         self.ranks.settle("epoch", partial(describe_shared, self))
         return True
 
-    def _measure(self, seconds: float, lasting: Mapping[str, FaultOrigin]) -> EpochOutcome:
-        bench, progress = self.bench, self.progress
-        charge_training(bench.ledger, bench.model, bench.batches.num_items)
+    @property
+    def is_measuring_due(self) -> bool:
+        """Whether seeds are measured at the end of the present interval."""
+        return (self.epoch + 1) % self.config.measuring.counterfactual_every == 0
+
+    def _measure(self) -> IntervalMeasurement:
+        bench = self.bench
         validation = bench.evaluator.evaluate(bench.model, *bench.validation)
-        bench.ledger.charge("validation", None, bench.model.forward_flops * validation.num_items)
-        trained = {
-            slot_id: totals.outcome(is_sound=slot_id not in lasting)
-            for slot_id, totals in progress.slots.items()
-        }
-        measured: dict[str, SlotOutcome] = {}
-        if (self.epoch + 1) % self.config.measuring.counterfactual_every == 0:
-            measured, bill = measure_slots(
-                bench.model, bench.evaluator, bench.pool, bench.calibration, bench.gate_items
-            )
-            bench.ledger.charge("calibration", None, bill.calibration)
-            bench.ledger.charge("counterfactual", None, bill.counterfactual)
-        update_scores(bench.model, bench.scorer, bench.ledger, epoch=self.epoch + 1)
-        metric = self.task.metric
-        items, steps = max(1, progress.num_items), max(1, progress.num_steps)
-        return EpochOutcome(
-            epoch=self.epoch + 1,
-            train_loss=progress.loss_sum / items if progress.num_items else float("nan"),
-            train_metric=progress.metric_sum / items,
-            validation_loss=validation.loss,
-            metric=validation.metric,
-            raw_metrics={
-                metric.name: metric.shown(validation.metric),
-                f"train_{metric.name}": metric.shown(progress.metric_sum / items),
-            },
-            host_gradient_norm=progress.norm_sum / steps,
-            learning_rate=bench.optimizer.host_learning_rate,
-            num_train_items=progress.num_items,
-            num_validation_items=validation.num_items,
-            num_batches=progress.batch,
-            num_skipped_batches=progress.num_skipped,
-            slots=join_outcomes(measured, trained),
-            flops=bench.ledger.close_interval(),
-            seconds=seconds,
+        if not self.is_measuring_due:
+            return IntervalMeasurement(validation=validation)
+        slots, bill = measure_slots(
+            bench.model, bench.evaluator, bench.pool, bench.calibration, bench.gate_items
         )
+        return IntervalMeasurement(validation=validation, slots=slots, bill=bill)
 
     def _tick(self, outcome: EpochOutcome) -> None:
         bench = self.bench

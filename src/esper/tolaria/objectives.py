@@ -1,4 +1,4 @@
-"""What a task minimises and how an item is scored; float32 whatever the precision of the forward pass.
+"""What a task minimises and how an item is scored; float32 at least, whatever the forward pass used.
 
 Knows outputs and targets only: no model, no slot, no optimiser.
 """
@@ -37,9 +37,9 @@ class Objective:
             ValueError: If the shapes do not belong together.
         """
         self._check_shapes(outputs, targets)
-        scores = outputs.float()
+        scores = widen(outputs)
         if self.kind is LossKind.REGRESSION:
-            return F.mse_loss(scores, targets.float())
+            return F.mse_loss(scores, targets.to(scores.dtype))
         if self.kind is LossKind.LANGUAGE_MODEL:
             return F.cross_entropy(scores.flatten(0, 1), targets.flatten())
         return F.cross_entropy(scores, targets)
@@ -58,11 +58,11 @@ class Objective:
             ValueError: If the shapes do not belong together.
         """
         self._check_shapes(outputs, targets)
-        scores = outputs.detach().float()
+        scores = widen(outputs.detach())
         if self.kind is LossKind.CLASSIFICATION:
             return F.cross_entropy(scores, targets, reduction="none"), _score_classes(scores, targets)
         if self.kind is LossKind.REGRESSION:
-            losses = (scores - targets.float()).square().flatten(1).mean(dim=1)
+            losses = (scores - targets.to(scores.dtype)).square().flatten(1).mean(dim=1)
             return losses, -losses
         tokens = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
         losses = tokens.view(targets.shape).mean(dim=1)
@@ -96,6 +96,11 @@ class Objective:
                 f"{self.kind.value} objective: outputs {tuple(outputs.shape)} need targets {expected}, "
                 f"got {tuple(targets.shape)}"
             )
+
+
+def widen(outputs: Tensor) -> Tensor:
+    """Return outputs in float32, or as they are where they are wider."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _score_classes(scores: Tensor, targets: Tensor) -> Tensor:

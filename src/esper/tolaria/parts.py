@@ -27,6 +27,7 @@ from esper.leyline import (
     ActionSpace,
     EventSink,
     HostProbe,
+    MetricSpec,
     NullProbe,
     NullSink,
     SeedStage,
@@ -82,6 +83,7 @@ class Workbench:
     """Everything that one host run works with."""
 
     model: MorphogeneticModel
+    metric: MetricSpec
     space: ActionSpace
     batches: SharedBatchIterator
     validation: tuple[Tensor, Tensor]
@@ -174,6 +176,7 @@ def build_workbench(
     space = build_space(model, parts)
     return Workbench(
         model=model,
+        metric=task.metric,
         space=space,
         batches=batches,
         validation=validation,

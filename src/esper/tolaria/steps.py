@@ -5,9 +5,9 @@ Each takes what it needs and returns what happened; none holds state or knows wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, final
 
 from esper.kasmina import MorphogeneticModel, SeedSlot
 from esper.leyline import (
@@ -24,13 +24,34 @@ from esper.tolaria.epoch import EpochProgress
 from esper.tolaria.fault_origin import FaultOrigin
 from esper.tolaria.governor import find_blamed
 from esper.tolaria.ledger import FlopsLedger, train_flops
-from esper.tolaria.measuring import ContributionPool, Evaluator, MeasuringBill, Setting, estimate_mean
+from esper.tolaria.measuring import (
+    ContributionPool,
+    Evaluator,
+    MeasuringBill,
+    Setting,
+    SplitResult,
+    estimate_mean,
+)
 from esper.tolaria.parts import Workbench
 from esper.tolaria.reducer import HOST
 from esper.tolaria.scores import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_NO_BILL = MeasuringBill(calibration=0, counterfactual=0)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalMeasurement:
+    """What was measured of one host after an interval."""
+
+    validation: SplitResult
+    slots: Mapping[str, SlotOutcome] = field(default_factory=dict)
+    """Contribution or shadow gain by slot."""
+    bill: MeasuringBill = _NO_BILL
 
 
 def plan_settings(model: MorphogeneticModel) -> list[Setting]:
@@ -65,8 +86,25 @@ def measure_slots(
     """
     settings = plan_settings(model)
     if not settings:
-        return {}, MeasuringBill(calibration=0, counterfactual=0)
+        return {}, _NO_BILL
     differences, bill = evaluator.compute_differences(model, settings, calibration, items)
+    return record_differences(model, pool, settings, differences), bill
+
+
+def record_differences(
+    model: MorphogeneticModel,
+    pool: ContributionPool,
+    settings: Sequence[Setting],
+    differences: Sequence[Tensor],
+) -> dict[str, SlotOutcome]:
+    """Pool what was measured of each seed; what is not finite is no measurement.
+
+    Args:
+        model: Whose seeds they are.
+        pool: Keeps the sums of each seed's present stage.
+        settings: From `plan_settings`.
+        differences: Per setting [N]: gate metric as it is minus gate metric under the setting.
+    """
     outcomes = {}
     for setting, difference in zip(settings, differences, strict=True):
         state = model.slot(setting.slot).state
@@ -77,7 +115,7 @@ def measure_slots(
         else:
             pooled = pool.add(setting.slot, str(state.seed_id), state.stage, difference)
             outcomes[setting.slot] = SlotOutcome(contribution=pooled)
-    return outcomes, bill
+    return outcomes
 
 
 def update_scores(
@@ -107,6 +145,56 @@ def join_outcomes(
         base = joined.get(slot_id, SlotOutcome())
         joined[slot_id] = replace(base, contribution=outcome.contribution, shadow_gain=outcome.shadow_gain)
     return joined
+
+
+def build_outcome(
+    bench: Workbench,
+    progress: EpochProgress,
+    measured: IntervalMeasurement,
+    lasting: Mapping[str, FaultOrigin],
+    *,
+    epoch: int,
+    seconds: float,
+) -> EpochOutcome:
+    """Charge an interval that was trained and measured, and return what it came to.
+
+    Args:
+        bench: The run's parts.
+        progress: The interval's sums.
+        measured: Validation and counterfactuals after it.
+        lasting: Group -> what is bad now and would be in every batch to come.
+        epoch: Intervals finished, this one included.
+        seconds: What training took.
+    """
+    validation, metric = measured.validation, bench.metric
+    charge_training(bench.ledger, bench.model, bench.batches.num_items)
+    bench.ledger.charge("validation", None, bench.model.forward_flops * validation.num_items)
+    bench.ledger.charge("calibration", None, measured.bill.calibration)
+    bench.ledger.charge("counterfactual", None, measured.bill.counterfactual)
+    trained = {
+        slot_id: totals.outcome(is_sound=slot_id not in lasting) for slot_id, totals in progress.slots.items()
+    }
+    items, steps = max(1, progress.num_items), max(1, progress.num_steps)
+    return EpochOutcome(
+        epoch=epoch,
+        train_loss=progress.loss_sum / items if progress.num_items else float("nan"),
+        train_metric=progress.metric_sum / items,
+        validation_loss=validation.loss,
+        metric=validation.metric,
+        raw_metrics={
+            metric.name: metric.shown(validation.metric),
+            f"train_{metric.name}": metric.shown(progress.metric_sum / items),
+        },
+        host_gradient_norm=progress.norm_sum / steps,
+        learning_rate=bench.optimizer.host_learning_rate,
+        num_train_items=progress.num_items,
+        num_validation_items=validation.num_items,
+        num_batches=progress.batch,
+        num_skipped_batches=progress.num_skipped,
+        slots=join_outcomes(measured.slots, trained),
+        flops=bench.ledger.close_interval(),
+        seconds=seconds,
+    )
 
 
 def record_outcome(slot: SeedSlot, outcome: SlotOutcome | None, *, metric: float, gate_metric: float) -> None:
