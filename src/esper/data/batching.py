@@ -9,7 +9,7 @@ are run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -151,6 +151,11 @@ class SharedBatchIterator:
         return len(self._seeds)
 
     @property
+    def identity(self) -> Hashable:
+        """What is equal where two iterators deal the same items in batches of the same sizes."""
+        return id(self._storage), self._batch_size, self._epoch_batches, self._num_items, self._augment
+
+    @property
     def is_normalised_storage(self) -> bool:
         """Whether the storage is normalised float32 (faster for small sets) rather than uint8."""
         return self._storage.is_normalised
@@ -242,6 +247,36 @@ class SharedBatchIterator:
         order = epoch_order(self._seeds[place], number, items).to(self._storage.targets.device)
         self._orders[place] = (number, order)
         return order
+
+
+def gather_rows(iterators: Sequence[SharedBatchIterator], epochs: Sequence[int], index: int) -> Batch:
+    """Return what the first instances of R iterators see as batch `index`, stacked: [R, B, ...].
+
+    Equal to their `row(epoch, index, 0)` one under the other; iterators that share a storage are served by
+    one gather.
+
+    Args:
+        iterators: R of them, with batches of one size.
+        epochs: [R] epoch of each.
+        index: Batch in the epoch.
+
+    Raises:
+        IndexError: As `SharedBatchIterator.row`.
+    """
+    first = iterators[0]
+    is_shared = all(i._storage is first._storage and i._augment is None for i in iterators)
+    if not is_shared:
+        rows = [i.row(epoch, index, 0) for i, epoch in zip(iterators, epochs, strict=True)]
+        return Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+    slices = []
+    for iterator, epoch in zip(iterators, epochs, strict=True):
+        number, start, stop = iterator._locate(epoch, index)
+        slices.append(iterator._order(number, 0)[start:stop])
+    indices = torch.stack(slices)
+    storage, flat = first._storage, indices.reshape(-1)
+    inputs = storage.inputs.index_select(0, flat).view(*indices.shape, *storage.inputs.shape[1:])
+    targets = storage.targets.index_select(0, flat).view(*indices.shape, *storage.targets.shape[1:])
+    return Batch(storage.normalise(inputs), storage.label(targets), indices)
 
 
 def _count_batches(num_items: int, batch_size: int) -> int:

@@ -44,11 +44,24 @@ from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, b
 from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
-from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot
+from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot, SlotMode
+from esper.kasmina.stacking import (
+    StackArrangement,
+    StackContext,
+    Stacked,
+    UnstackableError,
+    blend_rows,
+    build_stacked,
+    join_rows,
+    signature,
+    take_rows,
+    to_arrangement,
+)
 from esper.kasmina.summary import SlotRow, Summary, SummaryDiff, diff, summarize
-from esper.kasmina.tap import Arrangement, Tap
+from esper.kasmina.tap import CANONICAL, Arrangement, Tap
 
 __all__ = [
+    "CANONICAL",
     "INCUBATION_NAMES",
     "MAX_DIFFERENCE",
     "NORMAL_PLAN",
@@ -89,19 +102,26 @@ __all__ = [
     "SeedSlot",
     "SeedState",
     "SegmentedHost",
+    "SlotMode",
     "SlotRow",
     "SlotScores",
     "SlotSpec",
+    "StackArrangement",
+    "StackContext",
+    "Stacked",
     "Summary",
     "SummaryDiff",
     "Tap",
     "TransformerHost",
     "TransformerHostConfig",
+    "UnstackableError",
     "apply_blend",
     "apply_seed_gradient",
+    "blend_rows",
     "build_plain_source",
     "build_seed",
     "build_seeded",
+    "build_stacked",
     "builtin_registry",
     "call_host",
     "check_blueprint",
@@ -121,14 +141,18 @@ __all__ = [
     "find_incubating",
     "is_allocation_failure",
     "join_loss",
+    "join_rows",
     "list_tensors",
     "map_tensors",
     "measure_largest",
     "norms_with_statistics",
     "require_contract",
     "run_on_copies",
+    "signature",
     "split_arguments",
     "summarize",
+    "take_rows",
+    "to_arrangement",
     "to_device",
     "untouched_rng",
     "untouched_statistics",

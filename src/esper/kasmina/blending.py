@@ -160,13 +160,13 @@ def build_seed(
 
 
 def apply_blend(h: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
-    """Return h + alpha * residual, computed in float32 and cast back to h's dtype.
+    """Return h + alpha * residual, computed in float32 at least and cast back to h's dtype.
 
     Args:
         h: Host feature [B, ...].
         residual: Same shape as h.
         alpha: float32, 0-dim, or [B, 1, ...] for one alpha per sample.
     """
-    if h.dtype == torch.float32 and residual.dtype == torch.float32:
+    if h.dtype == residual.dtype and h.dtype in (torch.float32, torch.float64):
         return torch.addcmul(h, residual, alpha)
     return torch.addcmul(h.float(), residual.float(), alpha).to(h.dtype)

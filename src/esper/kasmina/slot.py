@@ -106,6 +106,11 @@ class SeedSlot(nn.Module):
         """The slot's id."""
         return self.spec.slot_id
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the seed is blended into the host's pass now."""
+        return self.mode is SlotMode.OPEN
+
     def set_alpha(self, alpha: float) -> None:
         """Set the master alpha and the 0-dim buffer that compiled code reads."""
         self.state.alpha = alpha

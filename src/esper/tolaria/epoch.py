@@ -195,7 +195,7 @@ class EpochRunner:
             progress.metric_sum += float(verdict.metric_sum)
             progress.num_items += count
         self._count_groups(flags, progress)
-        self._explain_seeds(flags, progress)
+        self.explain_seeds(flags, progress)
         model.forget_records()
         progress.batch += 1
 
@@ -241,10 +241,17 @@ class EpochRunner:
             buffer.copy_(saved)
         progress.num_skipped += 1
         if HOST not in progress.faults:
-            origin = self._explain_host(batch, flags, statistic)
+            origin = self.explain_host(batch, flags, statistic)
             progress.faults[HOST] = replace(origin, batch=progress.batch)
 
-    def _explain_host(self, batch: Batch, flags: GroupFlags, statistic: str | None) -> FaultOrigin:
+    def explain_host(self, batch: Batch, flags: GroupFlags, statistic: str | None) -> FaultOrigin:
+        """Return what was bad first in a batch that left the network as it was before.
+
+        Args:
+            batch: On which the host failed; one more pass over it is made.
+            flags: Of its gradients.
+            statistic: Name of the first buffer that was bad after it; None = none was.
+        """
         lasting = find_lasting(self._model, self._optimizer)
         alone = {slot.slot_id for slot in self._model.each_slot() if not slot.state.stage.affects_output}
         for group, origin in lasting.items():
@@ -271,7 +278,7 @@ class EpochRunner:
             else FaultOrigin(place="loss", name="")
         )
 
-    def _explain_seeds(self, flags: GroupFlags, progress: EpochProgress) -> None:
+    def explain_seeds(self, flags: GroupFlags, progress: EpochProgress) -> None:
         """Say for each seed that was faulty without the host what was bad in it."""
         bad = [slot for slot, flag in flags.seeds.items() if flag.is_faulty and slot not in progress.faults]
         if not bad or flags.is_host_faulty:

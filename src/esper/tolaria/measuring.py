@@ -158,7 +158,9 @@ class Evaluator:
         finally:
             write_statistics(norms, saved)
             model.forget_records()
-        return differences, self._bill(model, settings, len(calibration) if norms else 0, len(items[1]))
+        return differences, self.compute_bill(
+            model, settings, len(calibration) if norms else 0, len(items[1])
+        )
 
     def refresh_statistics(self, model: MorphogeneticModel, calibration: Tensor) -> None:
         """Re-estimate every norm's running statistics for the network as it is now.
@@ -213,9 +215,17 @@ class Evaluator:
         losses, metrics = self._objective.per_item(outputs, targets)
         return -losses if self._gates_use_loss else metrics
 
-    def _bill(
+    def compute_bill(
         self, model: MorphogeneticModel, settings: Sequence[Setting], num_calibration: int, num_items: int
     ) -> MeasuringBill:
+        """Return what it costs to measure settings on so many items each.
+
+        Args:
+            model: The network as it is.
+            settings: Measured beside it.
+            num_calibration: Training items; 0 where no norm keeps statistics.
+            num_items: Validation items.
+        """
         full = model.host_flops + model.added_flops
         per_item = full
         for setting in settings:

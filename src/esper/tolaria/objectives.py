@@ -57,16 +57,29 @@ class Objective:
         Raises:
             ValueError: If the shapes do not belong together.
         """
-        self._check_shapes(outputs, targets)
-        scores = widen(outputs.detach())
+        losses = self.losses(outputs.detach(), targets)
         if self.kind is LossKind.CLASSIFICATION:
-            return F.cross_entropy(scores, targets, reduction="none"), _score_classes(scores, targets)
-        if self.kind is LossKind.REGRESSION:
-            losses = (scores - targets.to(scores.dtype)).square().flatten(1).mean(dim=1)
-            return losses, -losses
-        tokens = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
-        losses = tokens.view(targets.shape).mean(dim=1)
+            return losses, _score_classes(outputs.detach(), targets)
         return losses, -losses
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each item, [B], with gradient; `loss` is their mean.
+
+        Args:
+            outputs: As for `loss`.
+            targets: As for `loss`.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
+        """
+        self._check_shapes(outputs, targets)
+        scores = widen(outputs)
+        if self.kind is LossKind.CLASSIFICATION:
+            return F.cross_entropy(scores, targets, reduction="none")
+        if self.kind is LossKind.REGRESSION:
+            return (scores - targets.to(scores.dtype)).square().flatten(1).mean(dim=1)
+        tokens = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
+        return tokens.view(targets.shape).mean(dim=1)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the metric of `per_item` alone, [B]; classification is spared a second loss.

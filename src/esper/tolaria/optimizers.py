@@ -13,7 +13,7 @@ and loaded by parameter name. Knows parameters by name and slots by id; no model
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import final
 
@@ -33,6 +33,7 @@ from esper.tolaria.optimizer_state import (
     describe_owners,
     find_faulty,
     group_prefix,
+    is_decayed,
     read_owners,
     select_trainable,
     split_groups,
@@ -242,6 +243,11 @@ class TopologyOptimizer:
     # ------------------------------------------------------------------ a step
 
     @property
+    def config(self) -> OptimizerConfig:
+        """The settings."""
+        return self._config
+
+    @property
     def host_learning_rate(self) -> float:
         """The host's rate as last set."""
         return self.learning_rate(HOST, self._batch)
@@ -262,6 +268,12 @@ class TopologyOptimizer:
             return rate
         newborn = compute_newborn_factor(batch - record.birth_batch, self._newborn_warmup)
         return rate * config.newborn_multiplier * newborn
+
+    def rate_facts(self, owner: str) -> Hashable:
+        """Return what an owner's whole curve of rates follows from; equal facts give equal curves."""
+        record = self._owners[owner]
+        birth = record.birth_batch if record.is_newborn else None
+        return self._config, self._total_batches, self._newborn_warmup, birth, record.is_frozen
 
     def set_batch(self, batch: int) -> None:
         """Put every group's learning rate at the batch clock (batches finished since the run began)."""
@@ -297,6 +309,20 @@ class TopologyOptimizer:
         for name, flag in flags.items():
             self._clip(name, flag, norms[name], should_drop=flag.is_faulty or flags[HOST].is_faulty)
         return GroupFlags(host=flags.pop(HOST), seeds=flags)
+
+    def decays(self, owner: str) -> dict[str, float]:
+        """Return the weight decay of each parameter of the host ("host") or of a slot's seed, by name."""
+        record = self._owners[owner]
+        weight = self._config.weight_decay
+        return {name: weight if is_decayed(name, p) else 0.0 for name, p in record.parameters.items()}
+
+    def moments(self, parameter: nn.Parameter) -> MutableMapping[str, Tensor]:
+        """Return what the update keeps of a parameter: live tensors; empty before its first step.
+
+        For whoever makes the updates in this one's place; keys are those of torch.
+        """
+        kept: MutableMapping[str, Tensor] = self._optimizer.state[parameter]
+        return kept
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""

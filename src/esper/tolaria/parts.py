@@ -41,7 +41,7 @@ from esper.tolaria.host_ranks import HostRanks, OneRank
 from esper.tolaria.ledger import FlopsLedger
 from esper.tolaria.measuring import ContributionPool, Evaluator
 from esper.tolaria.memory import MemoryWatch
-from esper.tolaria.objectives import build_objective
+from esper.tolaria.objectives import Objective, build_objective
 from esper.tolaria.optimizers import TopologyOptimizer
 from esper.tolaria.precision import Autocast, LossScaler
 from esper.tolaria.reducer import GradientReducer
@@ -82,8 +82,10 @@ class HostRunParts:
 class Workbench:
     """Everything that one host run works with."""
 
+    data: TaskData
     model: MorphogeneticModel
     metric: MetricSpec
+    objective: Objective
     space: ActionSpace
     batches: SharedBatchIterator
     validation: tuple[Tensor, Tensor]
@@ -175,8 +177,10 @@ def build_workbench(
     reducer = parts.ranks.build_reducer()
     space = build_space(model, parts)
     return Workbench(
+        data=data,
         model=model,
         metric=task.metric,
+        objective=objective,
         space=space,
         batches=batches,
         validation=validation,

@@ -12,12 +12,11 @@ rows          some rows taken out, put together, blended
 
 from esper.kasmina.stacking.arrangement import to_arrangement
 from esper.kasmina.stacking.build import build_stacked, signature
-from esper.kasmina.stacking.contract import StackArrangement as Arrangement
-from esper.kasmina.stacking.contract import StackContext, Stacked, UnstackableError
+from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked, UnstackableError
 from esper.kasmina.stacking.rows import blend_rows, join_rows, take_rows
 
 __all__ = [
-    "Arrangement",
+    "StackArrangement",
     "StackContext",
     "Stacked",
     "UnstackableError",

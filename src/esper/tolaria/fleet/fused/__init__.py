@@ -1,0 +1,17 @@
+"""Many hosts of one architecture trained and measured as one program.
+
+```
+fleet       which hosts go together, what runs alone          FusedFleet
+training    one interval of a group, batch by batch           GroupTraining
+measuring   validation and counterfactuals of a group         measure_group
+stack       the hosts' segments as stacked modules            HostStack
+calls       which rows run which seeds in a slot              SlotCalls
+bank        weights and moments as flat rows                  ParameterBank
+```
+Host runs keep everything else: lifecycle, clocks, governor, ledger, events. Weights are copied into the stack
+before an interval and back after it, so that between two intervals a host is an ordinary one.
+"""
+
+from esper.tolaria.fleet.fused.fleet import FusedFleet, FusedShare
+
+__all__ = ["FusedFleet", "FusedShare"]

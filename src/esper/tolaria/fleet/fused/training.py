@@ -1,0 +1,285 @@
+"""One interval of a group of hosts, batch by batch: the stacked counterpart of `tolaria.epoch`.
+
+```
+for each batch:
+  1) clock       ramps and learning rates take their closed-form values, row by row
+  2) hosts       all rows: forward, losses, one backward pass for hosts and the seeds that are blended in
+  3) incubate    rows with an isolated seed: their tails once more, behind the seed at full alpha
+  4) check       finite flags per row and seed; a faulty row is skipped alone, and put back as it was
+  5) clip, step  per row
+```
+Rows never mix: a number of one row takes part in no number of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from esper.data import Batch, gather_rows
+from esper.kasmina import StackContext, to_arrangement
+from esper.tolaria.epoch import EpochProgress, SlotTotals
+from esper.tolaria.fault_origin import LARGEST_SOUND, FaultOrigin, find_lasting
+from esper.tolaria.fleet.fused.bank import ParameterBank, compute_rms
+from esper.tolaria.fleet.fused.faults import RowGradient, explain_faults
+from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
+from esper.tolaria.fleet.fused.rates import build_rates
+from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host
+from esper.tolaria.fleet.fused.stack import HostStack, NormRows
+from esper.tolaria.fleet.fused.totals import HostTotals, SeedTotals
+from esper.tolaria.precision import Autocast
+from esper.tolaria.reducer import HOST
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from esper.tolaria.host_run import HostRun
+
+_MIN_CHUNK = 64
+"""Items of a stacked measuring pass at least: fewer are all overhead."""
+
+
+@final
+class GroupTraining:
+    """The weights of R hosts and their seeds, as one program for one interval."""
+
+    def __init__(self, runs: Sequence[HostRun], stack: HostStack) -> None:
+        """Copy everything that trains into the stack.
+
+        Args:
+            runs: Of one architecture, each at the beginning of an interval.
+            stack: Their segments.
+
+        Raises:
+            UnstackableError: If a seed cannot be stacked; nothing was changed.
+        """
+        self.runs = tuple(runs)
+        self.stack = stack
+        benches = [run.bench for run in runs]
+        self.seeds = build_seed_banks(benches, stack)
+        self._host_rows = [describe_host(bench) for bench in benches]
+        self.host = ParameterBank(self._host_rows)
+        self.norms = NormRows([bench.model.host for bench in benches])
+        self._objective = benches[0].objective
+        self.autocast = Autocast(self.host.values.device, runs[0].config.amp)
+        self._faults: list[dict[str, FaultOrigin]] = [{} for _ in runs]
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.runs)
+
+    def chunk_items(self, num_rows: int) -> int:
+        """Return items of one measuring pass over so many rows: what they keep then suits a cache."""
+        wanted = self.runs[0].config.measuring.chunk_items
+        return max(min(wanted, _MIN_CHUNK), wanted // num_rows)
+
+    # ------------------------------------------------------------------ one interval
+
+    def train(self, epochs: Sequence[int]) -> list[dict[str, FaultOrigin]]:
+        """Train one interval; hosts, optimisers and progress are then as if each had trained by itself.
+
+        Args:
+            epochs: [R] what each run's `begin_interval` returned.
+
+        Returns:
+            [R] what is bad now and would be in every batch to come, by group.
+        """
+        num_batches = self.runs[0].bench.batches.num_batches
+        device = self.host.values.device
+        starts = [run.clock.batch for run in self.runs]
+        self._start(starts, num_batches)
+        host, seeds = (
+            HostTotals(self.num_rows, device),
+            [SeedTotals(source.bank.num_rows, device) for source in self.seeds],
+        )
+        iterators = [run.bench.batches for run in self.runs]
+        for index in range(num_batches):
+            self._follow_ramps(starts, index)
+            batch = gather_rows(iterators, epochs, index)
+            self._train_batch(batch, index, host, seeds)
+        return self._finish(host.read(num_batches), [totals.read() for totals in seeds], starts)
+
+    def _start(self, starts: Sequence[int], num_batches: int) -> None:
+        device = self.host.values.device
+        self._host_rates = build_rates(self._host_rows, starts, num_batches).to(device)
+        self._seed_rates = [
+            build_rates(source.bank.rows, [starts[member] for member in source.members], num_batches).to(
+                device
+            )
+            for source in self.seeds
+        ]
+        self._members = [torch.tensor(source.members, device=device) for source in self.seeds]
+        self._ramping = [
+            row
+            for row, run in enumerate(self.runs)
+            if any(slot.state.ramp is not None for slot in run.bench.model.each_slot())
+        ]
+        self._replan()
+
+    def _replan(self) -> None:
+        self._plan = TrainingPlan(self.seeds, read_modes(self.seeds), self.stack, self.num_rows)
+
+    def _follow_ramps(self, starts: Sequence[int], index: int) -> None:
+        if not self._ramping:
+            return
+        for row in self._ramping:
+            self.runs[row].bench.model.update_alphas(starts[row] + index)
+        if read_modes(self.seeds) != self._plan.modes:
+            self._replan()
+        self._plan.forget_alphas()
+
+    def _finish(
+        self, progress: Sequence[EpochProgress], seeds: Sequence[Sequence[SlotTotals]], starts: Sequence[int]
+    ) -> list[dict[str, FaultOrigin]]:
+        self.host.write_back()
+        for source in self.seeds:
+            source.bank.write_back()
+        self.norms.write_back(range(self.num_rows), [own.batch - own.num_skipped for own in progress])
+        for source, totals in zip(self.seeds, seeds, strict=True):
+            for member, own in zip(source.members, totals, strict=True):
+                progress[member].slots[source.slot_id] = own
+        for run, sums, faults, start in zip(self.runs, progress, self._faults, starts, strict=True):
+            sums.faults = faults
+            run.progress = sums
+            run.bench.optimizer.set_batch(start + sums.batch - 1)
+            run.bench.model.update_alphas(start + sums.batch)
+        is_sound = self._find_sound()
+        return [
+            {} if sound else find_lasting(run.bench.model, run.bench.optimizer)
+            for run, sound in zip(self.runs, is_sound, strict=True)
+        ]
+
+    def _find_sound(self) -> list[bool]:
+        sound = self.host.is_sound(LARGEST_SOUND)
+        statistics = self.norms.compute_norms()
+        if statistics is not None:
+            sound = sound & (statistics < LARGEST_SOUND)
+        answer = sound.tolist()
+        for source in self.seeds:
+            for member, is_sound in zip(
+                source.members, source.bank.is_sound(LARGEST_SOUND).tolist(), strict=True
+            ):
+                answer[member] = answer[member] and is_sound
+        return [bool(flag) for flag in answer]
+
+    # ------------------------------------------------------------------ one batch
+
+    def _train_batch(
+        self, batch: Batch, index: int, totals: HostTotals, seed_totals: Sequence[SeedTotals]
+    ) -> None:
+        saved = self.norms.copy()
+        losses, metric_sums, host_gradient, seed_gradients = self._learn(batch)
+        host_norms = self.host.compute_norms(host_gradient)
+        counted = host_norms.isfinite()
+        statistics = self.norms.compute_norms()
+        if statistics is not None:
+            losses = torch.where(statistics < LARGEST_SOUND, losses, torch.nan)
+        stepped = counted & (losses.abs() < LARGEST_SOUND)
+        norms = [
+            source.bank.compute_norms(gradient)
+            for source, gradient in zip(self.seeds, seed_gradients, strict=True)
+        ]
+        is_well = [stepped.all(), *(own.isfinite().all() for own in norms)]
+        if not bool(torch.stack(is_well).all()):
+            gradients = (host_gradient, host_norms, seed_gradients, norms)
+            self._explain(batch, index, stepped.tolist(), gradients, saved)
+            self.norms.put_back(saved, (~stepped).nonzero().flatten())
+        self.host.update(host_gradient, host_norms, stepped, self._host_rates[index])
+        host_rms = compute_rms(host_norms, self.host.num_values)
+        for place, source in enumerate(self.seeds):
+            members, has_gradient = self._members[place], self._plan.has_gradient[place]
+            due = has_gradient & stepped[members] & norms[place].isfinite()
+            source.bank.update(seed_gradients[place], norms[place], due, self._seed_rates[place][index])
+            own = host_rms[members]
+            ratios = torch.where(own > 0.0, compute_rms(norms[place], source.bank.num_values) / own, 0.0)
+            seed_totals[place].add(
+                norms[place], ratios, has_gradient=has_gradient, is_counted=counted[members]
+            )
+        totals.add(
+            losses, metric_sums, host_norms, counted=counted, stepped=stepped, items=batch.targets.shape[1]
+        )
+
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return losses [R], metric sums [R] and the gradients of hosts [R, P] and of every seed bank."""
+        plan, features = self._plan, {}
+        weights = self.host.weights()
+        context = StackContext(num_rows=self.num_rows, running=self.norms.running)
+        taught = plan.taught_slots
+
+        def at_slot(slot_id: str, h: Tensor) -> Tensor:
+            if slot_id in taught:
+                features[slot_id] = h.detach()
+            return plan.slots[slot_id].run(h)
+
+        inputs = to_arrangement(batch.inputs, self.stack.arrangement_in)
+        with self.autocast.context():
+            outputs = self.stack.run(inputs, 0, lambda _: weights, lambda _: context, at_slot)
+        targets = batch.targets.flatten(0, 1)
+        losses = self._objective.losses(outputs.flatten(0, 1), targets).view(self.num_rows, -1).mean(dim=1)
+        values = [self.host.values, *(self.seeds[place].bank.values for place in plan.open_banks)]
+        found = torch.autograd.grad(losses.sum(), values, allow_unused=True)
+        gradients = [torch.zeros_like(source.bank.values) for source in self.seeds]
+        for place, gradient in zip(plan.open_banks, found[1:], strict=True):
+            if gradient is not None:
+                gradients[place] = gradient
+        if plan.lessons is not None:
+            with self.autocast.context():
+                lessons = plan.lessons.compute_gradients(features, self.host, batch.targets, self._objective)
+            for place, gradient in zip(plan.lessons.banks, lessons, strict=True):
+                gradients[place] = gradients[place] + gradient if place in plan.open_banks else gradient
+        metrics = self._objective.metrics(outputs.detach().flatten(0, 1), targets)
+        assert found[0] is not None
+        return losses.detach(), metrics.view(self.num_rows, -1).sum(dim=1), found[0], gradients
+
+    def _explain(
+        self,
+        batch: Batch,
+        index: int,
+        stepped: Sequence[bool],
+        gradients: tuple[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]],
+        saved: Sequence[Tensor],
+    ) -> None:
+        """Find out what was bad in the rows that are at fault, once per row and group."""
+        host_gradient, host_norms, seed_gradients, norms = gradients
+        for row, run in enumerate(self.runs):
+            own = {HOST: RowGradient(self.host, row, host_gradient[row], float(host_norms[row]), True)}
+            for place, source in enumerate(self.seeds):
+                if row in source.members:
+                    member = source.members.index(row)
+                    own[source.slot_id] = RowGradient(
+                        source.bank,
+                        member,
+                        seed_gradients[place][member],
+                        float(norms[place][member]),
+                        bool(self._plan.has_gradient[place][member]),
+                    )
+            is_withheld = not stepped[row]
+            bad = {owner for owner, found in own.items() if owner != HOST and found.is_faulty}
+            known = self._faults[row]
+            if not (is_withheld and HOST not in known) and not bad - set(known):
+                continue
+            self._copy_out(row)
+            explain_faults(
+                run.bench,
+                Batch(*(part[row] for part in batch)),
+                own,
+                known,
+                partial(self._put_back, row, saved),
+                index=index,
+                is_withheld=is_withheld,
+            )
+
+    def _copy_out(self, row: int) -> None:
+        self.host.write_back([row])
+        for source in self.seeds:
+            if row in source.members:
+                source.bank.write_back([source.members.index(row)])
+        self.norms.write_back([row], [0])
+
+    def _put_back(self, row: int, saved: Sequence[Tensor]) -> None:
+        self.norms.put_back(saved, torch.tensor([row], device=self.host.values.device))
+        self.norms.write_back([row], [0])
