@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from esper.leyline import ConfigError, ForeignCheckpointError, JsonValue, suggest
 from esper.tolaria.group_flags import GroupFlag, GroupFlags
+from esper.tolaria.objectives import widen
 from esper.tolaria.optimizer_state import (
     ParameterOwner,
     apply_tensors,
@@ -301,7 +302,7 @@ class TopologyOptimizer:
             gradients = [p.grad for p in owner.parameters.values() if p.grad is not None]
             for gradient in gradients if inverse_scale != 1.0 else ():
                 gradient.mul_(inverse_scale)
-            norms[name] = nn.utils.get_total_norm(gradients).float() if gradients else None
+            norms[name] = widen(nn.utils.get_total_norm(gradients)) if gradients else None
         zero = torch.zeros((), device=self._device)
         stacked = torch.stack([zero if norm is None else norm for norm in norms.values()])
         values = zip(norms, stacked.tolist(), strict=True)  # sync: the only one here, once a batch

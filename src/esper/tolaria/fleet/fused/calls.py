@@ -129,6 +129,7 @@ class SlotCalls:
         if index not in self._alphas:
             forced = self._forced[index]
             values = [slot.state.alpha for slot in call.seeds] if forced is None else forced
-            self._alphas[index] = torch.tensor(values, dtype=torch.float32, device=h.device)
+            dtype = call.seeds[0].alpha_mirror.dtype
+            self._alphas[index] = torch.tensor(values, dtype=dtype, device=h.device)
         residual = call.compute_residual(h, is_frozen=is_frozen)
         return blend_rows(h, residual, self._alphas[index], self._arrangement, call.num_rows)
