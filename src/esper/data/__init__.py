@@ -4,7 +4,7 @@ Knows nothing of models, policies or runs, and never uses a network.
 """
 
 from esper.data.augment import AugmentConfig, compute_augmented
-from esper.data.batching import Batch, SharedBatchIterator, gather_rows
+from esper.data.batching import Batch, SharedBatchIterator, StackedBatches
 from esper.data.catalog import (
     DATA_VARIABLE,
     DatasetStatus,
@@ -39,6 +39,7 @@ __all__ = [
     "Finding",
     "LoadOptions",
     "SharedBatchIterator",
+    "StackedBatches",
     "StorageKind",
     "SyntheticConfig",
     "TaskData",
@@ -51,7 +52,6 @@ __all__ = [
     "compute_channel_stats",
     "dataset_record",
     "epoch_order",
-    "gather_rows",
     "list_datasets",
     "load_dataset",
     "locate",

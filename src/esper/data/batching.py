@@ -235,6 +235,11 @@ class SharedBatchIterator:
         is_last = index == self._pass_batches - 1
         return epoch, start, self._num_items if is_last else start + self._batch_size
 
+    def _take(self, epoch: int, index: int) -> torch.Tensor:
+        """Return the item numbers of the first instance's batch, [B]."""
+        number, start, stop = self._locate(epoch, index)
+        return self._order(number, 0)[start:stop]
+
     def _order(self, number: int, e: int) -> torch.Tensor:
         """Return an instance's order of a pass, [N] int64 on the device; the last one asked for is kept."""
         if self._fixed_order is not None:
@@ -249,34 +254,56 @@ class SharedBatchIterator:
         return order
 
 
-def gather_rows(iterators: Sequence[SharedBatchIterator], epochs: Sequence[int], index: int) -> Batch:
-    """Return what the first instances of R iterators see as batch `index`, stacked: [R, B, ...].
+@final
+class StackedBatches:
+    """What the first instances of R iterators see in one epoch of each, batch by batch, stacked.
 
-    Equal to their `row(epoch, index, 0)` one under the other; iterators that share a storage are served by
-    one gather.
+    Iterators that share a storage are served by one gather.
 
-    Args:
-        iterators: R of them, with batches of one size.
-        epochs: [R] epoch of each.
-        index: Batch in the epoch.
-
-    Raises:
-        IndexError: As `SharedBatchIterator.row`.
+    Example:
+        StackedBatches([run.batches for run in runs], epochs=[3, 3, 0]).batch(0).inputs.shape  # [3, B, ...]
     """
-    first = iterators[0]
-    is_shared = all(i._storage is first._storage and i._augment is None for i in iterators)
-    if not is_shared:
-        rows = [i.row(epoch, index, 0) for i, epoch in zip(iterators, epochs, strict=True)]
-        return Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
-    slices = []
-    for iterator, epoch in zip(iterators, epochs, strict=True):
-        number, start, stop = iterator._locate(epoch, index)
-        slices.append(iterator._order(number, 0)[start:stop])
-    indices = torch.stack(slices)
-    storage, flat = first._storage, indices.reshape(-1)
-    inputs = storage.inputs.index_select(0, flat).view(*indices.shape, *storage.inputs.shape[1:])
-    targets = storage.targets.index_select(0, flat).view(*indices.shape, *storage.targets.shape[1:])
-    return Batch(storage.normalise(inputs), storage.label(targets), indices)
+
+    def __init__(self, iterators: Sequence[SharedBatchIterator], epochs: Sequence[int]) -> None:
+        """Look up the orders.
+
+        Args:
+            iterators: R of them, with batches of one size.
+            epochs: [R] epoch of each.
+        """
+        self._iterators, self._epochs = tuple(iterators), tuple(epochs)
+        first = iterators[0]
+        self._storage = first._storage
+        self._is_shared = all(i._storage is first._storage and i._augment is None for i in iterators)
+        # Where an epoch is one pass, its batches are neighbours in one order.
+        self._is_one_pass = first._epoch_batches is None
+        self._orders: torch.Tensor | None = None
+        if self._is_shared and self._is_one_pass:
+            pairs = zip(iterators, epochs, strict=True)
+            self._orders = torch.stack([iterator._order(epoch, 0) for iterator, epoch in pairs])
+
+    def batch(self, index: int) -> Batch:
+        """Return [R, B, ...], equal to the iterators' `row(epoch, index, 0)` one under the other.
+
+        Args:
+            index: Batch in the epoch.
+
+        Raises:
+            IndexError: As `SharedBatchIterator.row`.
+        """
+        pairs = zip(self._iterators, self._epochs, strict=True)
+        if not self._is_shared:
+            rows = [iterator.row(epoch, index, 0) for iterator, epoch in pairs]
+            return Batch(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+        if self._orders is not None:
+            _, start, stop = self._iterators[0]._locate(self._epochs[0], index)
+            indices = self._orders[:, start:stop].contiguous()
+        else:
+            indices = torch.stack([iterator._take(epoch, index) for iterator, epoch in pairs])
+        storage, flat = self._storage, indices.view(-1)
+        inputs = storage.inputs.index_select(0, flat).view(*indices.shape, *storage.inputs.shape[1:])
+        targets = storage.targets.index_select(0, flat).view(*indices.shape, *storage.targets.shape[1:])
+        return Batch(storage.normalise(inputs), storage.label(targets), indices)
 
 
 def _count_batches(num_items: int, batch_size: int) -> int:

@@ -18,6 +18,7 @@ from esper.kasmina import (
     MorphogeneticModel,
     QualityGates,
     RecomputeRule,
+    Seed,
     SeedState,
     build_seeded,
     count_flops,
@@ -108,6 +109,8 @@ class Workbench:
     rng: OwnRng
     memory: MemoryWatch
     probe: HostProbe[MorphogeneticModel, Batch]
+    _planned: list[tuple[str, Seed | None, bool]] | None = None
+    """Slot, its seed and whether it is isolated, as the reducer's plan has them."""
 
     def seed_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
         """Return the parameters of every seed by slot."""
@@ -132,8 +135,10 @@ class Workbench:
     def follow_topology(self) -> None:
         """Add groups for new seeds, drop those of seeds that are gone, freeze those on their way out."""
         isolated: set[str] = set()
+        planned: list[tuple[str, Seed | None, bool]] = []
         for slot in self.model.each_slot():
             state, known = slot.state, slot.slot_id in self.optimizer.seed_slots
+            planned.append((slot.slot_id, slot.seed, state.stage.is_isolated))
             if not state.stage.has_seed:
                 if known:
                     self.optimizer.remove_seed(slot.slot_id)
@@ -149,7 +154,9 @@ class Workbench:
                 self.optimizer.fossilize(slot.slot_id)
             if state.stage.is_isolated:
                 isolated.add(slot.slot_id)
-        self.reducer.replan(self.optimizer.plan(isolated), self.optimizer.parameters())
+        if planned != self._planned:  # most intervals change nothing, and a layout takes long to hash
+            self.reducer.replan(self.optimizer.plan(isolated), self.optimizer.parameters())
+            self._planned = planned
 
 
 def build_workbench(

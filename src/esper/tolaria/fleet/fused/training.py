@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.data import Batch, gather_rows
+from esper.data import Batch, StackedBatches
 from esper.kasmina import StackContext, to_arrangement
 from esper.tolaria.epoch import EpochProgress, SlotTotals
 from esper.tolaria.fault_origin import LARGEST_SOUND, FaultOrigin, find_lasting
@@ -96,11 +96,10 @@ class GroupTraining:
             HostTotals(self.num_rows, device),
             [SeedTotals(source.bank.num_rows, device) for source in self.seeds],
         )
-        iterators = [run.bench.batches for run in self.runs]
+        batches = StackedBatches([run.bench.batches for run in self.runs], epochs)
         for index in range(num_batches):
             self._follow_ramps(starts, index)
-            batch = gather_rows(iterators, epochs, index)
-            self._train_batch(batch, index, host, seeds)
+            self._train_batch(batches.batch(index), index, host, seeds)
         return self._finish(host.read(num_batches), [totals.read() for totals in seeds], starts)
 
     def _start(self, starts: Sequence[int], num_batches: int) -> None:
