@@ -1,0 +1,110 @@
+"""Linear maps and lookups of R rows: linear, 2d convolution, embedding.
+
+```
+Linear      [R, N, in] @ [R, in, out] + [R, 1, out]       baddbmm, whatever the stride between rows
+Conv2d      groups R g over [B, R C, H, W]                a wide network's convolution
+Embedding   row r looks up in r V to (r + 1) V            one table of R V vectors
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.kasmina.stacking.arrangement import as_maps
+from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked
+from esper.kasmina.stacking.kinds import Kind, Site, Weights, is_missing, is_off
+
+_ONLY_MAPS = frozenset({StackArrangement.MAPS})
+_ONLY_ROWS = frozenset({StackArrangement.ROWS})
+
+
+def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x W^T + b for each row.
+
+    Args:
+        x: [R, ..., in].
+        weight: [R, out, in].
+        bias: [R, out] or None.
+    """
+    flat = x if x.dim() == 3 else x.flatten(1, -2)  # [R, N, in]
+    turned = weight.mT
+    out = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
+    return out if x.dim() == 3 else out.view(*x.shape[:-1], -1)
+
+
+def _build_linear(module: nn.Module, site: Site) -> Stacked:
+    assert isinstance(module, nn.Linear)
+    weight = site.name("weight")
+    bias = site.parameter(module, "bias")
+
+    def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
+        del context
+        return apply_linear(x, weights[weight], None if bias is None else weights[bias])
+
+    return site.function(compute)
+
+
+def _build_conv(module: nn.Module, site: Site) -> Stacked:
+    assert isinstance(module, nn.Conv2d)
+    weight = site.name("weight")
+    bias = site.parameter(module, "bias")
+    stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
+
+    def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
+        out = F.conv2d(
+            x,
+            weights[weight].flatten(0, 1),
+            None if bias is None else weights[bias].flatten(),
+            stride,
+            padding,
+            dilation,
+            groups * context.num_rows,
+        )
+        return as_maps(out)
+
+    return site.function(compute)
+
+
+def _build_embedding(module: nn.Module, site: Site) -> Stacked:
+    assert isinstance(module, nn.Embedding)
+    weight = site.name("weight")
+
+    def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
+        table = weights[weight]  # [R, V, C]
+        first = torch.arange(context.num_rows, device=x.device) * table.shape[1]
+        return F.embedding(x + first.view(-1, *[1] * (x.dim() - 1)), table.flatten(0, 1))
+
+    return site.function(compute)
+
+
+def _is_zeros(value: object) -> bool:
+    return value == "zeros"
+
+
+LINEAR_KINDS: Mapping[type[nn.Module], Kind] = MappingProxyType(
+    {
+        nn.Linear: Kind(build=_build_linear, takes=_ONLY_ROWS, known={}),
+        nn.Conv2d: Kind(
+            build=_build_conv,
+            takes=_ONLY_MAPS,
+            settings=("stride", "padding", "dilation", "groups"),
+            known={"padding_mode": _is_zeros},
+        ),
+        nn.Embedding: Kind(
+            build=_build_embedding,
+            takes=_ONLY_ROWS,
+            known={
+                "padding_idx": is_missing,
+                "max_norm": is_off,
+                "scale_grad_by_freq": is_off,
+                "sparse": is_off,
+            },
+        ),
+    }
+)

@@ -1,0 +1,127 @@
+"""kasmina/stacking/blocks.py, layers.py, linear.py: every blueprint in every form, every host's segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from esper.kasmina import (
+    CNNHost,
+    CNNHostConfig,
+    MLPHost,
+    MLPHostConfig,
+    SegmentedHost,
+    SlotSpec,
+    TransformerHost,
+    TransformerHostConfig,
+    build_seed,
+    builtin_registry,
+)
+from esper.kasmina.stacking import Arrangement
+from esper.leyline import BlendForm, Layout
+from kasmina.growing import make_spec
+from kasmina.stacking.oracle import NUM_ROWS, assert_stack_equals_rows, draw, draw_tokens
+
+REGISTRY = builtin_registry()
+SLOTS = {
+    Layout.MAP_2D: make_spec((6, 4, 4)),
+    Layout.SEQUENCE: make_spec((5, 32), Layout.SEQUENCE),
+    Layout.FLAT: make_spec((9,), Layout.FLAT),
+}
+CASES = [
+    (name, layout)
+    for name in REGISTRY.ids
+    if not REGISTRY.get(name).spans_pair
+    for layout in sorted(REGISTRY.get(name).layouts, key=lambda each: each.value)
+]
+DTYPES = (torch.float64, torch.float32)
+
+
+def arrangement_of(layout: Layout) -> Arrangement:
+    return Arrangement.MAPS if layout is Layout.MAP_2D else Arrangement.ROWS
+
+
+def seed_builder(name: str, spec: SlotSpec, form: BlendForm) -> Callable[[], nn.Module]:
+    channel_dim = 1 if spec.layout is not Layout.SEQUENCE else -1
+    return lambda: build_seed(
+        REGISTRY.get(name).build(spec), form, spec.num_channels, channel_dim, len(spec.shape) - 1
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+@pytest.mark.parametrize("form", BlendForm)
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_a_stacked_seed_equals_its_rows(
+    name: str, layout: Layout, form: BlendForm, num_rows: int, dtype: torch.dtype
+) -> None:
+    spec = SLOTS[layout]
+    inputs = draw(num_rows, 4, *spec.shape, dtype=dtype)
+    assert_stack_equals_rows(
+        seed_builder(name, spec, form), arrangement_of(layout), inputs, prefix="block1.seed"
+    )
+
+
+def _cnn(norm: str, num_blocks: int, num_pools: int, in_channels: int = 1) -> Callable[[], SegmentedHost]:
+    config = CNNHostConfig(
+        in_channels=in_channels,
+        num_classes=5,
+        base_channels=3,
+        num_blocks=num_blocks,
+        num_pools=num_pools,
+        norm=norm,
+    )
+    return lambda: CNNHost(config)
+
+
+def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int, ...], int]]:
+    """Yield (name, builder, one item's input shape, vocabulary or 0)."""
+    for norm in ("batch", "group", "none"):
+        for num_pools in (1, 2, 3):
+            channels = 1 + num_pools % 2
+            yield (
+                f"cnn-{norm}-{num_pools}",
+                _cnn(norm, max(2, num_pools), num_pools, channels),
+                (channels, 8, 8),
+                0,
+            )
+    for norm in ("none", "batch", "layer"):
+        config = MLPHostConfig(num_inputs=12, num_classes=4, hidden=(7, 5), norm=norm)
+        yield f"mlp-{norm}", (lambda config=config: MLPHost(config)), (3, 2, 2), 0
+    for positions in ("learned", "sinusoidal"):
+        words = TransformerHostConfig(
+            vocabulary=11, context=6, width=16, num_blocks=2, num_heads=2, positions=positions
+        )
+        yield f"transformer-{positions}", (lambda words=words: TransformerHost(words)), (5,), 11
+
+
+HOSTS = list(_host_cases())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+@pytest.mark.parametrize(("name", "build", "shape", "vocabulary"), HOSTS, ids=[each[0] for each in HOSTS])
+def test_stacked_segments_of_a_host_equal_its_rows(
+    name: str,
+    build: Callable[[], SegmentedHost],
+    shape: tuple[int, ...],
+    vocabulary: int,
+    num_rows: int,
+    dtype: torch.dtype,
+) -> None:
+    def chain() -> nn.Module:
+        return nn.Sequential(*[segment for _, segment in build().segments()])
+
+    is_map = name.startswith("cnn")
+    if vocabulary:
+        inputs = draw_tokens(num_rows, 4, *shape, vocabulary=vocabulary)
+        dtype = torch.float64
+    else:
+        inputs = draw(num_rows, 4, *shape, dtype=dtype)
+    for is_training in (True, False):
+        assert_stack_equals_rows(
+            chain, Arrangement.MAPS if is_map else Arrangement.ROWS, inputs, is_training=is_training
+        )
