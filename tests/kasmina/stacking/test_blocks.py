@@ -1,8 +1,9 @@
-"""kasmina/stacking/blocks.py, layers.py, linear.py: every blueprint in every form, every host's segments."""
+"""kasmina/stacking/blocks.py: every blueprint in every form of blending, every segment of our hosts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -65,16 +66,29 @@ def test_a_stacked_seed_equals_its_rows(
     )
 
 
-def _cnn(norm: str, num_blocks: int, num_pools: int, in_channels: int = 1) -> Callable[[], SegmentedHost]:
-    config = CNNHostConfig(
-        in_channels=in_channels,
-        num_classes=5,
-        base_channels=3,
-        num_blocks=num_blocks,
-        num_pools=num_pools,
-        norm=norm,
+def _cnn(norm: str, num_blocks: int, num_pools: int, in_channels: int) -> SegmentedHost:
+    return CNNHost(
+        CNNHostConfig(
+            in_channels=in_channels,
+            num_classes=5,
+            base_channels=3,
+            num_blocks=num_blocks,
+            num_pools=num_pools,
+            norm=norm,
+        )
     )
-    return lambda: CNNHost(config)
+
+
+def _mlp(norm: str) -> SegmentedHost:
+    return MLPHost(MLPHostConfig(num_inputs=12, num_classes=4, hidden=(7, 5), norm=norm))
+
+
+def _transformer(positions: str) -> SegmentedHost:
+    return TransformerHost(
+        TransformerHostConfig(
+            vocabulary=11, context=6, width=16, num_blocks=2, num_heads=2, positions=positions
+        )
+    )
 
 
 def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int, ...], int]]:
@@ -82,20 +96,12 @@ def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int,
     for norm in ("batch", "group", "none"):
         for num_pools in (1, 2, 3):
             channels = 1 + num_pools % 2
-            yield (
-                f"cnn-{norm}-{num_pools}",
-                _cnn(norm, max(2, num_pools), num_pools, channels),
-                (channels, 8, 8),
-                0,
-            )
+            build = partial(_cnn, norm, max(2, num_pools), num_pools, channels)
+            yield f"cnn-{norm}-{num_pools}", build, (channels, 8, 8), 0
     for norm in ("none", "batch", "layer"):
-        config = MLPHostConfig(num_inputs=12, num_classes=4, hidden=(7, 5), norm=norm)
-        yield f"mlp-{norm}", (lambda config=config: MLPHost(config)), (3, 2, 2), 0
+        yield f"mlp-{norm}", partial(_mlp, norm), (3, 2, 2), 0
     for positions in ("learned", "sinusoidal"):
-        words = TransformerHostConfig(
-            vocabulary=11, context=6, width=16, num_blocks=2, num_heads=2, positions=positions
-        )
-        yield f"transformer-{positions}", (lambda words=words: TransformerHost(words)), (5,), 11
+        yield f"transformer-{positions}", partial(_transformer, positions), (5,), 11
 
 
 HOSTS = list(_host_cases())
