@@ -14,7 +14,7 @@ from esper.kasmina.stacking.arrangement import to_arrangement
 from esper.kasmina.stacking.build import build_stacked, signature
 from esper.kasmina.stacking.contract import StackArrangement as Arrangement
 from esper.kasmina.stacking.contract import StackContext, Stacked, UnstackableError
-from esper.kasmina.stacking.rows import blend_rows, merge_rows, take_rows
+from esper.kasmina.stacking.rows import blend_rows, join_stacked, take_rows
 
 __all__ = [
     "Arrangement",
@@ -23,11 +23,11 @@ __all__ = [
     "UnstackableError",
     "blend_rows",
     "build_stacked",
-    "merge_rows",
+    "join_stacked",
     "signature",
     "take_rows",
     "to_arrangement",
 ]
 
 # Under its short name for users of this package; simic's front door has another function of that name.
-join_rows = merge_rows
+join_rows = join_stacked

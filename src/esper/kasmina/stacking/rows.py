@@ -38,7 +38,7 @@ def take_rows(x: Tensor, rows: Tensor, arrangement: StackArrangement, num_rows: 
     return taken.permute(0, 3, 1, 2)
 
 
-def merge_rows(
+def join_stacked(
     parts: Sequence[Tensor], order: Tensor | None, arrangement: StackArrangement, nums: Sequence[int]
 ) -> Tensor:
     """Return the rows of several activations in one.
