@@ -109,12 +109,14 @@ HOSTS = list(_host_cases())
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_rows", NUM_ROWS)
+@pytest.mark.parametrize("is_data", [False, True])
 @pytest.mark.parametrize(("name", "build", "shape", "vocabulary"), HOSTS, ids=[each[0] for each in HOSTS])
 def test_stacked_segments_of_a_host_equal_its_rows(
     name: str,
     build: Callable[[], SegmentedHost],
     shape: tuple[int, ...],
     vocabulary: int,
+    is_data: bool,
     num_rows: int,
     dtype: torch.dtype,
 ) -> None:
@@ -129,5 +131,9 @@ def test_stacked_segments_of_a_host_equal_its_rows(
         inputs = draw(num_rows, 4, *shape, dtype=dtype)
     for is_training in (True, False):
         assert_stack_equals_rows(
-            chain, Arrangement.MAPS if is_map else Arrangement.ROWS, inputs, is_training=is_training
+            chain,
+            Arrangement.MAPS if is_map else Arrangement.ROWS,
+            inputs,
+            is_training=is_training,
+            is_data=is_data,
         )

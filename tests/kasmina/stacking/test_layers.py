@@ -100,6 +100,21 @@ def test_weights_may_lie_in_one_store_with_any_stride_between_rows(
         assert torch.allclose(got.weights[name], grad, rtol=0.0, atol=1e-10), name
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(nn.Conv2d, 4, 8, 3, padding=1, groups=4),
+        partial(nn.Conv2d, 4, 12, 3, stride=2, groups=4, bias=False),
+        partial(nn.Conv2d, 4, 6, 3, padding=1),
+    ],
+)
+def test_a_convolution_of_data_equals_its_rows(build: Build, num_rows: int, dtype: torch.dtype) -> None:
+    inputs = draw(num_rows, 5, 4, 6, 6, dtype=dtype)
+    assert_stack_equals_rows(build, Arrangement.MAPS, inputs, is_data=True)
+
+
 def _in_a_wider_store(weight: Tensor) -> Tensor:
     num_rows, size = weight.shape[0], weight[0].numel()
     store = torch.zeros(num_rows, size + 5, dtype=weight.dtype)
