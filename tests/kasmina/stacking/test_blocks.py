@@ -21,10 +21,20 @@ from esper.kasmina import (
     build_seed,
     builtin_registry,
 )
-from esper.kasmina.stacking import Arrangement
+from esper.kasmina.stacking import Arrangement, StackContext, build_stacked
 from esper.leyline import BlendForm, Layout
 from kasmina.growing import make_spec
-from kasmina.stacking.oracle import NUM_ROWS, assert_stack_equals_rows, draw, draw_tokens
+from kasmina.stacking.oracle import (
+    NUM_ROWS,
+    assert_passes_agree,
+    assert_stack_equals_rows,
+    build_rows,
+    draw,
+    draw_tokens,
+    run_separate,
+    run_stacked,
+    stack_weights,
+)
 
 REGISTRY = builtin_registry()
 SLOTS = {
@@ -105,6 +115,21 @@ def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int,
 
 
 HOSTS = list(_host_cases())
+
+
+@pytest.mark.parametrize("form", BlendForm)
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_a_stacked_seed_under_bf16_autocast_differs_by_rounding_alone(
+    name: str, layout: Layout, form: BlendForm
+) -> None:
+    spec = SLOTS[layout]
+    modules = build_rows(seed_builder(name, spec, form), 3, torch.float32)
+    inputs = draw(3, 4, *spec.shape, dtype=torch.float32)
+    stacked = build_stacked(modules[0], arrangement_of(layout))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run_stacked(stacked, inputs, stack_weights(modules), StackContext(num_rows=3))
+        wanted = run_separate(modules, inputs)
+    assert_passes_agree(got, wanted, 2e-2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
