@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina import build_seeded
-from esper.kasmina.stacking import Arrangement, StackContext, Stacked, build_stacked, to_arrangement
+from esper.kasmina.stacking import StackArrangement, StackContext, Stacked, build_stacked, to_arrangement
 
 NUM_ROWS = (1, 3, 8)
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -60,17 +60,17 @@ def stack_weights(modules: Sequence[nn.Module], prefix: str = "") -> Weights:
     }
 
 
-def rows_first(x: Tensor, arrangement: Arrangement, num_rows: int) -> Tensor:
+def rows_first(x: Tensor, arrangement: StackArrangement, num_rows: int) -> Tensor:
     """Return an activation as [R, B, ...]."""
-    if arrangement is Arrangement.ROWS:
+    if arrangement is StackArrangement.ROWS:
         return x
     num_items, wide, height, width = x.shape
     return x.reshape(num_items, num_rows, wide // num_rows, height, width).transpose(0, 1)
 
 
-def run_separate(modules: Sequence[nn.Module], inputs: Tensor) -> Pass:
+def run_separate(modules: Sequence[nn.Module], inputs: Tensor, *, is_data: bool = False) -> Pass:
     """Run every module on its own row of inputs [R, B, ...]; the loss is a fixed random weighting."""
-    leaves = [_leaf(row) for row in inputs]
+    leaves = [_leaf(row, is_data=is_data) for row in inputs]
     outs = [module(leaf) for module, leaf in zip(modules, leaves, strict=True)]
     out = torch.stack(outs)
     found = _differentiate(out, leaves, [p for module in modules for p in module.parameters()])
@@ -85,12 +85,18 @@ def run_separate(modules: Sequence[nn.Module], inputs: Tensor) -> Pass:
 
 
 def run_stacked(
-    stacked: Stacked, inputs: Tensor, weights: Weights, context: StackContext, prefix: str = ""
+    stacked: Stacked,
+    inputs: Tensor,
+    weights: Weights,
+    context: StackContext,
+    prefix: str = "",
+    *,
+    is_data: bool = False,
 ) -> Pass:
     """Run all rows of inputs [R, B, ...] as one, with the loss of `run_separate`."""
-    leaf = _leaf(inputs)
+    leaf = _leaf(inputs, is_data=is_data)
     out = stacked(to_arrangement(leaf, stacked.arrangement_in), weights, context)
-    if stacked.arrangement_out is Arrangement.MAPS:
+    if stacked.arrangement_out is StackArrangement.MAPS:
         assert out.is_contiguous(memory_format=torch.channels_last)
     rows = rows_first(out, stacked.arrangement_out, context.num_rows)
     found = _differentiate(rows, [leaf], list(weights.values()))
@@ -104,13 +110,17 @@ def run_stacked(
 
 def assert_stack_equals_rows(
     build: Callable[[], nn.Module],
-    arrangement: Arrangement,
+    arrangement: StackArrangement,
     inputs: Tensor,
     *,
     is_training: bool = True,
+    is_data: bool = False,
     prefix: str = "",
 ) -> None:
-    """Assert that outputs and all gradients equal those of separate modules, for inputs [R, B, ...]."""
+    """Assert that outputs and all gradients equal those of separate modules, for inputs [R, B, ...].
+
+    Inputs that are data need no gradient.
+    """
     dtype = inputs.dtype if inputs.is_floating_point() else torch.float64
     modules = build_rows(build, inputs.shape[0], dtype)
     for module in modules:
@@ -121,8 +131,8 @@ def assert_stack_equals_rows(
         is_training=is_training,
         running={} if is_training else gather_statistics(modules, prefix),
     )
-    got = run_stacked(stacked, inputs, stack_weights(modules, prefix), context, prefix)
-    assert_passes_agree(got, run_separate(modules, inputs), TOLERANCES[dtype])
+    got = run_stacked(stacked, inputs, stack_weights(modules, prefix), context, prefix, is_data=is_data)
+    assert_passes_agree(got, run_separate(modules, inputs, is_data=is_data), TOLERANCES[dtype])
 
 
 def assert_passes_agree(got: Pass, wanted: Pass, tolerance: float) -> None:
@@ -171,8 +181,8 @@ def _present(buffer: Tensor | None) -> Tensor:
     return buffer.clone()
 
 
-def _leaf(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_(x.is_floating_point())
+def _leaf(x: Tensor, *, is_data: bool) -> Tensor:
+    return x.detach().clone().requires_grad_(x.is_floating_point() and not is_data)
 
 
 def _differentiate(out: Tensor, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:

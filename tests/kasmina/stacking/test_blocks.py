@@ -1,8 +1,9 @@
-"""kasmina/stacking/blocks.py, layers.py, linear.py: every blueprint in every form, every host's segments."""
+"""kasmina/stacking/blocks.py: every blueprint in every form of blending, every segment of our hosts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -20,10 +21,20 @@ from esper.kasmina import (
     build_seed,
     builtin_registry,
 )
-from esper.kasmina.stacking import Arrangement
+from esper.kasmina.stacking import StackArrangement, StackContext, build_stacked
 from esper.leyline import BlendForm, Layout
 from kasmina.growing import make_spec
-from kasmina.stacking.oracle import NUM_ROWS, assert_stack_equals_rows, draw, draw_tokens
+from kasmina.stacking.oracle import (
+    NUM_ROWS,
+    assert_passes_agree,
+    assert_stack_equals_rows,
+    build_rows,
+    draw,
+    draw_tokens,
+    run_separate,
+    run_stacked,
+    stack_weights,
+)
 
 REGISTRY = builtin_registry()
 SLOTS = {
@@ -40,8 +51,8 @@ CASES = [
 DTYPES = (torch.float64, torch.float32)
 
 
-def arrangement_of(layout: Layout) -> Arrangement:
-    return Arrangement.MAPS if layout is Layout.MAP_2D else Arrangement.ROWS
+def arrangement_of(layout: Layout) -> StackArrangement:
+    return StackArrangement.MAPS if layout is Layout.MAP_2D else StackArrangement.ROWS
 
 
 def seed_builder(name: str, spec: SlotSpec, form: BlendForm) -> Callable[[], nn.Module]:
@@ -65,16 +76,29 @@ def test_a_stacked_seed_equals_its_rows(
     )
 
 
-def _cnn(norm: str, num_blocks: int, num_pools: int, in_channels: int = 1) -> Callable[[], SegmentedHost]:
-    config = CNNHostConfig(
-        in_channels=in_channels,
-        num_classes=5,
-        base_channels=3,
-        num_blocks=num_blocks,
-        num_pools=num_pools,
-        norm=norm,
+def _cnn(norm: str, num_blocks: int, num_pools: int, in_channels: int) -> SegmentedHost:
+    return CNNHost(
+        CNNHostConfig(
+            in_channels=in_channels,
+            num_classes=5,
+            base_channels=3,
+            num_blocks=num_blocks,
+            num_pools=num_pools,
+            norm=norm,
+        )
     )
-    return lambda: CNNHost(config)
+
+
+def _mlp(norm: str) -> SegmentedHost:
+    return MLPHost(MLPHostConfig(num_inputs=12, num_classes=4, hidden=(7, 5), norm=norm))
+
+
+def _transformer(positions: str) -> SegmentedHost:
+    return TransformerHost(
+        TransformerHostConfig(
+            vocabulary=11, context=6, width=16, num_blocks=2, num_heads=2, positions=positions
+        )
+    )
 
 
 def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int, ...], int]]:
@@ -82,33 +106,42 @@ def _host_cases() -> Iterator[tuple[str, Callable[[], SegmentedHost], tuple[int,
     for norm in ("batch", "group", "none"):
         for num_pools in (1, 2, 3):
             channels = 1 + num_pools % 2
-            yield (
-                f"cnn-{norm}-{num_pools}",
-                _cnn(norm, max(2, num_pools), num_pools, channels),
-                (channels, 8, 8),
-                0,
-            )
+            build = partial(_cnn, norm, max(2, num_pools), num_pools, channels)
+            yield f"cnn-{norm}-{num_pools}", build, (channels, 8, 8), 0
     for norm in ("none", "batch", "layer"):
-        config = MLPHostConfig(num_inputs=12, num_classes=4, hidden=(7, 5), norm=norm)
-        yield f"mlp-{norm}", (lambda config=config: MLPHost(config)), (3, 2, 2), 0
+        yield f"mlp-{norm}", partial(_mlp, norm), (3, 2, 2), 0
     for positions in ("learned", "sinusoidal"):
-        words = TransformerHostConfig(
-            vocabulary=11, context=6, width=16, num_blocks=2, num_heads=2, positions=positions
-        )
-        yield f"transformer-{positions}", (lambda words=words: TransformerHost(words)), (5,), 11
+        yield f"transformer-{positions}", partial(_transformer, positions), (5,), 11
 
 
 HOSTS = list(_host_cases())
 
 
+@pytest.mark.parametrize("form", BlendForm)
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_a_stacked_seed_under_bf16_autocast_differs_by_rounding_alone(
+    name: str, layout: Layout, form: BlendForm
+) -> None:
+    spec = SLOTS[layout]
+    modules = build_rows(seed_builder(name, spec, form), 3, torch.float32)
+    inputs = draw(3, 4, *spec.shape, dtype=torch.float32)
+    stacked = build_stacked(modules[0], arrangement_of(layout))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run_stacked(stacked, inputs, stack_weights(modules), StackContext(num_rows=3))
+        wanted = run_separate(modules, inputs)
+    assert_passes_agree(got, wanted, 2e-2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_rows", NUM_ROWS)
+@pytest.mark.parametrize("is_data", [False, True])
 @pytest.mark.parametrize(("name", "build", "shape", "vocabulary"), HOSTS, ids=[each[0] for each in HOSTS])
 def test_stacked_segments_of_a_host_equal_its_rows(
     name: str,
     build: Callable[[], SegmentedHost],
     shape: tuple[int, ...],
     vocabulary: int,
+    is_data: bool,
     num_rows: int,
     dtype: torch.dtype,
 ) -> None:
@@ -123,5 +156,9 @@ def test_stacked_segments_of_a_host_equal_its_rows(
         inputs = draw(num_rows, 4, *shape, dtype=dtype)
     for is_training in (True, False):
         assert_stack_equals_rows(
-            chain, Arrangement.MAPS if is_map else Arrangement.ROWS, inputs, is_training=is_training
+            chain,
+            StackArrangement.MAPS if is_map else StackArrangement.ROWS,
+            inputs,
+            is_training=is_training,
+            is_data=is_data,
         )

@@ -13,7 +13,7 @@ rows          some rows taken out, put together, blended
 from esper.kasmina.stacking.arrangement import to_arrangement
 from esper.kasmina.stacking.build import build_stacked, signature
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked, UnstackableError
-from esper.kasmina.stacking.rows import blend_rows, join_rows, take_rows
+from esper.kasmina.stacking.rows import blend_rows, join_stacked, take_rows
 
 __all__ = [
     "StackArrangement",
@@ -22,7 +22,7 @@ __all__ = [
     "UnstackableError",
     "blend_rows",
     "build_stacked",
-    "join_rows",
+    "join_stacked",
     "signature",
     "take_rows",
     "to_arrangement",

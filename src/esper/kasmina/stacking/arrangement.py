@@ -51,6 +51,22 @@ def rows_to_channels(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(1)[:, :, None, None]
 
 
+def repeat_channels(x: Tensor, times: int) -> Tensor:
+    """Return a map [B, R C, H, W] with every channel `times` times, copies side by side."""
+    num_items, num_wide, height, width = x.shape
+    channels = torch.arange(num_wide, device=x.device).repeat_interleave(times)
+    flat = x.permute(0, 2, 3, 1).reshape(-1, num_wide).index_select(1, channels)  # [B H W, R C times]
+    return flat.view(num_items, height, width, num_wide * times).permute(0, 3, 1, 2)
+
+
+def pool_map(x: Tensor) -> Tensor:
+    """Return the mean over a map's positions, [B, R C].
+
+    Written over [B, H, W, R C], because the gradient of torch's own pooling leaves channels-last memory.
+    """
+    return x.permute(0, 2, 3, 1).mean(dim=(1, 2))
+
+
 def map_to_rows(x: Tensor, num_rows: int) -> Tensor:
     """Return a map [B, R C, H, W] as [R, B, C H W], in the order in which torch flattens [C, H, W]."""
     if x.shape[2] == x.shape[3] == 1:

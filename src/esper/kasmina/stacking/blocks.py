@@ -18,7 +18,7 @@ from esper.kasmina.blending import SampleGate, Seed
 from esper.kasmina.blueprints.image import SqueezeExcite
 from esper.kasmina.blueprints.shared import GatedNorm, Nothing
 from esper.kasmina.hosts.transformer import TokenEmbedding, TransformerBlock
-from esper.kasmina.stacking.arrangement import channels_to_rows, rows_to_channels, spread_over_rows
+from esper.kasmina.stacking.arrangement import channels_to_rows, pool_map, rows_to_channels, spread_over_rows
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked
 from esper.kasmina.stacking.kinds import Kind, Site, Weights, is_off, refuse
 from esper.leyline import BlendForm
@@ -30,7 +30,7 @@ def _build_sequential(module: nn.Module, site: Site) -> Stacked:
     assert isinstance(module, nn.Sequential)
     steps: list[Stacked] = []
     arrangement = site.arrangement
-    for name, child in module.named_children():
+    for name, child in _pool_before_relu(list(module.named_children())):
         steps.append(site.child(child, name, arrangement))
         arrangement = steps[-1].arrangement_out
 
@@ -40,6 +40,19 @@ def _build_sequential(module: nn.Module, site: Site) -> Stacked:
         return x
 
     return site.function(compute, out=arrangement)
+
+
+def _pool_before_relu(children: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    """Return the children with every max-pool in front of the ReLU that it followed.
+
+    max(relu(x)) = relu(max(x)), the gradient included, and the smaller map is the cheaper one to rectify.
+    """
+    ordered = list(children)
+    for place in range(len(ordered) - 1):
+        first, second = ordered[place][1], ordered[place + 1][1]
+        if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
+            ordered[place], ordered[place + 1] = ordered[place + 1], ordered[place]
+    return ordered
 
 
 def _squeeze(
@@ -55,17 +68,14 @@ def _squeeze(
     return compute
 
 
-def _pool_map(h: Tensor, num_rows: int) -> Tensor:
-    """Return the mean over a map's positions, as rows [R, B, C]."""
-    return channels_to_rows(h.mean(dim=(2, 3)), num_rows)
-
-
 def _build_squeeze_excite(module: nn.Module, site: Site) -> Stacked:
     assert isinstance(module, SqueezeExcite)
     squeeze = _squeeze(module, site)
 
     def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
-        scale = torch.tanh(squeeze(_pool_map(x, context.num_rows), weights, context))  # [R, B, C]
+        scale = torch.tanh(
+            squeeze(channels_to_rows(pool_map(x), context.num_rows), weights, context)
+        )  # [R, B, C]
         return x * rows_to_channels(scale)
 
     return site.function(compute)
@@ -80,7 +90,9 @@ def _build_sample_gate(module: nn.Module, site: Site) -> Stacked:
         raise refuse(site.path, module, "it pools other axes than those of the arrangement")
 
     def compute_map(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
-        gate = torch.sigmoid(squeeze(_pool_map(x, context.num_rows), weights, context))  # [R, B, 1]
+        gate = torch.sigmoid(
+            squeeze(channels_to_rows(pool_map(x), context.num_rows), weights, context)
+        )  # [R, B, 1]
         return rows_to_channels(gate.expand(-1, -1, x.shape[1] // context.num_rows))
 
     def compute_rows(x: Tensor, weights: Weights, context: StackContext) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.kasmina.stacking.arrangement import as_maps, map_to_rows
+from esper.kasmina.stacking.arrangement import as_maps, map_to_rows, pool_map
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked
 from esper.kasmina.stacking.kinds import Kind, Site, Weights, is_off
 
@@ -106,7 +106,7 @@ LAYER_KINDS: Mapping[type[nn.Module], Kind] = MappingProxyType(
             known={"ceil_mode": is_off},
         ),
         nn.AdaptiveAvgPool2d: Kind(
-            build=_elementwise(lambda x: as_maps(F.adaptive_avg_pool2d(x, 1))),
+            build=_elementwise(lambda x: pool_map(x)[:, :, None, None]),
             takes=_ONLY_MAPS,
             known={"output_size": _is_one},
         ),

@@ -2,7 +2,7 @@
 
 ```
 Linear      [R, N, in] @ [R, in, out] + [R, 1, out]       baddbmm, whatever the stride between rows
-Conv2d      groups R g over [B, R C, H, W]                a wide network's convolution
+Conv2d      R g groups over [B, R C, H, W]                a wide network's convolution
 Embedding   row r looks up in r V to (r + 1) V            one table of R V vectors
 ```
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.kasmina.stacking.arrangement import as_maps
+from esper.kasmina.stacking.arrangement import as_maps, repeat_channels
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked
 from esper.kasmina.stacking.kinds import Kind, Site, Weights, is_missing, is_off
 
@@ -54,9 +54,16 @@ def _build_conv(module: nn.Module, site: Site) -> Stacked:
     assert isinstance(module, nn.Conv2d)
     weight = site.name("weight")
     bias = site.parameter(module, "bias")
-    stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
+    stride, padding, dilation = module.stride, module.padding, module.dilation
+    row_groups = module.groups
+    fan_in, fan_out = module.in_channels // module.groups, module.out_channels // module.groups
 
     def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
+        groups = context.num_rows * row_groups
+        if fan_in == 1 < fan_out and not x.requires_grad:
+            # The first layer on grey images. Where every output has an input of its own, the CPU fills its
+            # vectors with channels; a group of one input and a few outputs leaves most lanes empty.
+            x, groups = repeat_channels(x, fan_out), groups * fan_out
         out = F.conv2d(
             x,
             weights[weight].flatten(0, 1),
@@ -64,7 +71,7 @@ def _build_conv(module: nn.Module, site: Site) -> Stacked:
             stride,
             padding,
             dilation,
-            groups * context.num_rows,
+            groups,
         )
         return as_maps(out)
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.kasmina import SeedSlot, StackArrangement, StackContext, Stacked, blend_rows, join_rows, take_rows
+from esper.kasmina import (
+    SeedSlot,
+    StackArrangement,
+    StackContext,
+    Stacked,
+    blend_rows,
+    join_stacked,
+    take_rows,
+)
 from esper.tolaria.fleet.fused.bank import ParameterBank
 
 if TYPE_CHECKING:
@@ -118,7 +126,7 @@ class SlotCalls:
             taken = take_rows(h, self._places[index], self._arrangement, self.num_rows)
             parts.append(self._blend(index, taken, is_frozen=is_frozen))
             nums.append(call.num_rows)
-        return join_rows(parts, self._order, self._arrangement, nums)
+        return join_stacked(parts, self._order, self._arrangement, nums)
 
     def forget_alphas(self) -> None:
         """Ask the seeds for their alphas again in the next pass."""

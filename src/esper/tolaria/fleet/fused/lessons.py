@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.kasmina import SlotMode, StackContext, join_rows, take_rows
+from esper.kasmina import SlotMode, StackContext, join_stacked, take_rows
 from esper.tolaria.fleet.fused.calls import SeedBank, SeedCall, SlotCalls
 from esper.tolaria.objectives import Objective
 
@@ -127,7 +127,7 @@ class Lessons:
             taken = take_rows(features[slot_id], places, arrangement, host.num_rows)
             parts.append(taken + call.compute_residual(taken))
             nums.append(call.num_rows)
-        return parts[0] if len(parts) == 1 else join_rows(parts, None, arrangement, nums)
+        return parts[0] if len(parts) == 1 else join_stacked(parts, None, arrangement, nums)
 
     def forget_alphas(self) -> None:
         """Ask every blended seed for its alpha again in the next pass."""

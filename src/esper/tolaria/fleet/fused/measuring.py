@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.kasmina import StackContext, join_rows, take_rows, to_arrangement
+from esper.kasmina import StackContext, join_stacked, take_rows, to_arrangement
 from esper.tolaria.fleet.fused.calls import SeedCall, SlotCalls
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
 from esper.tolaria.measuring import Setting, SplitResult
@@ -196,7 +196,7 @@ class _Counterfactuals:
                 arrangement = stack.arrangement_at(slot_id)
                 before = self._calls[slot_id].num_rows - len(branches)
                 taken = take_rows(h, branches, arrangement, before)
-                h = join_rows((h, taken), None, arrangement, (before, len(branches)))
+                h = join_stacked((h, taken), None, arrangement, (before, len(branches)))
             return self._calls[slot_id].run(h, is_frozen=True)
 
         entering = to_arrangement(_repeat(inputs, self._num_bases), stack.arrangement_in)
