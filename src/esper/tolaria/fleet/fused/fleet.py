@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, final
 
+import torch
+
 from esper.leyline import ActionResult, Decision, EpochOutcome, Observation, Verdict
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.fleet.fused.grouping import HostGroups
@@ -21,6 +23,8 @@ from esper.tolaria.fleet.fused.training import GroupTraining
 from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.host_run import HostRun
 from esper.tolaria.measuring import SplitResult
+
+_KEPT_BYTES = 31 * 2**20
 
 ColumnsT = TypeVar("ColumnsT")
 
@@ -70,6 +74,7 @@ class FusedFleet(Generic[ColumnsT]):
         Raises:
             ValueError: If there is no instance, or one occurs twice.
         """
+        _keep_freed_memory()
         self._hosts = SerialFleet(build_run, instances, encode=encode)
         self._groups = HostGroups(min_rows)
         self.share = FusedShare()
@@ -167,3 +172,13 @@ class FusedFleet(Generic[ColumnsT]):
         else:
             self.share.alone += len(runs)
             self.share.alone_with_seeds += grown
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one, instead of giving it back to the system.
+
+    A stacked step allocates and frees tens of megabytes. glibc maps large blocks anew each time, and every
+    page of them faults in; once a block of up to 32 MiB has been freed, it keeps blocks of that size
+    (mallopt(3), M_MMAP_THRESHOLD is dynamic). Harmless elsewhere.
+    """
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8)

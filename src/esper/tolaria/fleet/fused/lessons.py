@@ -105,8 +105,7 @@ class Lessons:
         begun = self._join(self._first, [], [], features, host)
         outputs = self._stack.run(begun, self._start, weights, context, join)
         wanted = targets.index_select(0, self._rows_of[-1])
-        losses = objective.losses(outputs.flatten(0, 1), wanted.flatten(0, 1))
-        total = losses.view(len(wanted), -1).mean(dim=1).sum()
+        total = objective.row_losses(outputs, wanted).mean(dim=1).sum()
         values = [call.source.bank.values for calls in self._in_order() for call in calls]
         kept = [value for value in values if value.numel()]
         found = iter(torch.autograd.grad(total, kept) if kept else ())

@@ -95,10 +95,10 @@ def _evaluate(training: GroupTraining) -> list[SplitResult]:
                 lambda _: context,
                 lambda slot_id, h: plan.slots[slot_id].run(h, is_frozen=True),
             )
-        losses, metrics = bench.objective.per_item(
-            outputs.flatten(0, 1), _repeat(wanted, num_rows).flatten(0, 1)
+        rows = _repeat(wanted, num_rows)
+        pair = torch.stack(
+            (bench.objective.row_losses(outputs, rows), bench.objective.row_metrics(outputs, rows))
         )
-        pair = torch.stack((losses, metrics)).view(2, num_rows, -1)
         sums += pair.sum(dim=2, dtype=torch.float64)
     count = len(targets)
     return [
@@ -158,10 +158,11 @@ class _Counterfactuals:
                 inputs[start : start + size],
                 lambda num_rows: StackContext(num_rows=num_rows, is_training=False, running=running),
             )
-            wanted = _repeat(targets[start : start + size], len(self._rows)).flatten(0, 1)
-            losses, metrics = bench.objective.per_item(outputs.flatten(0, 1), wanted)
-            gate = -losses if task.gates_use_loss else metrics
-            parts.append(gate.view(len(self._rows), -1))
+            wanted = _repeat(targets[start : start + size], len(self._rows))
+            if task.gates_use_loss:
+                parts.append(-bench.objective.row_losses(outputs, wanted))
+            else:
+                parts.append(bench.objective.row_metrics(outputs, wanted))
         gates = torch.cat(parts, dim=1)
         found: dict[tuple[int, Setting], Tensor] = {
             (row.member, row.setting): gates[row.base] - gates[place]

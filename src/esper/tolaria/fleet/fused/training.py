@@ -217,8 +217,7 @@ class GroupTraining:
         inputs = to_arrangement(batch.inputs, self.stack.arrangement_in)
         with self.autocast.context():
             outputs = self.stack.run(inputs, 0, lambda _: weights, lambda _: context, at_slot)
-        targets = batch.targets.flatten(0, 1)
-        losses = self._objective.losses(outputs.flatten(0, 1), targets).view(self.num_rows, -1).mean(dim=1)
+        losses = self._objective.row_losses(outputs, batch.targets).mean(dim=1)
         values = [self.host.values, *(self.seeds[place].bank.values for place in plan.open_banks)]
         found = torch.autograd.grad(losses.sum(), values, allow_unused=True)
         gradients = [torch.zeros_like(source.bank.values) for source in self.seeds]
@@ -230,9 +229,9 @@ class GroupTraining:
                 lessons = plan.lessons.compute_gradients(features, self.host, batch.targets, self._objective)
             for place, gradient in zip(plan.lessons.banks, lessons, strict=True):
                 gradients[place] = gradients[place] + gradient if place in plan.open_banks else gradient
-        metrics = self._objective.metrics(outputs.detach().flatten(0, 1), targets)
+        metrics = self._objective.row_metrics(outputs, batch.targets)
         assert found[0] is not None
-        return losses.detach(), metrics.view(self.num_rows, -1).sum(dim=1), found[0], gradients
+        return losses.detach(), metrics.sum(dim=1), found[0], gradients
 
     def _explain(
         self,
