@@ -34,7 +34,12 @@ def share_lives(never_runs: NeverRuns, instances: Sequence[int], collective: Col
     wanted = sorted({number for data in collective.gather_bytes(lacking) for number in json.loads(data)})
     if not wanted:
         return
-    mine = {number: never_runs.get(number) for number in wanted[collective.rank :: collective.world_size]}
+    blocks = sorted({never_runs.find_block(number) for number in wanted})
+    mine = {
+        number: never_runs.get(number)
+        for block in blocks[collective.rank :: collective.world_size]
+        for number in block
+    }
     for data in collective.gather_bytes(pack_lives(mine)):
         for number, life in unpack_lives(data).items():
             never_runs.keep(number, life)
