@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _GRACE_S = 5.0
 """Time in which a process that was killed must be gone; only one that waits for a dead disk is not."""
-_PRELOADED = "esper.tolaria.fleet.worker"
+_PRELOADED = ("esper.tolaria.fleet.worker", "esper.tolaria.fleet.worker_imports")
 
 
 @final
@@ -55,7 +55,7 @@ class WorkerLink:
             ConfigError: If this system cannot start workers.
         """
         self.number = number
-        context = _open_context()
+        context = _open_context(start)
         self._connection, theirs = context.Pipe()
         _limit_stalls(self._connection, timeout_s)
         self._process: ForkServerProcess = context.Process(
@@ -129,16 +129,16 @@ def wait_for(links: Sequence[WorkerLink], deadline: float) -> list[WorkerLink]:
     return [link for link in links if link.connection in ready]
 
 
-def _open_context() -> ForkServerContext:
-    """Return how processes are started: copies of a clean one that has imported torch.
+def _open_context(start: WorkerStart) -> ForkServerContext:
+    """Return how processes are started: copies of a clean one that has imported torch and the builder.
 
     Forking this process would copy locks that its threads hold; starting Python anew would import torch in
-    every worker.
+    every worker. What the clean process imports is settled when the first worker of this process starts.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         raise ConfigError(f"fleet.kind='process': not on {sys.platform}; choose serial")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_PRELOADED])
+    context.set_forkserver_preload([*_PRELOADED, type(start.make_builder).__module__])
     return context
 
 
