@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     DATA = 3
     """Unusable data, or no valid checkpoint left."""
     RANK_FAILURE = 4
-    """A rank or a worker died, or a collective timed out."""
+    """A rank died or a collective timed out."""
     DIVERGED = 5
     """Ranks disagree about the topology, or about what they exchange."""
     GOVERNOR = 6
@@ -112,18 +112,6 @@ class RankFailureError(EsperError, RuntimeError):
         super().__init__(message)
         self.rank = rank
         """The rank to blame; None if heartbeats blame nobody."""
-
-
-@final
-class FleetWorkerError(EsperError, RuntimeError):
-    """Raised when a worker process that runs hosts died, hung or was lost; the message names it."""
-
-    exit_code: ClassVar[ExitCode] = ExitCode.RANK_FAILURE
-
-    def __init__(self, message: str, rows: tuple[int, ...] = ()) -> None:
-        super().__init__(message)
-        self.rows = rows
-        """Places of the fleet whose hosts it ran."""
 
 
 @final

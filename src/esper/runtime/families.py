@@ -196,7 +196,7 @@ class HostFactory:
             for split in (data.train, data.validation, data.test):
                 kept = self._cache.storage(split, device=device, mean=data.mean, std=data.std)
                 parts = (split.inputs, split.targets, kept.inputs, kept.targets)
-                own = [tensor for tensor in parts if not tensor.is_shared()]
+                own = [tensor for tensor in parts if not tensor.is_shared()]  # type: ignore[no-untyped-call]
                 tensors |= {tensor.untyped_storage().data_ptr(): tensor for tensor in own}
         refuse_little_shared(sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()))
         shared = HostFactory(replace(self._config, num_threads=1), on_failure=self._config.host.on_failure)

@@ -24,7 +24,7 @@ from esper.tolaria.config import (
 )
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.config import FleetConfig
-from esper.tolaria.fleet.process import ProcessFleet
+from esper.tolaria.fleet.process import FleetWorkerError, ProcessFleet
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
 from esper.tolaria.fleet.worker import MakeBuilder
@@ -76,6 +76,7 @@ __all__ = [
     "Evaluator",
     "Fleet",
     "FleetConfig",
+    "FleetWorkerError",
     "FlopsLedger",
     "Governor",
     "GovernorConfig",

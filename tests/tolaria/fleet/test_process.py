@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from esper.leyline import Decision, EpochOutcome, FleetWorkerError, NullSink, VerdictKind
+from esper.leyline import Decision, EpochOutcome, NullSink, VerdictKind
 from esper.tamiyo import EncodedBatch, encode_many
-from esper.tolaria import Fleet, FleetConfig, ProcessFleet, SerialFleet, StateRecord
+from esper.tolaria import Fleet, FleetConfig, FleetWorkerError, ProcessFleet, SerialFleet, StateRecord
 from tolaria.small_run import ListSink, assert_same
 
 from .fleets import SmallHosts, Strike, UnlikeItsArgumentsError, decide_row, small_hosts

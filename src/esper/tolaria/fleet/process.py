@@ -12,16 +12,17 @@ since it was last looked at is not known, so nothing may be learned from it. Kno
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Generic, TypeVar, final
+from typing import ClassVar, Generic, TypeVar, final
 
 from esper.leyline import (
     WAIT,
     ActionResult,
     Decision,
     EpochOutcome,
+    EsperError,
     Event,
     EventSink,
-    FleetWorkerError,
+    ExitCode,
     NullSink,
     Observation,
     Verdict,
@@ -48,6 +49,18 @@ ColumnsT = TypeVar("ColumnsT")
 
 _MAX_RESTARTS = 3
 """Restarts without an interval that every worker finished; after that the cause is taken to stay."""
+
+
+@final
+class FleetWorkerError(EsperError, RuntimeError):
+    """Raised when a worker that runs hosts died, hangs or was lost; the message names it."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.RANK_FAILURE
+
+    def __init__(self, message: str, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
+        """Places of the fleet whose hosts it ran."""
 
 
 @final

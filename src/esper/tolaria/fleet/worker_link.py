@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import socket
-import struct
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import TYPE_CHECKING, final
@@ -57,7 +57,8 @@ class WorkerLink:
         self.number = number
         context = _open_context(start)
         self._connection, theirs = context.Pipe()
-        _limit_stalls(self._connection, timeout_s)
+        self._timeout_s = timeout_s
+        self._is_late = False
         self._process: ForkServerProcess = context.Process(
             target=run_worker, args=(theirs, start), name=f"esper-fleet-worker-{number}", daemon=True
         )
@@ -80,9 +81,10 @@ class WorkerLink:
             WorkerLostError: If it does not take it.
         """
         try:
-            self._connection.send(request)
+            with self._limit_stall():
+                self._connection.send(request)
         except OSError as error:
-            raise WorkerLostError(self._describe_end(error)) from error
+            raise WorkerLostError(self._describe_end()) from error
 
     def receive(self) -> Reply:
         """Return the worker's answer, once the connection is readable.
@@ -91,9 +93,10 @@ class WorkerLink:
             WorkerLostError: If there is none.
         """
         try:
-            reply = self._connection.recv()
+            with self._limit_stall():
+                reply = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise WorkerLostError(self._describe_end(error)) from error
+            raise WorkerLostError(self._describe_end()) from error
         except Exception as error:
             raise WorkerLostError(f"gave an answer that cannot be read: {error}") from error
         assert isinstance(reply, Reply), reply
@@ -109,10 +112,26 @@ class WorkerLink:
         self.kill()
         self._process.join(_GRACE_S)
 
-    def _describe_end(self, error: Exception) -> str:
-        if isinstance(error, BlockingIOError):
-            return "did not go on with the pipe"
+    @contextmanager
+    def _limit_stall(self) -> Iterator[None]:
+        """Let no write or read block for ever, e.g. on a worker that was stopped in the middle of a state."""
+        timer = threading.Timer(self._timeout_s, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        """End a worker that stalls, so that its pipe closes."""
+        self._is_late = True
+        self._process.kill()
+
+    def _describe_end(self) -> str:
         self._process.join(_GRACE_S)
+        if self._is_late:
+            return f"did not go on with its pipe for {self._timeout_s:g} s"
         code = self._process.exitcode
         if code is None:
             return "closed its pipe and did not end"
@@ -140,14 +159,3 @@ def _open_context(start: WorkerStart) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_PRELOADED, type(start.make_builder).__module__])
     return context
-
-
-def _limit_stalls(connection: Connection, timeout_s: float) -> None:
-    """Let no single write or read block longer than this, e.g. on a worker that was stopped in the middle."""
-    interval = struct.pack("@ll", int(timeout_s), max(1, int(timeout_s % 1.0 * 1e6)))  # zero would be forever
-    with socket.socket(fileno=connection.fileno()) as ours:
-        try:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                ours.setsockopt(socket.SOL_SOCKET, option, interval)
-        finally:
-            ours.detach()
