@@ -82,11 +82,15 @@ class SmallHosts:
 
     data: TaskData
     strike: Strike | None = None
+    refused: int | None = None
+    """Instance that cannot be built."""
 
     def __call__(self, sink: EventSink) -> Callable[[int], HostRun]:
         """Return instance -> host run."""
 
         def build(instance: int) -> HostRun:
+            if instance == self.refused:
+                raise ConfigError(f"host {instance} is refused")
             strike = self.strike if self.strike is not None and self.strike.instance == instance else None
             probe: HostProbe[MorphogeneticModel, Batch] = StrikeProbe(strike)
             config = replace(make_config(epochs=EPOCHS), on_failure="restore", snapshot_every=1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from esper.leyline import Decision, EpochOutcome, NullSink, VerdictKind
+from esper.leyline import ConfigError, Decision, EpochOutcome, NullSink, VerdictKind
 from esper.tamiyo import EncodedBatch, encode_many
 from esper.tolaria import Fleet, FleetConfig, FleetWorkerError, ProcessFleet, SerialFleet, StateRecord
 from tolaria.small_run import ListSink, assert_same
@@ -283,6 +283,22 @@ def test_close_ends_every_worker_and_may_be_repeated() -> None:
         assert all(map(has_ended, pids))
         fleet.close()
         assert fleet.num_hosts == 0
+
+
+def test_hosts_that_cannot_be_built_leave_no_worker_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = list[int]()
+    close = ProcessFleet.close
+
+    def watched(fleet: ProcessFleet[EncodedBatch]) -> None:
+        pids.extend(fleet.pids)
+        close(fleet)
+
+    monkeypatch.setattr(ProcessFleet, "close", watched)
+    hosts = replace(small_hosts(), refused=5)
+    with pytest.raises(ConfigError, match="host 5 is refused"), open_fleet(hosts):
+        pass
+    assert pids
+    assert all(map(has_ended, pids))
 
 
 @pytest.mark.parametrize("instances", [[], [1, 1]])

@@ -114,7 +114,11 @@ class ProcessFleet(Generic[ColumnsT]):
             timeout_s=self._config.timeout_s,
             has_sink=sink is not None,
         )
-        self._ask(Verb.START, dict(enumerate(self._starts)))
+        try:
+            self._ask(Verb.START, dict(enumerate(self._starts)))
+        except BaseException:
+            self.close()  # an error of a host leaves its fleet alive, but nobody has this one
+            raise
 
     # ------------------------------------------------------------------ what a caller sees
 
