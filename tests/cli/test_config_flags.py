@@ -45,6 +45,8 @@ WORDS = {
     "heuristic.slot_order": "last",
     "host.tracker.settles_against": "best",
     "telemetry.progress": "plain",
+    "fleet.kind": "process",
+    "fleet.on_death": "restart",
     "network.kind": "flat",
     "network.factorisation": "factored",
     "network.removal_bias": "-2",

@@ -94,3 +94,22 @@ def test_a_target_that_could_never_stop_is_refused(trainings: FakeTraining) -> N
     assert answer.code == 2
     assert "ppo.target_kl=0.05 cannot act" in answer.err
     assert trainings.configs == []
+
+
+TINY = (
+    *("--task", "digits", "--task.num-train-rows", "128", "--envs", "4", "--envs.num-hosts", "4"),
+    *("--rounds", "1", "--epochs", "3", "--network.hidden-size", "16", "--network.core-size", "16"),
+    *("--network.token-size", "8", "--telemetry.progress", "none", "--json"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.golden
+def test_a_training_in_worker_processes_measures_what_a_serial_one_does(tmp_path: Path) -> None:
+    told = []
+    for name, fleet in (("a", ("--fleet", "serial")), ("b", ("--fleet", "process", "--fleet.workers", "2"))):
+        answer = call(["train", "ppo", *TINY, *fleet, "--run-dir", str(tmp_path / name)])
+        assert answer.code == 0, answer.err
+        told.append({key: x for key, x in json.loads(answer.out).items() if "_dir" not in key})
+    assert told[0] == told[1]
+    assert told[0]["metrics"]["rollout/num_steps"] == 12.0

@@ -270,6 +270,20 @@ def test_a24_a_quarantined_row_idles_and_gets_a_new_episode_in_the_next_rollout(
     assert second.quarantined == ()
 
 
+@pytest.mark.fault
+def test_a_row_that_was_lost_is_quarantined_and_nothing_is_learned_from_its_last_step() -> None:
+    script = Script(lengths=(7,), losses=frozenset({(1, 0, 2)}))
+    lost, whole = (build_bench(script=s) for s in (script, Script(lengths=(7,))))
+    found, expected = lost.collect(), whole.collect()
+    for ours, theirs in zip(columns_of(found, [0, 2]), columns_of(expected, [0, 2]), strict=True):
+        assert torch.equal(ours, theirs)
+    assert found.batch.steps.valid[1].tolist() == [True] * 2 + [False] * 5
+    (row,) = found.quarantined
+    assert (row.name, row.step, row.reason) == ("scripted/1", 2, "scripted")
+    assert [episode.name for episode in found.episodes] == ["scripted/0", "scripted/2"]
+    assert bool(lost.collect().batch.steps.valid.all())
+
+
 def test_a24_within_rows_a_quarantined_row_begins_another_episode() -> None:
     bench = build_bench(WITHIN, script=Script(lengths=(7,), faults={(1, 0, 2): ("reward", math.nan)}))
     batch = bench.collect().batch

@@ -9,7 +9,7 @@ import torch
 
 from esper.leyline import WAIT, Action, Decision, ForeignCheckpointError, LifecycleOp, SeedStage, Verdict
 from esper.simic import EnvStep
-from simic.growing import HORIZON, all_rows, as_rows, build_small_run, make_env
+from simic.growing import HORIZON, LosingFleet, all_rows, as_rows, build_small_run, make_env
 from tolaria.small_run import germinate
 
 ADVANCE = Action(op=LifecycleOp.ADVANCE, slot="block1")
@@ -218,3 +218,35 @@ def test_names_tell_environment_and_instance_and_closing_twice_is_harmless() -> 
     assert env.layout.heads[:3] == ("op", "slot", "blueprint")
     env.close()
     env.close()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("semantics", ["terminate", "truncate"])
+@pytest.mark.parametrize("at_epoch", [3, None])
+def test_a_lost_row_is_cut_off_with_a_step_that_is_not_valid_and_the_other_goes_on(
+    at_epoch: int | None, semantics: str
+) -> None:
+    env, rewards = make_env(
+        horizon_semantics=semantics, wrap=lambda inner: LosingFleet(inner, row=0, at_epoch=at_epoch)
+    )
+    whole, _ = make_env(horizon_semantics=semantics)
+    lost_step = HORIZON if at_epoch is None else at_epoch
+    for each in (env, whole):
+        each.reset(all_rows(each))
+    for number in range(1, lost_step + 1):
+        step, expected = (each.step(as_rows(each, germinate("block1"), WAIT)) for each in (env, whole))
+        is_lost = number == lost_step
+        assert step.is_valid.tolist() == [not is_lost, True]
+        assert float(step.reward[1]) == float(expected.reward[1])
+        assert bool(step.truncated[0]) is is_lost
+        assert not bool(step.terminated[0])
+    assert float(step.reward[0]) == 0.0
+    assert len(rewards[0].facts) == lost_step - 1, "what is not known is not paid"
+    summary = step.summaries[0]
+    assert summary is not None
+    assert str(summary["reason"]).startswith("worker_lost: ")
+    idle = env.step(as_rows(env, WAIT, WAIT))
+    assert idle.is_valid.tolist()[0] is False
+    assert not bool(idle.ended[0])
+    env.reset(torch.tensor([True, False]))
+    assert env.step(as_rows(env, WAIT, WAIT)).is_valid.tolist()[0]

@@ -143,6 +143,8 @@ class Script:
     """(row, step of the episode) -> only the first operation is legal."""
     faults: Mapping[tuple[int, int, int], tuple[str, float]] | None = None
     """(row, episode, step) -> ("reward" or "features", number) in what it leads to; step -1 = reset."""
+    losses: frozenset[tuple[int, int, int]] = frozenset()
+    """(row, episode, step) in which the environment loses the row."""
     layout: ActionLayout = GROWTH_LIKE
 
 
@@ -183,10 +185,13 @@ class ScriptedEnv:
 
     def step(self, actions: Tensor) -> EnvStep:
         self.executed.append(actions.clone())
-        was_running = torch.tensor(self.is_running)
+        is_valid = torch.tensor(self.is_running)
         reward, ended, cut = torch.zeros(self.num_envs), [False] * self.num_envs, [False] * self.num_envs
         for e, row in enumerate(self._rows):
             if not self.is_running[e]:
+                continue
+            if (row, self.episode[e], self.t[e]) in self._script.losses:
+                is_valid[e], cut[e], self.is_running[e] = False, True, False
                 continue
             reward[e] = self._reward(e, actions[e])
             self.t[e] += 1
@@ -201,9 +206,11 @@ class ScriptedEnv:
             reward=reward,
             terminated=torch.tensor(ended),
             truncated=torch.tensor(cut),
-            is_valid=was_running,
+            is_valid=is_valid,
             summaries=tuple(
-                {"episode": self.episode[e]} if is_finished else None
+                {"episode": self.episode[e], **({} if is_valid[e] else {"reason": "scripted"})}
+                if is_finished
+                else None
                 for e, is_finished in enumerate(finished)
             ),
         )

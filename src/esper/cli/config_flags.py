@@ -46,6 +46,7 @@ SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
         "--amp": "--host.amp",
         "--compile": "--host.compile",
         "--envs": "--envs.num-envs",
+        "--fleet": "--fleet.kind",
         "--rounds": "--training.num-updates",
         "--max-hours": "--checkpoint.max-hours",
         "--on-alert": "--telemetry.on-alert",

@@ -116,12 +116,14 @@ class EpochOutcome:
 
 @final
 class VerdictKind:
-    """Names of what the governor can find."""
+    """Names of what the governor can find, and of an interval that was lost with the process it ran in."""
 
     HEALTHY = "healthy"
     NON_FINITE = "non_finite"
     DIVERGED = "diverged"
     COLLAPSED = "collapsed_to_chance"
+    LOST = "worker_lost"
+    """Nothing is known of the interval: its worker died. Not a finding about the host."""
 
 
 @final

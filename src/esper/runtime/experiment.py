@@ -15,7 +15,7 @@ from esper.nissa import TelemetryConfig
 from esper.runtime.ranks import DistributedConfig
 from esper.simic import RewardConfig, TrainingConfig
 from esper.tamiyo import GreedyConfig, HeuristicConfig, NetworkConfig
-from esper.tolaria import HostRunConfig
+from esper.tolaria import FleetConfig, HostRunConfig
 
 HOST_KINDS = ("cnn", "mlp", "transformer")
 TRAINABLE_NAMES = ("ppo",)
@@ -240,6 +240,8 @@ class ExperimentConfig:
     interval, because without scores it only waits."""
     envs: EnvsConfig = field(default_factory=EnvsConfig)
     """The hosts that a policy is trained on."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """How those hosts are run side by side."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The network of a policy in training."""
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -4,6 +4,7 @@
 vary(config, seed)           the same experiment with the settings that this seed stands for; pure
 find_narrow(config, seeds)   the narrower half of some hosts, for a training that begins with them; pure
 HostFactory                  seed -> HostRun; data is loaded once per choice of rows and kept
+WorkerHosts                  the same in worker processes, which all look at the same data
 ```
 A policy that is to serve many hosts must meet many: widths, depths, learning rates, amounts of data, budgets
 of parameters. What a seed stands for depends on the seed alone, so that training and evaluation, here or
@@ -12,19 +13,29 @@ elsewhere, agree on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from typing import TypeVar, final
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, final
 
 from esper.data import DeviceCache, TaskData
-from esper.leyline import ConfigError, TaskSpec, derive_seed
+from esper.leyline import ConfigError, EventSink, TaskSpec, derive_seed
 from esper.runtime.assemble import assemble, check_memory
+from esper.runtime.devices import resolve_device
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.runtime.tasks import load_task
 from esper.tolaria import HostRun
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _T = TypeVar("_T")
+MIB = 2**20
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps memory that processes share."""
 
 
 def vary(config: ExperimentConfig, seed: int) -> ExperimentConfig:
@@ -135,27 +146,62 @@ class HostFactory:
         epochs = self._config.host.epochs
         return self._load(self._config.task)[0].horizon_epochs if epochs is None else epochs
 
-    def build(self, seed: int) -> HostRun:
+    def build(self, seed: int, sink: EventSink | None = None) -> HostRun:
         """Return the fresh host run of a seed.
+
+        Args:
+            seed: Which host.
+            sink: Where its events go; None drops them.
 
         Raises:
             EsperError: If a setting that the seed stands for does not fit the task.
         """
-        return self.build_replicate(seed, 0)
+        return self.build_replicate(seed, 0, sink)
 
-    def build_replicate(self, seed: int, offset: int) -> HostRun:
+    def build_replicate(self, seed: int, offset: int, sink: EventSink | None = None) -> HostRun:
         """Return another life of the host that a seed stands for: the same settings, other random streams.
 
         Args:
             seed: Which settings.
             offset: Added to the seed for weights and data order; 0 = the life that `build` gives.
+            sink: Where its events go; None drops them.
 
         Raises:
             EsperError: If a setting that the seed stands for does not fit the task.
         """
         config = replace(vary(self._config, seed), seed=seed + offset)
-        assembly = assemble(config, loaded=self._load(config.task), cache=self._cache)
+        assembly = assemble(config, sink, loaded=self._load(config.task), cache=self._cache)
         return assembly.host_run
+
+    def for_workers(self) -> WorkerHosts:
+        """Return what builds the same hosts in worker processes with one thread each.
+
+        Everything that any host of the family reads is loaded and laid out here first; torch puts it into
+        memory that processes share when a worker is started, so that N workers do not hold N copies.
+
+        Raises:
+            ConfigError: If hosts are not on the CPU, or shared memory does not suffice.
+            DataError: If a data set is missing or damaged.
+        """
+        device = resolve_device(self._config.host.device)
+        if device.type != "cpu":
+            raise ConfigError(
+                f"fleet.kind='process' with host.device={self._config.host.device!r}: workers run on the "
+                "cores of the CPU; choose --fleet serial, or --device cpu"
+            )
+        rows = self._config.family.num_train_rows or (self._config.task.num_train_rows,)
+        tensors: dict[int, Tensor] = {}
+        for num_rows in rows:
+            _, data = self._load(replace(self._config.task, num_train_rows=num_rows))
+            for split in (data.train, data.validation, data.test):
+                kept = self._cache.storage(split, device=device, mean=data.mean, std=data.std)
+                parts = (split.inputs, split.targets, kept.inputs, kept.targets)
+                own = [tensor for tensor in parts if not tensor.is_shared()]  # type: ignore[no-untyped-call]
+                tensors |= {tensor.untyped_storage().data_ptr(): tensor for tensor in own}
+        refuse_little_shared(sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()))
+        shared = HostFactory(replace(self._config, num_threads=1), on_failure=self._config.host.on_failure)
+        shared._cache, shared._loaded = self._cache, self._loaded
+        return WorkerHosts(factory=shared)
 
     def check_memory(self, num_hosts: int) -> None:
         """Refuse so many hosts at once, each as wide and deep as the family has them, if they cannot fit.
@@ -193,3 +239,24 @@ class HostFactory:
         if task not in self._loaded:
             self._loaded[task] = load_task(task)
         return self._loaded[task]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHosts:
+    """Makes what builds hosts in a worker process; picklable."""
+
+    factory: HostFactory
+
+    def __call__(self, sink: EventSink) -> Callable[[int], HostRun]:
+        """Return seed -> host run whose events go to the sink."""
+        return partial(self.factory.build, sink=sink)
+
+
+def refuse_little_shared(num_bytes: int, folder: Path = SHARED_MEMORY) -> None:
+    """Refuse data for which shared memory does not suffice: writing beyond it ends a process at once."""
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < num_bytes:
+        raise ConfigError(
+            f"fleet.kind='process': the data take {num_bytes / MIB:.1f} MiB of shared memory, {folder} has "
+            f"{free / MIB:.1f} MiB free: enlarge it (of a container: --shm-size), or choose --fleet serial"
+        )

@@ -139,9 +139,12 @@ def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult 
     limit = TimeLimit(config.checkpoint.max_hours)
     refuse_other_settings(config, ranks)
     assembly = assemble_training(config, ranks, request.points)
-    check_teachers(config)
-    with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
-        return _Training(request, assembly, ranks, record, RunStop(signals, limit)).run()
+    try:
+        check_teachers(config)
+        with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
+            return _Training(request, assembly, ranks, record, RunStop(signals, limit)).run()
+    finally:
+        assembly.env.close()  # its hosts may live in processes of their own
 
 
 def refuse_other_settings(config: ExperimentConfig, ranks: Ranks) -> None:

@@ -21,7 +21,7 @@ from esper.tolaria import HostRun, StateRecord
 
 TRUST_FLAG = "--trust-code"
 """Flag by which a command line says that the code which a run's configuration names may be imported."""
-_NOT_COMPARED = ("telemetry.", "checkpoint.", "distributed.", "num_threads")
+_NOT_COMPARED = ("telemetry.", "checkpoint.", "distributed.", "fleet.", "num_threads")
 _REFERENCE = re.compile(r"\w+(?:\.\w+)*:\w+(?:=.*)?", re.DOTALL)
 _SCHEDULE = "schedule:"
 

@@ -12,6 +12,7 @@ from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow
 from esper.runtime.fault_points import FaultPoints
+from esper.runtime.fleets import build_fleet
 from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
@@ -28,7 +29,6 @@ from esper.simic import (
     count_minibatches,
 )
 from esper.tamiyo import NetworkConfig, RecurrentActorCritic, build_inputs, build_network
-from esper.tolaria import SerialFleet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,7 +189,7 @@ class EnvBuilder:
         places = range(envs.first_seed, envs.first_seed + len(env_ids))
         return GrowthRolloutEnv(
             GrowthEnvParts(
-                fleet=SerialFleet(self._factory.build, places, encode=encode),
+                fleet=build_fleet(config.fleet, self._factory, places, encode),
                 never_runs=self.never_runs,
                 plan=self._plan,
                 build_reward=lambda: RewardState(self._rubric),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from esper.simic.advantages import compute_explained_variance
 from esper.simic.config import AnomalyConfig, RolloutConfig
+from esper.simic.interfaces import EnvStep
 from esper.simic.ppo_loss import TERMS
 from esper.tamiyo import PolicyInputs
 
@@ -353,6 +354,22 @@ def find_faulty_rows(
             reasons.setdefault(row, f"{name} reached {worst:g}; at most {config.max_abs_value:g} is believed")
         is_bad = is_bad | found
     return FaultyRows(is_bad, reasons)
+
+
+def add_lost_rows(faults: FaultyRows, step: EnvStep, rows: Tensor) -> FaultyRows:
+    """Add the rows that an environment lost: like a faulty one such a row ends with a step that is not valid.
+
+    Args:
+        faults: What was found so far.
+        step: The environment's answer.
+        rows: [E] bool, the rows to look at.
+    """
+    lost = rows & step.truncated & ~step.is_valid
+    reasons = dict(faults.reasons)
+    for row in lost.nonzero().flatten().tolist():
+        facts = (step.summaries[row] if step.summaries else None) or {}
+        reasons[row] = str(facts.get("reason", "its episode was lost"))
+    return FaultyRows(faults.rows | lost, reasons)
 
 
 def compute_drift(sampled: Tensor, anchor: Tensor, learn: Tensor) -> float:

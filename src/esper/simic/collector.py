@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline import Collective, EsperError, ForeignCheckpointError, JsonValue, derive_seed
-from esper.simic.anomalies import FaultyRows, find_faulty_rows
+from esper.simic.anomalies import FaultyRows, add_lost_rows, find_faulty_rows
 from esper.simic.config import RolloutConfig
 from esper.simic.interfaces import ActorCritic, EnvStep, RolloutEnv
 from esper.simic.normalizers import InputNormalizer, ValueNormalizer
@@ -252,6 +252,7 @@ def _collect_step(
     # 2) act; whatever comes back is looked at before it is used
     result = env.step(choice.actions.cpu())  # sync: the environments need the actions
     faults = find_faulty_rows(result.inputs, is_live & result.is_valid, parts.config, reward=result.reward)
+    faults = add_lost_rows(faults, result, is_live)
     valid = is_live & result.is_valid & ~faults.rows
     terminated = (result.terminated & valid) | faults.rows
     truncated = result.truncated & valid & ~terminated

@@ -8,7 +8,8 @@ actions [E, H] --build_action--> decisions --Fleet.apply--> results
 ```
 The horizon is part of the task and remaining time is observed, so it ends an episode for good (terminated);
 "truncate" treats it as an outside cut instead. A host that the governor gave up on is terminated with the
-governor's verdict. Nothing here knows a network, a task or a process.
+governor's verdict. An episode whose host was lost is truncated, and the step in which that happened is not
+valid: nobody knows what it led to. Nothing here knows a network or a task.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from esper.leyline import (
     Observation,
     SeedStage,
     Verdict,
+    VerdictKind,
 )
 from esper.simic.config import HORIZON_SEMANTICS
 from esper.simic.episode import Episode, as_table, read_host, read_list
@@ -179,21 +181,31 @@ class GrowthRolloutEnv:
         finished = self._parts.fleet.is_finished
         ends = [end and not ended for end, ended in zip(finished, self._has_ended, strict=True)]
         concluded = self._parts.fleet.conclude(ends)
+        verdicts = tuple(map(_with_loss, verdicts, ends, concluded))
         self._observations = tuple(map(_with_result, self._parts.fleet.observations(), concluded))
         cut = self._find_cut(ends, verdicts)
         last = [end and not is_cut for end, is_cut in zip(ends, cut, strict=True)]
-        rows = [
-            None if ended else self._pay(row, before[row], results[row], verdicts[row], is_last=last[row])
-            for row, ended in enumerate(self._has_ended)
+        is_valid = [
+            not ended and verdict.kind != VerdictKind.LOST
+            for ended, verdict in zip(self._has_ended, verdicts, strict=True)
         ]
-        is_valid = [not ended for ended in self._has_ended]
+        rows = [
+            self._pay(row, before[row], results[row], verdicts[row], is_last=last[row]) if is_known else None
+            for row, is_known in enumerate(is_valid)
+        ]
         self._has_ended = [ended or end for ended, end in zip(self._has_ended, ends, strict=True)]
         return self._answer(rows, is_valid, ends, verdicts)
 
     def _find_cut(self, ends: Sequence[bool], verdicts: Sequence[Verdict]) -> list[bool]:
-        """Return [E] whether the episode ends as an outside cut: at the horizon, if the settings say so."""
+        """Return [E] whether the episode ends as an outside cut.
+
+        That is so where the host was lost, and at the horizon, if the settings say so.
+        """
         is_cut = self._parts.horizon_semantics == "truncate"
-        return [end and is_cut and not v.is_failure for end, v in zip(ends, verdicts, strict=True)]
+        return [
+            end and (verdict.kind == VerdictKind.LOST or (is_cut and not verdict.is_failure))
+            for end, verdict in zip(ends, verdicts, strict=True)
+        ]
 
     def _decide(self, rows: Sequence[Sequence[int]]) -> list[Decision]:
         decisions = []
@@ -267,7 +279,7 @@ class GrowthRolloutEnv:
             "env_id": self._parts.env_ids[row],
             "instance": episode.start.instance,
             "start_epoch": episode.start.epoch,
-            "reason": verdict.kind if verdict.is_failure else "horizon",
+            "reason": _describe_end(verdict),
             "return": episode.total_reward,
             "length": episode.num_steps,
             "metric": metric,
@@ -318,6 +330,20 @@ class GrowthRolloutEnv:
     def close(self) -> None:
         """Free the fleet."""
         self._parts.fleet.close()
+
+
+def _with_loss(verdict: Verdict, is_ended: bool, result: SplitResult | None) -> Verdict:
+    """Return the verdict on a row, which was lost if it has ended and nothing could be read of it."""
+    if is_ended and result is None and verdict.kind != VerdictKind.LOST:
+        return Verdict(kind=VerdictKind.LOST, reason="its worker died while the episode was concluded")
+    return verdict
+
+
+def _describe_end(verdict: Verdict) -> str:
+    """Return why an episode ended; of a lost one also how."""
+    if verdict.kind == VerdictKind.LOST:
+        return f"{verdict.kind}: {verdict.reason}"
+    return verdict.kind if verdict.is_failure else "horizon"
 
 
 def _with_result(observation: Observation, result: SplitResult | None) -> Observation:

@@ -77,7 +77,8 @@ class EnvStep:
     terminated: Tensor
     """[E] bool: the task itself ended (horizon included); nothing follows, nothing is bootstrapped."""
     truncated: Tensor
-    """[E] bool: the episode was abandoned from outside; what would have followed is bootstrapped."""
+    """[E] bool: the episode was abandoned from outside; what would have followed is bootstrapped. Of a step
+    that is not valid itself it says that the row was lost and must be reset."""
     is_valid: Tensor
     """[E] bool: a real transition."""
     terms: Mapping[str, Tensor] = field(default_factory=dict)

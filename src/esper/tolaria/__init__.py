@@ -23,8 +23,11 @@ from esper.tolaria.config import (
     HostRunConfig,
 )
 from esper.tolaria.epoch import EpochProgress, StopCheck
+from esper.tolaria.fleet.config import FleetConfig
+from esper.tolaria.fleet.process import FleetWorkerError, ProcessFleet
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
+from esper.tolaria.fleet.worker import MakeBuilder
 from esper.tolaria.governor import Governor, GovernorConfig, find_blamed
 from esper.tolaria.group_flags import GroupFlag, GroupFlags
 from esper.tolaria.guest_groups import describe_missing, missing_from, refuse_foreign
@@ -72,6 +75,8 @@ __all__ = [
     "EpochProgress",
     "Evaluator",
     "Fleet",
+    "FleetConfig",
+    "FleetWorkerError",
     "FlopsLedger",
     "Governor",
     "GovernorConfig",
@@ -88,6 +93,7 @@ __all__ = [
     "LoopController",
     "LoopLoss",
     "LossScaler",
+    "MakeBuilder",
     "MeasuringConfig",
     "MemoryNeed",
     "MemoryWatch",
@@ -97,6 +103,7 @@ __all__ = [
     "OptimizerConfig",
     "OwnRng",
     "PlanEntry",
+    "ProcessFleet",
     "SaveOutcome",
     "SaveRequest",
     "SavedCheckpoint",
