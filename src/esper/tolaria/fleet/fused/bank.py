@@ -210,7 +210,7 @@ class ParameterBank:
         values, buffer = self.values, self.moments["momentum_buffer"]
         if self._has_decay:
             gradient.addcmul_(values * due, self._decay)
-        momentum = torch.where(due, self._config.momentum, 1.0).to(values.dtype)
+        momentum = _choose(due, self._config.momentum, 1.0, values.dtype)
         buffer.mul_(momentum).add_(gradient)
         values.sub_(buffer * torch.where(due, rate, 0.0).to(values.dtype))
 
@@ -225,12 +225,17 @@ class ParameterBank:
             gradient.addcmul_(values * due, self._decay)
         self._steps += due.squeeze(1)
         count = self._steps.clamp(min=1.0).unsqueeze(1)
-        mean.lerp_(gradient, torch.where(due, 1.0 - low, 0.0).to(values.dtype))
-        keep = torch.where(due, high, 1.0).to(values.dtype)
+        mean.lerp_(gradient, _choose(due, 1.0 - low, 0.0, values.dtype))
+        keep = _choose(due, high, 1.0, values.dtype)
         square.mul_(keep).addcmul_(gradient, gradient, value=1.0 - high)
         scale = (1.0 - high**count).sqrt().to(values.dtype)
         denominator = (square.sqrt() / scale).add_(_ADAM_EPSILON)
         values.sub_(mean / denominator * (rate / (1.0 - low**count)).to(values.dtype))
+
+
+def _choose(mask: Tensor, yes: float, no: float, dtype: torch.dtype) -> Tensor:
+    """Return two constants by a mask, each at full precision: `torch.where` would round them to float32."""
+    return torch.full_like(mask, no, dtype=dtype).masked_fill_(mask, yes)
 
 
 def compute_rms(norms: Tensor, num_values: int) -> Tensor:
