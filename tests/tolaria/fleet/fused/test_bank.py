@@ -117,19 +117,23 @@ def test_twenty_steps_with_skips_are_those_of_torch(
                 torch.testing.assert_close(kept[key], value, rtol=1e-10, atol=1e-12, check_dtype=key != "step")
 
 
+@pytest.mark.parametrize("bad", [0.0, torch.inf, torch.nan])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_a_row_that_is_not_due_keeps_every_bit(name: str) -> None:
+def test_a_row_that_is_not_due_keeps_every_bit_good_or_bad(name: str, bad: float) -> None:
     rows = [build_row(OptimizerConfig(name=name, weight_decay=0.1), row) for row in range(2)]
     bank = ParameterBank(rows)
     rates = torch.tensor([0.1, 0.1], dtype=torch.float64)
     for due in ([True, True], [True, False]):
         if not due[1]:
+            with torch.no_grad():
+                for place, part in enumerate((bank.values, *bank.moments.values())):
+                    part[1, place] = bad
             before = [part[1].detach().clone() for part in (bank.values, *bank.moments.values())]
         gradient = draw(2, bank.num_values, seed=7)
         gradient[1] = gradient[1] if due[1] else torch.inf
         bank.update(gradient, bank.compute_norms(gradient), torch.tensor(due), rates)
     for was, now in zip(before, (bank.values, *bank.moments.values()), strict=True):
-        assert torch.equal(was, now[1].detach())
+        assert torch.equal(was.view(torch.int64), now[1].detach().view(torch.int64))
 
 
 def test_a_row_that_never_moved_leaves_no_moments_behind() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esper.leyline import Action, Decision, EpochOutcome, Observation, Verdict
 from esper.tamiyo import RandomPolicy
-from esper.tolaria import SerialFleet
+from esper.tolaria import HostRun, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import Kind
 
@@ -62,6 +62,12 @@ class Twins:
         expect_same("result", *results)
         assert not [result.refusal for result in results[0] if result.is_refused]
         self.done += [d.action for d in serial if d.action.slot is not None]
+
+    def harm(self, place: int, harm: Callable[[HostRun], None]) -> None:
+        """Do the same to one host of both fleets."""
+        with torch.no_grad():
+            for fleet in (self.serial, self.fused):
+                harm(fleet.runs[place])
 
     def train(self) -> list[EpochOutcome]:
         """Train an interval in both and compare everything; return the outcomes of hosts that trained."""
