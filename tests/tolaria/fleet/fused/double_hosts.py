@@ -156,7 +156,7 @@ def quick_config(**changes: object) -> HostRunConfig:
     """Return settings of a short life with gates that open early, and fields of them changed."""
     base = make_config()
     measuring = replace(base.measuring, contribution_items=50, calibration_items=40)
-    return replace(base, optimizer=CLIP, measuring=measuring, **changes)  # type: ignore[arg-type]
+    return replace(base, **({"optimizer": CLIP, "measuring": measuring} | changes))  # type: ignore[arg-type]
 
 
 def grow(
