@@ -209,10 +209,11 @@ class ParameterBank:
     def _step_sgd(self, gradient: Tensor, due: Tensor, rate: Tensor) -> None:
         values, buffer = self.values, self.moments["momentum_buffer"]
         if self._has_decay:
-            gradient.addcmul_(values * due, self._decay)
-        momentum = torch.where(due, self._config.momentum, 1.0).to(values.dtype)
+            gradient.addcmul_(torch.where(due, values, 0.0), self._decay)
+        momentum = _choose(due, self._config.momentum, 1.0, values.dtype)
         buffer.mul_(momentum).add_(gradient)
-        values.sub_(buffer * torch.where(due, rate, 0.0).to(values.dtype))
+        # Masked, not multiplied by 0: a moment may be infinite in a row that is not due.
+        values.sub_((buffer * rate.to(values.dtype)).masked_fill_(~due, 0.0))
 
     def _step_adam(self, gradient: Tensor, due: Tensor, rate: Tensor) -> None:
         assert self._steps is not None
@@ -222,15 +223,21 @@ class ParameterBank:
         if self._config.name == "adamw":
             values.mul_(1.0 - (rate * self._decay).to(values.dtype))
         elif self._has_decay:
-            gradient.addcmul_(values * due, self._decay)
+            gradient.addcmul_(torch.where(due, values, 0.0), self._decay)
         self._steps += due.squeeze(1)
         count = self._steps.clamp(min=1.0).unsqueeze(1)
-        mean.lerp_(gradient, torch.where(due, 1.0 - low, 0.0).to(values.dtype))
-        keep = torch.where(due, high, 1.0).to(values.dtype)
+        mean.add_((gradient - mean).mul_(1.0 - low).masked_fill_(~due, 0.0))
+        keep = _choose(due, high, 1.0, values.dtype)
         square.mul_(keep).addcmul_(gradient, gradient, value=1.0 - high)
         scale = (1.0 - high**count).sqrt().to(values.dtype)
         denominator = (square.sqrt() / scale).add_(_ADAM_EPSILON)
-        values.sub_(mean / denominator * (rate / (1.0 - low**count)).to(values.dtype))
+        step = mean / denominator * (rate / (1.0 - low**count)).to(values.dtype)
+        values.sub_(step.masked_fill_(~due, 0.0))
+
+
+def _choose(mask: Tensor, yes: float, no: float, dtype: torch.dtype) -> Tensor:
+    """Return two constants by a mask, each at full precision: `torch.where` would round them to float32."""
+    return torch.full_like(mask, no, dtype=dtype).masked_fill_(mask, yes)
 
 
 def compute_rms(norms: Tensor, num_values: int) -> Tensor:

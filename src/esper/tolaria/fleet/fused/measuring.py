@@ -177,10 +177,11 @@ class _Counterfactuals:
         stack = training.stack
         running: dict[str, tuple[Tensor, Tensor]] = {}
         names = [name for name, _ in stack.named_segments]
-        for path, (mean, _) in training.norms.running.items():
+        for path, (mean, variance) in training.norms.running.items():
             segment = next(index for index, name in enumerate(names) if path.startswith(f"{name}."))
-            shape = (len(self._rows_of[segment]), mean.shape[1])
-            running[path] = (mean.new_zeros(shape), mean.new_ones(shape))
+            # Not from 0 and 1: what is not finite in a host must show, although the pass takes over wholly.
+            rows = self._rows_of[segment]
+            running[path] = (mean[rows], variance[rows])
         self._pass(
             training.runs[0].bench.calibration,
             lambda num_rows: StackContext(num_rows=num_rows, running=running, momentum=1.0),
