@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from esper.leyline import Observation
+from esper.leyline import ConfigError, Observation
 from esper.runtime.families import HostFactory
-from esper.tolaria import Fleet, FleetConfig, ProcessFleet, SerialFleet
+from esper.tolaria import Fleet, FleetConfig, FusedFleet, ProcessFleet, SerialFleet
 
 ColumnsT = TypeVar("ColumnsT")
 
@@ -27,8 +27,13 @@ def build_fleet(
         encode: Makes columns [E, ...] of E observations.
 
     Raises:
+        ConfigError: If the kind is "auto".
         EsperError: If hosts cannot be built, or workers cannot be started.
     """
-    if config.kind == "process":
+    if config.kind in ("process", "fused_process"):
         return ProcessFleet(factory.for_workers(), instances, encode=encode, config=config)
+    if config.kind == "fused":
+        return FusedFleet(factory.build, instances, encode=encode)
+    if config.kind == "auto":
+        raise ConfigError("fleet.kind='auto': measure first which fleet is the fastest (choose_fleet)")
     return SerialFleet(factory.build, instances, encode=encode)

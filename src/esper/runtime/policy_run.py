@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, final
@@ -45,7 +45,7 @@ from esper.runtime.shutdown import StopSignal
 from esper.runtime.training import TrainingAssembly, assemble_training
 from esper.runtime.training_record import NoRecord, TrainingRecord, TrainingResult, WrittenRecord
 from esper.simic import RoundReport, count_rows, pick_rows
-from esper.tolaria import StateRecord
+from esper.tolaria import FleetConfig, StateRecord
 
 _OF_ONE_RANK = ("host.device", "telemetry.", "task.data_dir")
 """Settings in which ranks may differ: they stand on machines of their own."""
@@ -78,6 +78,11 @@ class TrainingRequest:
     def settings(self) -> ExperimentConfig:
         """What is written and compared: that of all ranks."""
         return self.config if self.given is None else self.given
+
+    def with_fleet(self, fleet: FleetConfig) -> TrainingRequest:
+        """Return the request with the fleet that was chosen, for whoever goes on with the run."""
+        given = None if self.given is None else replace(self.given, fleet=fleet)
+        return replace(self, config=replace(self.config, fleet=fleet), given=given)
 
     @property
     def origin(self) -> RunOrigin:
@@ -139,6 +144,7 @@ def train_among_ranks(request: TrainingRequest, ranks: Ranks) -> TrainingResult 
     limit = TimeLimit(config.checkpoint.max_hours)
     refuse_other_settings(config, ranks)
     assembly = assemble_training(config, ranks, request.points)
+    request = request.with_fleet(assembly.envs.fleet)
     try:
         check_teachers(config)
         with StopSignal() as signals, _open_record(request, assembly, ranks) as record:
@@ -225,6 +231,9 @@ class _Training:
         if request.is_resumed:
             self._load()
         self._record.start(is_resumed=request.is_resumed)
+        choice = self._assembly.envs.fleet_choice
+        for line in () if choice is None else choice.describe():
+            self._record.say(line)
         if not request.is_resumed:
             self._imitate()
         self._loop()

@@ -12,6 +12,7 @@ from esper.runtime.devices import resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import ActionSizes, HostFactory, find_narrow
 from esper.runtime.fault_points import FaultPoints
+from esper.runtime.fleet_choice import FleetChoice, choose_fleet
 from esper.runtime.fleets import build_fleet
 from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
@@ -29,9 +30,13 @@ from esper.simic import (
     count_minibatches,
 )
 from esper.tamiyo import NetworkConfig, RecurrentActorCritic, build_inputs, build_network
+from esper.tolaria import Fleet, FleetConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+_LIVES_OF_A_BLOCK = 16
+"""Never-grown hosts that a fused fleet trains together: enough to pay, few enough to wait for."""
 
 
 @final
@@ -71,7 +76,7 @@ def assemble_training(
     env_ids = deal_rows(config.envs.num_envs, ranks.collective)
     # Asked here as well as before every update: a number that does not fit must not cost a rollout first.
     count_minibatches(config.training.ppo, config.envs.num_envs)
-    builder = EnvBuilder(config)
+    builder = EnvBuilder(config, ranks.collective)
     env, horizon = builder.build(env_ids), builder.horizon_epochs
     network_config = _fill_sizes(config.network, builder.sizes)
     network = build_network(network_config, env.layout, seed=config.seed)
@@ -143,8 +148,12 @@ class EnvBuilder:
         EnvBuilder(config).build((0, 1, 2, 3))
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: ExperimentConfig, collective: Collective | None = None) -> None:
         """Load the data and measure the hosts.
+
+        Args:
+            config: The experiment.
+            collective: Of all ranks, where there are others; all of them build theirs at the same time.
 
         Raises:
             EsperError: If data is missing or a setting does not fit.
@@ -166,14 +175,33 @@ class EnvBuilder:
             first_instances=narrow,
             num_first_episodes=envs.narrow_rounds,
         )
+        self.fleet, self.fleet_choice = self._settle_fleet(seeds[: envs.num_envs], collective)
         self.never_runs = NeverRuns(
             self._factory.build,
             start_epochs=tuple(epoch for epoch in starts if epoch),
             max_runs=envs.num_hosts,
+            blocks=[seeds[i : i + _LIVES_OF_A_BLOCK] for i in range(0, len(seeds), _LIVES_OF_A_BLOCK)],
+            build_fleet=self._build_lives if "fused" in self.fleet.kind else None,
         )
         self._rubric = build_rubric(
             config.reward, discount=config.training.gamma, extra=build_own_terms(config.reward)
         )
+
+    def _settle_fleet(
+        self, seeds: Sequence[int], collective: Collective | None
+    ) -> tuple[FleetConfig, FleetChoice | None]:
+        """Return the settings with a measured kind where they ask for that; rank 0's on all ranks."""
+        config = self._config.fleet
+        if config.kind != "auto":
+            return config, None
+        choice = choose_fleet(config, self._factory, seeds)
+        if collective is None:
+            return replace(config, kind=choice.kind), choice
+        return replace(config, kind=collective.gather_bytes(choice.kind.encode())[0].decode()), choice
+
+    def _build_lives(self, instances: Sequence[int]) -> Fleet[object]:
+        """Return the fleet of a block of lives: fused in this process, for workers serve the episodes."""
+        return build_fleet(replace(self.fleet, kind="fused"), self._factory, instances, encode=tuple)
 
     def build(self, env_ids: Sequence[int]) -> GrowthRolloutEnv:
         """Return an environment of one row per number.
@@ -189,7 +217,7 @@ class EnvBuilder:
         places = range(envs.first_seed, envs.first_seed + len(env_ids))
         return GrowthRolloutEnv(
             GrowthEnvParts(
-                fleet=build_fleet(config.fleet, self._factory, places, encode),
+                fleet=build_fleet(self.fleet, self._factory, places, encode),
                 never_runs=self.never_runs,
                 plan=self._plan,
                 build_reward=lambda: RewardState(self._rubric),

@@ -24,6 +24,7 @@ from esper.tolaria.config import (
 )
 from esper.tolaria.epoch import EpochProgress, StopCheck
 from esper.tolaria.fleet.config import FleetConfig
+from esper.tolaria.fleet.fused import FusedFleet, FusedShare
 from esper.tolaria.fleet.process import FleetWorkerError, ProcessFleet
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
@@ -78,6 +79,8 @@ __all__ = [
     "FleetConfig",
     "FleetWorkerError",
     "FlopsLedger",
+    "FusedFleet",
+    "FusedShare",
     "Governor",
     "GovernorConfig",
     "GradientReducer",

@@ -1,6 +1,7 @@
 """Many host runs behind one interface; which implementation runs them is a measurement, not a belief."""
 
 from esper.tolaria.fleet.config import FleetConfig
+from esper.tolaria.fleet.fused import FusedFleet, FusedShare
 from esper.tolaria.fleet.process import FleetWorkerError, ProcessFleet
 from esper.tolaria.fleet.protocol import Fleet
 from esper.tolaria.fleet.serial import SerialFleet
@@ -11,6 +12,8 @@ __all__ = [
     "Fleet",
     "FleetConfig",
     "FleetWorkerError",
+    "FusedFleet",
+    "FusedShare",
     "MakeBuilder",
     "ProcessFleet",
     "SerialFleet",

@@ -113,6 +113,7 @@ class ProcessFleet(Generic[ColumnsT]):
             num_workers=self._config.workers,
             timeout_s=self._config.timeout_s,
             has_sink=sink is not None,
+            is_fused=self._config.kind == "fused_process",
         )
         try:
             self._ask(Verb.START, dict(enumerate(self._starts)))

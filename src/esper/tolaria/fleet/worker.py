@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -20,7 +20,8 @@ from typing import final
 
 import torch
 
-from esper.leyline import Decision, Event, EventSink, NullSink
+from esper.leyline import Decision, EpochOutcome, Event, EventSink, NullSink
+from esper.tolaria.fleet.fused import FusedTrainer
 from esper.tolaria.fleet.messages import (
     PackedState,
     Reply,
@@ -56,6 +57,8 @@ class WorkerStart:
     """Whether events are wanted."""
     core: int | None
     """Core to stay on; None = any."""
+    is_fused: bool = False
+    """Whether the worker's hosts of one architecture train as one program."""
 
 
 @final
@@ -117,6 +120,7 @@ class WorkerRows:
         self._events = _EventList()
         self._build: BuildRun | None = None
         self._runs: dict[int, HostRun] = {}
+        self._trainer = FusedTrainer() if start.is_fused else None
 
     def answer(self, request: Request) -> Reply:
         """Carry out a request row by row, in its order; an error ends it there."""
@@ -124,14 +128,25 @@ class WorkerRows:
         row: int | None = None
         try:
             build = self._builder()
+            outcomes = self._train_together(list(request.rows)) if request.verb is Verb.TRAIN else {}
             for row, argument in request.rows.items():
                 if request.verb is Verb.START:
                     self._begin(build, row, argument)
-                value = None if request.verb is Verb.START else self._carry_out(request.verb, row, argument)
+                    value: RowValue = None
+                elif row in outcomes:
+                    value = outcomes[row]
+                else:
+                    value = self._carry_out(request.verb, row, argument)
                 replies[row] = self._describe(row, value, is_observed=request.verb not in _UNSEEN)
         except Exception as error:  # noqa: BLE001 - carried to the fleet, which raises it
             return Reply(rows=replies, failure=describe_failure(error, row, self._events.take()))
         return Reply(rows=replies)
+
+    def _train_together(self, rows: Sequence[int]) -> dict[int, EpochOutcome | None]:
+        """Return the outcomes of rows that train as one program; empty where each trains alone."""
+        if self._trainer is None:
+            return {}
+        return dict(zip(rows, self._trainer.train([self._runs[row] for row in rows]), strict=True))
 
     def _builder(self) -> BuildRun:
         if self._build is None:

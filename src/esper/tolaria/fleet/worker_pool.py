@@ -37,7 +37,14 @@ class WorkerPool:
     """
 
     def __init__(
-        self, make_builder: MakeBuilder, num_rows: int, *, num_workers: int, timeout_s: float, has_sink: bool
+        self,
+        make_builder: MakeBuilder,
+        num_rows: int,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        has_sink: bool,
+        is_fused: bool = False,
     ) -> None:
         """Start the workers.
 
@@ -47,12 +54,14 @@ class WorkerPool:
             num_workers: >= 0; 0 = one per usable core. No more than E are started.
             timeout_s: Seconds in which a worker must answer.
             has_sink: Whether events are wanted.
+            is_fused: Whether each worker trains its hosts of one architecture as one program.
 
         Raises:
             ConfigError: If this system cannot start workers.
         """
         self._make_builder = make_builder
         self._has_sink = has_sink
+        self._is_fused = is_fused
         self._timeout_s = timeout_s
         self._cores = list_cores()
         self.blocks = deal_blocks(num_rows, num_workers or len(self._cores) or os.cpu_count() or 1)
@@ -120,7 +129,9 @@ class WorkerPool:
 
     def _start(self, number: int) -> WorkerLink:
         core = self._cores[number % len(self._cores)] if self._cores else None
-        start = WorkerStart(make_builder=self._make_builder, has_sink=self._has_sink, core=core)
+        start = WorkerStart(
+            make_builder=self._make_builder, has_sink=self._has_sink, core=core, is_fused=self._is_fused
+        )
         return WorkerLink(number, start, timeout_s=self._timeout_s)
 
 

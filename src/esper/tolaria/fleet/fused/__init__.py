@@ -1,7 +1,8 @@
 """Many hosts of one architecture trained and measured as one program.
 
 ```
-fleet       which hosts go together, what runs alone          FusedFleet
+fleet       E hosts in this process                           FusedFleet
+trainer     which hosts go together, what runs alone          FusedTrainer
 training    one interval of a group, batch by batch           GroupTraining
 measuring   validation and counterfactuals of a group         measure_group
 stack       the hosts' segments as stacked modules            HostStack
@@ -12,6 +13,7 @@ Host runs keep everything else: lifecycle, clocks, governor, ledger, events. Wei
 before an interval and back after it, so that between two intervals a host is an ordinary one.
 """
 
-from esper.tolaria.fleet.fused.fleet import FusedFleet, FusedShare
+from esper.tolaria.fleet.fused.fleet import FusedFleet
+from esper.tolaria.fleet.fused.trainer import FusedShare, FusedTrainer
 
-__all__ = ["FusedFleet", "FusedShare"]
+__all__ = ["FusedFleet", "FusedShare", "FusedTrainer"]
