@@ -19,6 +19,9 @@ from typing import final
 class SeedStage(Enum):
     """Where a slot stands; the value is the name that files store."""
 
+    # A member is equal to itself alone. Enum hashes names in Python, for every look-up in a table of stages.
+    __hash__ = object.__hash__
+
     DORMANT = "DORMANT"
     """Empty: no module, no parameters, no effect."""
     GERMINATED = "GERMINATED"

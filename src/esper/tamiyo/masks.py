@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from esper.leyline import LifecycleOp, Observation, SlotReport, legal_blueprints, open_ops
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NOOP_FAMILY = "noop"
 """Family of the blueprint that adds nothing."""
@@ -80,8 +83,8 @@ def compute_masks_many(
     op_places = {op: place for place, op in enumerate(observations[0].space.op_ids)}
     num_slots = max(num_slots, *(len(observation.slots) for observation in observations))
     num_blueprints = max(num_blueprints, *(len(o.space.blueprint_ids) for o in observations))
-    slots = np.zeros((len(observations), len(op_places), num_slots), dtype=np.bool_)
-    blueprints = np.zeros((len(observations), num_slots, num_blueprints), dtype=np.bool_)
+    slots: NDArray[np.bool_] = np.zeros((len(observations), len(op_places), num_slots), dtype=np.bool_)
+    blueprints: NDArray[np.bool_] = np.zeros((len(observations), num_slots, num_blueprints), dtype=np.bool_)
     legal: list[tuple[int, int, int]] = []
     growable: list[tuple[int, int, int]] = []
     for row, observation in enumerate(observations):
@@ -91,13 +94,17 @@ def compute_masks_many(
             if names and LifecycleOp.GERMINATE in op_places:
                 ids = observation.space.blueprint_ids
                 growable += [(row, place, ids.index(name)) for name in names]
-    for mask, found in ((slots, legal), (blueprints, growable)):
-        if found:
-            mask[tuple(zip(*found, strict=True))] = True
-    ops_mask = slots.any(axis=2)
+    slots[_as_index(legal)] = True
+    blueprints[_as_index(growable)] = True
+    ops_mask: NDArray[np.bool_] = np.logical_or.reduce(slots, axis=2)
     ops_mask[:, op_places[LifecycleOp.WAIT]] = True
     return ActionMasks(
         ops=torch.from_numpy(ops_mask),
         slots=torch.from_numpy(slots),
         blueprints=torch.from_numpy(blueprints),
     )
+
+
+def _as_index(places: list[tuple[int, int, int]]) -> tuple[NDArray[np.int64], ...]:
+    """Return what picks these entries of a mask at once."""
+    return tuple(np.array(places, dtype=np.int64).reshape(-1, 3).T)
