@@ -56,8 +56,14 @@ from esper.simic.collector import CollectorParts, RolloutCarry, build_carry, col
 from esper.simic.privileged import build_privileged
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rollout_buffer import Rollout, StoredStep, TamiyoRolloutBuffer
-from esper.tamiyo import PolicyInputs, PolicyStep, RecurrentActorCritic, build_action, build_inputs
-from esper.tamiyo.batch_encoding import encode_many
+from esper.tamiyo import (
+    PolicyInputs,
+    PolicyStep,
+    RecurrentActorCritic,
+    build_action,
+    build_inputs,
+    encode_many,
+)
 from esper.tamiyo.network import build_network
 from esper.tolaria import HostRun, SerialFleet, SplitResult, StateRecord
 from esper.tolaria.governor import Governor, find_blamed
@@ -233,7 +239,7 @@ def list_seeing(bench: Bench) -> dict[str, Callable[[], object]]:
     observations = bench.env.observations
     runs = bench.fleet.runs
     return {
-        "observations": bench.fleet.observations,
+        "observations": lambda: [run.observe() for run in runs],
         "  reports and gates": lambda: [run.bench.model.reports() for run in runs],
         "  memory left": lambda: [run.bench.memory.bytes_left(run.bench.model) for run in runs],
         "  ledger total": lambda: [run.bench.ledger.total for run in runs],
@@ -264,12 +270,16 @@ def list_judging(bench: Bench) -> dict[str, Callable[[], object]]:
     governors = [Governor(config.governor, chance_loss=2.3) for _ in outcomes]
     trackers = [SignalTracker(config.tracker) for _ in outcomes]
     pairs = list(zip(observations, outcomes, strict=True))
+    for governor in governors:  # judged by a full window
+        for number in range(config.governor.window):
+            governor.judge(replace(outcomes[0], validation_loss=1.0 + 0.01 * number))
     clocks = [run.clock for run in bench.fleet.runs]
     models = [run.bench.model for run in bench.fleet.runs]
     return {
         "governor": lambda: [g.judge(o) for g, o in zip(governors, outcomes, strict=True)],
         "blame": lambda: [find_blamed(o.slots, outcome, ()) for o, outcome in pairs],
         "signals": lambda: [t.update(o) for t, o in zip(trackers, outcomes, strict=True)],
+        "topology followed": partial(follow_topology, bench.fleet.runs),
         "begin of an epoch": lambda: [m.begin_epoch(c) for m, c in zip(models, clocks, strict=True)],
     }
 
@@ -328,6 +338,11 @@ def list_learning(bench: Bench, rollout: Rollout) -> dict[str, Callable[[], obje
     next_value = compute_next_values(batch.value, steps.truncated, batch.bootstrap)
     gae = partial(compute_gae, batch.value, next_value, steps, gamma=0.99, gae_lambda=0.95)
     return {"advantages": gae, "PPO update": lambda: bench.learner.update(batch)}
+
+
+def follow_topology(runs: Sequence[HostRun]) -> None:
+    for run in runs:
+        run.bench.follow_topology()
 
 
 def act(bench: Bench, inputs: PolicyInputs) -> PolicyStep:
