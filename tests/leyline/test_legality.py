@@ -18,7 +18,6 @@ from esper.leyline import (
     SlotReport,
     legal_blueprints,
     legal_ops,
-    open_ops,
     refuse_action,
     refuse_blueprint,
     refuse_op,
@@ -163,14 +162,3 @@ def test_what_is_offered_is_accepted_and_wait_comes_first(observation: Observati
             for name in names:
                 action = Action(op=op, slot=report.slot, blueprint=name)
                 assert refuse_action(action, observation) is None
-
-
-@settings(max_examples=50)
-@given(observations())
-def test_open_operations_are_those_that_the_slot_does_not_refuse(observation: Observation) -> None:
-    for report in observation.slots:
-        open_here = open_ops(report, observation)
-        assert open_here == tuple(op for op in LifecycleOp if refuse_op(op, report, observation) is None)
-        has_blueprint = bool(legal_blueprints(report, observation))
-        without = tuple(op for op in open_here if op is not LifecycleOp.GERMINATE or has_blueprint)
-        assert legal_ops(report, observation) == without

@@ -20,8 +20,6 @@ from esper.leyline.stages import SeedStage
 class LifecycleOp(Enum):
     """What a policy may ask for in one step; the order is the action index, appended to, never reordered."""
 
-    __hash__ = object.__hash__  # see SeedStage
-
     WAIT = "WAIT"
     GERMINATE = "GERMINATE"
     ADVANCE = "ADVANCE"

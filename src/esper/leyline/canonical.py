@@ -24,16 +24,12 @@ def canonical_hash(value: JsonValue) -> str:
 
 
 def _freeze_floats(value: JsonValue) -> JsonValue:
-    # Exact types first: asking what is a Sequence or a Mapping takes longer than all the rest.
-    kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
-        return value
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"canonical JSON holds finite numbers only, got {value!r}")
         return value.hex()
-    if kind is list or kind is tuple or (isinstance(value, Sequence) and not isinstance(value, str)):
-        return [_freeze_floats(item) for item in value]  # type: ignore[union-attr]
-    if isinstance(value, Mapping):
+    if type(value) in (str, int, bool) or isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+        return value
+    if type(value) is not list and isinstance(value, Mapping):
         return {key: _freeze_floats(item) for key, item in value.items()}
-    return value
+    return [_freeze_floats(item) for item in value]

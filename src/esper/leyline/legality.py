@@ -5,9 +5,6 @@ A policy's illegal joint action is not an error: it is answered with the reason 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from esper.leyline.actions import OP_STAGES, Action, LifecycleOp
 from esper.leyline.errors import suggest
 from esper.leyline.observation import Observation
@@ -16,10 +13,6 @@ from esper.leyline.stages import SeedStage
 
 MEMORY_REFUSAL = "memory"
 """First word of every refusal for want of memory."""
-_STAGE_OPS: Mapping[SeedStage, tuple[LifecycleOp, ...]] = MappingProxyType(
-    {stage: tuple(op for op in LifecycleOp if stage in OP_STAGES[op]) for stage in SeedStage}
-)
-"""Stage -> operations that it does not rule out: the columns of `OP_STAGES`."""
 
 
 def refuse_op(op: LifecycleOp, report: SlotReport, observation: Observation) -> str | None:
@@ -90,17 +83,12 @@ def refuse_action(action: Action, observation: Observation) -> str | None:
     return reason
 
 
-def open_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp, ...]:
-    """Return the operations that this slot does not refuse now, WAIT first; blueprints are not looked at."""
-    return tuple(op for op in _STAGE_OPS[report.stage] if refuse_op(op, report, observation) is None)
-
-
 def legal_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp, ...]:
     """Return the operations that are legal on this slot now, WAIT first."""
-    ops = open_ops(report, observation)
-    if LifecycleOp.GERMINATE in ops and not legal_blueprints(report, observation):
-        return tuple(op for op in ops if op is not LifecycleOp.GERMINATE)
-    return ops
+    legal = [op for op in LifecycleOp if refuse_op(op, report, observation) is None]
+    if LifecycleOp.GERMINATE in legal and not legal_blueprints(report, observation):
+        legal.remove(LifecycleOp.GERMINATE)
+    return tuple(legal)
 
 
 def legal_blueprints(report: SlotReport, observation: Observation) -> tuple[str, ...]:

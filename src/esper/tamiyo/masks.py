@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.leyline import LifecycleOp, Observation, SlotReport, legal_blueprints, open_ops
+from esper.leyline import (
+    OP_STAGES,
+    LifecycleOp,
+    Observation,
+    SlotReport,
+    legal_blueprints,
+    refuse_op,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +60,9 @@ def _find_choices(
     report: SlotReport, observation: Observation
 ) -> tuple[tuple[LifecycleOp, ...], tuple[str, ...]]:
     """Return the operations that a policy may pick on this slot, and the blueprints of GERMINATE."""
-    ops = open_ops(report, observation)
+    # Only what the stage does not rule out is asked about: putting a refusal into words takes longest.
+    asked = [op for op in LifecycleOp if report.stage in OP_STAGES[op]]
+    ops = tuple(op for op in asked if refuse_op(op, report, observation) is None)
     if LifecycleOp.GERMINATE not in ops:
         return ops, ()
     names = growable_blueprints(report, observation)
