@@ -270,9 +270,9 @@ def list_judging(bench: Bench) -> dict[str, Callable[[], object]]:
     governors = [Governor(config.governor, chance_loss=2.3) for _ in outcomes]
     trackers = [SignalTracker(config.tracker) for _ in outcomes]
     pairs = list(zip(observations, outcomes, strict=True))
-    for governor in governors:  # judged by a full window
+    for governor in governors:  # a full window of a host that has not learned
         for number in range(config.governor.window):
-            governor.judge(replace(outcomes[0], validation_loss=1.0 + 0.01 * number))
+            governor.judge(replace(outcomes[0], validation_loss=1.5 + 0.01 * number))
     clocks = [run.clock for run in bench.fleet.runs]
     models = [run.bench.model for run in bench.fleet.runs]
     return {
