@@ -358,5 +358,11 @@ def test_fossilize_asks_stability_before_contribution() -> None:
     assert str(gates.refuse_fossilize(_state(contribution=None))).startswith("G5")
 
 
+@pytest.mark.parametrize("stage", [stage for stage in SeedStage if stage is not SeedStage.PROBATIONARY])
+def test_nothing_is_kept_but_from_probation(stage: SeedStage) -> None:
+    reason = make_gates().refuse_fossilize(SeedState(slot="a", stage=stage))
+    assert reason == f"nothing is kept from {stage.value}"
+
+
 def test_result_without_checks_scores_one() -> None:
     assert GateResult(gate="G0", passed=(), failed=()).score == 1.0

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -54,3 +56,13 @@ def test_order_of_keys_does_not_matter(value: dict[str, None]) -> None:
 def test_the_hash_is_sha256_of_the_text() -> None:
     assert canonical_hash([]) == "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
     assert canonical_hash([]) != canonical_hash({})
+
+
+def test_kinds_of_sequences_tables_and_numbers_do_not_matter() -> None:
+    class Number(float):
+        pass
+
+    table = MappingProxyType({"a": deque([Number(0.5), "text", 3])})
+    assert canonical_json(table) == canonical_json({"a": [0.5, "text", 3]})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite"):
+        canonical_json(deque([Number("nan")]))

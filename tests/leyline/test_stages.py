@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -96,3 +97,11 @@ def test_order_is_frozen_and_values_are_the_names() -> None:
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         TRANSITIONS[SeedStage.FOSSILIZED] = (SeedStage.CULLED,)  # type: ignore[index]
+
+
+def test_a_stage_is_found_in_tables_after_a_copy_of_any_kind() -> None:
+    table = {stage: stage.value for stage in SeedStage}
+    for stage in SeedStage:
+        for other in (copy.deepcopy(stage), copy.copy(stage), SeedStage(stage.value)):
+            assert other is stage
+            assert table[other] == stage.value

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from builders import make_budgets, make_observation, make_report, make_space
 from esper.leyline import Action, LifecycleOp, Observation, SeedStage, refuse_action
 from esper.tamiyo import choosable_ops, compute_masks, growable_blueprints
+from esper.tamiyo.masks import compute_masks_many
 from strategies import observations, wild_observations
 
 OPS = tuple(LifecycleOp)
@@ -105,3 +107,25 @@ def test_an_operation_that_the_space_lacks_is_never_offered() -> None:
 def test_a_slot_that_cools_down_only_waits(stage: SeedStage) -> None:
     report = make_report("a", stage)
     assert choosable_ops(report, make_observation(report)) == (LifecycleOp.WAIT,)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.one_of(observations(), wild_observations()), min_size=1, max_size=4), st.integers(0, 4))
+def test_masks_of_many_hosts_are_those_of_each_then_padding_that_is_never_legal(
+    hosts: list[Observation], num_slots: int
+) -> None:
+    many = compute_masks_many(hosts, num_slots=num_slots, num_blueprints=6)
+    assert many.blueprints.shape == (len(hosts), max(num_slots, *(len(h.slots) for h in hosts), 0), 6)
+    for row, host in enumerate(hosts):
+        ids = host.space.blueprint_ids
+        for place in range(many.slots.shape[2]):
+            ops: tuple[LifecycleOp, ...] = ()
+            names: tuple[str, ...] = ()
+            if place < len(host.slots):
+                ops = choosable_ops(host.slots[place], host)
+                names = growable_blueprints(host.slots[place], host) if LifecycleOp.GERMINATE in ops else ()
+            assert many.slots[row, :, place].tolist() == [op in ops for op in host.space.op_ids]
+            legal = [place for place, is_legal in enumerate(many.blueprints[row, place].tolist()) if is_legal]
+            assert legal == [ids.index(name) for name in names]
+        found = {op for report in host.slots for op in choosable_ops(report, host)} | {LifecycleOp.WAIT}
+        assert many.ops[row].tolist() == [op in found for op in host.space.op_ids]

@@ -11,7 +11,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.kasmina import BlueprintRegistry, SlotSpec, builtin_registry
-from esper.leyline import MEMORY_REFUSAL, WAIT, ActionResult, Decision, DecisionMade, Layout
+from esper.leyline import (
+    MEMORY_REFUSAL,
+    WAIT,
+    Action,
+    ActionResult,
+    Decision,
+    DecisionMade,
+    Layout,
+    LifecycleOp,
+    refuse_action,
+)
 from esper.tolaria import HostRun, NoReduce
 
 from .small_run import (
@@ -215,6 +225,27 @@ def test_an_error_of_another_kind_is_not_swallowed() -> None:
 
 def test_memory_that_runs_out_elsewhere_is_not_called_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
+    drive(run, 2, ((0, germinate("block1")),))
+    cull = Decision(action=Action(op=LifecycleOp.CULL, slot="block1"))
+    assert refuse_action(cull.action, run.observe()) is None
     monkeypatch.setattr(type(run.bench), "follow_topology", raising(MemoryError("no")))
     with pytest.raises(MemoryError):
-        run.apply(Decision())
+        run.apply(cull)
+
+
+def test_waiting_looks_at_nothing_and_leaves_everything_but_the_count_of_decisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink = ListSink()
+    run = make_run(make_config(), make_parts(sink=sink, dropout=0.1))
+    drive(run, 2, ((0, germinate("block1")),))
+    before, standing, number = run.state(), traces(run), run.event_count
+    for owner, name in ((type(run), "observe"), (type(run.bench), "follow_topology")):
+        monkeypatch.setattr(owner, name, raising(AssertionError(f"{name} was asked")))
+    result = run.apply(Decision(reason="scripted"))
+    assert (result.effective, result.refusal, run.event_count) == (WAIT, None, number + 1)
+    assert_same(run.state().tensors, before.tensors)
+    assert traces(run) == standing
+    made = sink.events[-1]
+    assert isinstance(made, DecisionMade)
+    assert (made.op, made.reason) == ("WAIT", "scripted")

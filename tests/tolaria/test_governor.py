@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -197,6 +198,47 @@ def test_the_window_holds_finite_losses_only_and_never_too_many(losses: list[flo
     assert isinstance(window, list)
     assert len(window) <= 20
     assert json.loads(json.dumps(governor.state(), allow_nan=False)) == governor.state()
+
+
+def judge_in_full(config: GovernorConfig, losses: list[float]) -> list[str]:
+    """Verdicts by the definition: every statistic computed every time."""
+    window: list[float] = []
+    best, strikes, kinds = math.inf, 0, []
+    for loss in losses:
+        is_ripe = len(window) >= config.min_history
+        mean = statistics.fmean(window) if window else math.nan
+        has_learned = is_ripe and mean < config.learned_fraction * CHANCE
+        bounds = [config.max_chance_ratio * CHANCE]
+        if window:
+            spread = statistics.pstdev(window)
+            bounds += [config.max_mean_ratio * mean, mean + config.max_deviations * spread]
+        kind = VerdictKind.HEALTHY
+        if math.isnan(loss):
+            kind = VerdictKind.NON_FINITE
+        elif has_learned and abs(loss - CHANCE) < config.collapse_margin * CHANCE:
+            kind = VerdictKind.COLLAPSED
+        elif loss > CHANCE and loss > config.max_loss_ratio * best:
+            kind = VerdictKind.DIVERGED
+        elif is_ripe and loss > max(bounds):
+            strikes += 1
+            kind = VerdictKind.DIVERGED if strikes >= config.patience else kind
+        else:
+            strikes, best, window = 0, min(best, loss), [*window, loss][-config.window :]
+        kinds.append(kind)
+    return kinds
+
+
+@given(
+    losses=st.lists(
+        st.one_of(st.floats(0.3, 1.2), st.floats(0.0, 50.0), st.floats(2.1, 2.5), st.just(math.nan)),
+        max_size=40,
+    ),
+    max_loss_ratio=st.sampled_from((5.0, 1e6)),
+)
+def test_verdicts_are_those_of_the_definition(losses: list[float], max_loss_ratio: float) -> None:
+    config = GovernorConfig(min_history=3, window=6, max_loss_ratio=max_loss_ratio)
+    governor = Governor(config, chance_loss=CHANCE)
+    assert [governor.judge(outcome(loss)).kind for loss in losses] == judge_in_full(config, losses)
 
 
 # ---------------------------------------------------------------------- blame

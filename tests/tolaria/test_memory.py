@@ -14,6 +14,7 @@ from esper.leyline import (
     Decision,
     DecisionMade,
     LifecycleOp,
+    SeedStage,
     legal_blueprints,
     legal_ops,
 )
@@ -199,6 +200,22 @@ def test_free_memory_counts_where_there_is_no_budget_and_is_asked_each_time() ->
     assert run.apply(Decision(action=germinate("block1", "conv_heavy"))).is_refused
     free[0] = 1000 * host.total
     assert not run.apply(Decision(action=germinate("block1", "conv_heavy"))).is_refused
+
+
+def test_free_memory_is_not_asked_while_no_slot_is_free() -> None:
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(1)
+        return 2**40
+
+    run = make_run(parts=replace(make_parts(), read_memory=look))
+    drive(run, 1, ((0, germinate("block1")),))
+    for slot in run.bench.model.each_slot():
+        slot.state.stage = SeedStage.CULLED
+    looks.clear()
+    assert run.observe().budgets.memory_bytes_left is None
+    assert not looks
 
 
 def test_looking_at_memory_moves_no_stream_and_changes_no_bit_of_a_life() -> None:

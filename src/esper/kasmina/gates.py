@@ -9,7 +9,7 @@ improvement as evidence about a seed: a host improves without it, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -69,8 +69,8 @@ class QualityGates:
         return _collect(
             "G0",
             {
-                "slot is dormant": (state.stage is SeedStage.DORMANT, state.stage.value),
-                "blueprint fits": (fits, "the blueprint does not fit this slot"),
+                "slot is dormant": (state.stage is SeedStage.DORMANT, lambda: state.stage.value),
+                "blueprint fits": (fits, lambda: "the blueprint does not fit this slot"),
             },
         )
 
@@ -79,8 +79,11 @@ class QualityGates:
         return _collect(
             "G1",
             {
-                "stage is GERMINATED": (state.stage is SeedStage.GERMINATED, state.stage.value),
-                "optimiser entries": (state.has_optimizer_entries, "the optimiser does not know the seed"),
+                "stage is GERMINATED": (state.stage is SeedStage.GERMINATED, lambda: state.stage.value),
+                "optimiser entries": (
+                    state.has_optimizer_entries,
+                    lambda: "the optimiser does not know the seed",
+                ),
             },
         )
 
@@ -97,16 +100,16 @@ class QualityGates:
         return _collect(
             "G2",
             {
-                "stage is TRAINING": (state.stage is SeedStage.TRAINING, state.stage.value),
+                "stage is TRAINING": (state.stage is SeedStage.TRAINING, lambda: state.stage.value),
                 "incubated": (
                     state.epochs_in_stage >= config.min_incubation_epochs,
-                    f"{state.epochs_in_stage} epochs incubated, needs {config.min_incubation_epochs}",
+                    lambda: f"{state.epochs_in_stage} epochs incubated, needs {config.min_incubation_epochs}",
                 ),
-                "gradients measured": (ratio is not None, "no gradient was measured yet"),
-                "gradients finite": (state.has_finite_gradients, "a gradient was not finite"),
+                "gradients measured": (ratio is not None, lambda: "no gradient was measured yet"),
+                "gradients finite": (state.has_finite_gradients, lambda: "a gradient was not finite"),
                 "evidence": (
                     has_evidence or not config.is_evidence_required,
-                    f"shadow gain {_show(gain)}, gradient ratio {_show(ratio)}",
+                    lambda: f"shadow gain {_show(gain)}, gradient ratio {_show(ratio)}",
                 ),
             },
             {"shadow_gain": gain, "gradient_ratio": ratio},
@@ -117,10 +120,10 @@ class QualityGates:
         return _collect(
             "G3",
             {
-                "stage is BLENDING": (state.stage is SeedStage.BLENDING, state.stage.value),
+                "stage is BLENDING": (state.stage is SeedStage.BLENDING, lambda: state.stage.value),
                 "full amplitude": (
                     abs(state.alpha - 1.0) <= _ALPHA_TOLERANCE and state.ramp is None,
-                    f"alpha {state.alpha:.3f} of 1, {'ramping' if state.ramp else 'at rest'}",
+                    lambda: f"alpha {state.alpha:.3f} of 1, {'ramping' if state.ramp else 'at rest'}",
                 ),
             },
             {"alpha": state.alpha},
@@ -135,23 +138,25 @@ class QualityGates:
         return _collect(
             "G4",
             {
-                "stage is PROBATIONARY": (state.stage is SeedStage.PROBATIONARY, state.stage.value),
+                "stage is PROBATIONARY": (state.stage is SeedStage.PROBATIONARY, lambda: state.stage.value),
                 "lasted": (
                     state.epochs_in_stage >= config.min_probation_epochs,
-                    f"{state.epochs_in_stage} epochs on probation, needs {config.min_probation_epochs}",
+                    lambda: (
+                        f"{state.epochs_in_stage} epochs on probation, needs {config.min_probation_epochs}"
+                    ),
                 ),
                 "measured": (
                     state.num_measurements >= config.min_measurements,
-                    f"{state.num_measurements} measurements, needs {config.min_measurements}",
+                    lambda: f"{state.num_measurements} measurements, needs {config.min_measurements}",
                 ),
-                "no rollback": (not state.had_governor_event, "a rollback happened on probation"),
+                "no rollback": (not state.had_governor_event, lambda: "a rollback happened on probation"),
                 "metric held": (
                     drop <= config.max_metric_drop,
-                    f"metric fell by {drop:.4f}, at most {config.max_metric_drop:.4f}",
+                    lambda: f"metric fell by {drop:.4f}, at most {config.max_metric_drop:.4f}",
                 ),
                 "full amplitude": (
                     abs(state.alpha - 1.0) <= _ALPHA_TOLERANCE and state.ramp is None,
-                    f"alpha {state.alpha:.3f} of 1",
+                    lambda: f"alpha {state.alpha:.3f} of 1",
                 ),
             },
             {"metric_drop": drop},
@@ -163,29 +168,30 @@ class QualityGates:
         Keep needs mean - k s.e. > 0 and mean >= threshold; in between, wait and pool more intervals.
         """
         config, estimate, credit = self.config, state.contribution, state.credit
-        age, is_required = state.contribution_age_epochs, config.is_evidence_required
+        age, oldest = state.contribution_age_epochs, config.max_contribution_age_epochs
+        is_required = config.is_evidence_required
         mean = None if estimate is None else estimate.mean
         lower = None if estimate is None else estimate.lower(config.keep_errors)
         return _collect(
             "G5",
             {
                 "fresh": (
-                    age is not None and age <= config.max_contribution_age_epochs,
-                    f"contribution is {_show(age)} epochs old, at most {config.max_contribution_age_epochs}",
+                    age is not None and age <= oldest,
+                    lambda: f"contribution is {_show(age)} epochs old, at most {oldest}",
                 ),
                 "above its error": (
                     not is_required or (lower is not None and lower > 0.0),
-                    f"contribution {_show(mean)} less {config.keep_errors:g} s.e. is {_show(lower)}",
+                    lambda: f"contribution {_show(mean)} less {config.keep_errors:g} s.e. is {_show(lower)}",
                 ),
                 "above threshold": (
                     not is_required or (mean is not None and mean >= self.keep_threshold),
-                    f"contribution {_show(mean)}, needs {self.keep_threshold:.4g}",
+                    lambda: f"contribution {_show(mean)}, needs {self.keep_threshold:.4g}",
                 ),
                 "credit": (
                     not is_required or (credit is not None and credit > 0.0),
-                    f"credit {_show(credit)}, needs > 0",
+                    lambda: f"credit {_show(credit)}, needs > 0",
                 ),
-                "healthy": (state.is_healthy, f"{state.num_skipped_batches} skipped batches"),
+                "healthy": (state.is_healthy, lambda: f"{state.num_skipped_batches} skipped batches"),
             },
             {"contribution": mean, "lower": lower, "credit": credit},
         )
@@ -202,19 +208,22 @@ class QualityGates:
 
     def refuse_fossilize(self, state: SeedState) -> str | None:
         """Return why FOSSILIZE would be refused now (G4, then G5), or None."""
+        if state.stage is not SeedStage.PROBATIONARY:
+            return f"nothing is kept from {state.stage.value}"
         return self.check_stability(state).reason or self.check_fossilization(state).reason
 
 
 def _collect(
     gate: str,
-    checks: Mapping[str, tuple[bool, str]],
+    checks: Mapping[str, tuple[bool, Callable[[], str]]],
     measured: Mapping[str, float | None] | None = None,
 ) -> GateResult:
+    """Gather the checks of a gate; why one failed is put into words only if it did."""
     numbers = {name: value for name, value in (measured or {}).items() if value is not None}
     return GateResult(
         gate=gate,
         passed=tuple(name for name, (is_ok, _) in checks.items() if is_ok),
-        failed=tuple(f"{name} ({detail})" for name, (is_ok, detail) in checks.items() if not is_ok),
+        failed=tuple(f"{name} ({tell()})" for name, (is_ok, tell) in checks.items() if not is_ok),
         measured=numbers,
     )
 

@@ -28,8 +28,8 @@ def _freeze_floats(value: JsonValue) -> JsonValue:
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"canonical JSON holds finite numbers only, got {value!r}")
         return value.hex()
-    if isinstance(value, Mapping):
+    if type(value) in (str, int, bool) or isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+        return value
+    if type(value) is not list and isinstance(value, Mapping):
         return {key: _freeze_floats(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_freeze_floats(item) for item in value]
-    return value
+    return [_freeze_floats(item) for item in value]

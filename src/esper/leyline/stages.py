@@ -19,6 +19,7 @@ from typing import final
 class SeedStage(Enum):
     """Where a slot stands; the value is the name that files store."""
 
+    __hash__ = object.__hash__  # Enum hashes names, in Python, at every look-up in a table of stages
     DORMANT = "DORMANT"
     """Empty: no module, no parameters, no effect."""
     GERMINATED = "GERMINATED"

@@ -383,7 +383,9 @@ def _build_optimizer(
 ) -> torch.optim.Adam:
     is_fused = config.ppo.is_fused_optimizer
     is_fused = device.type == "cuda" if is_fused is None else is_fused
-    return torch.optim.Adam(parameters, lr=config.ppo.learning_rate, eps=config.ppo.adam_eps, fused=is_fused)
+    rate, eps = config.ppo.learning_rate, config.ppo.adam_eps
+    # Not fused, all tensors at once: the same arithmetic as one after another, without a Python loop.
+    return torch.optim.Adam(parameters, lr=rate, eps=eps, fused=is_fused, foreach=not is_fused)
 
 
 def _build_evaluate(network: ActorCritic, mode: str) -> _Evaluate:

@@ -13,8 +13,9 @@ from esper.tamiyo.actor_critic import (
     SequenceEvaluation,
 )
 from esper.tamiyo.baselines import ForcedCyclePolicy, NeverGrow
+from esper.tamiyo.batch_encoding import EncodedBatch, encode_many
 from esper.tamiyo.distributions import ActionLogits, ActionMask, EmptyMaskError, JointDistribution
-from esper.tamiyo.encoding import EncodedBatch, EncodedObservation, encode, encode_many
+from esper.tamiyo.encoding import EncodedObservation, encode
 from esper.tamiyo.greedy import GreedyConfig, GreedyScorePolicy
 from esper.tamiyo.heuristic import HeuristicTamiyo
 from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig

@@ -2,9 +2,9 @@
 
 ```
 encode(observation)   raw numbers by feature name > scale of the table > one vector per group
-encode_many(list)     the same for E hosts, padded over slots and blueprints, with masks
 ```
-Shapes: E hosts, S slots, B blueprints, G / F / D columns of the three groups. Whatever a field holds, every
+This is what the features mean; `esper.tamiyo.batch_encoding` computes the same for many hosts at once.
+Shapes: S slots, B blueprints, G / F / D columns of the three groups. Whatever a field holds, every
 feature is finite and within the bound: non-finite becomes 0, and its validity flag 0 where it has one.
 It knows no model and no policy.
 """
@@ -60,27 +60,6 @@ class EncodedObservation:
     """[S, B] int64: family of each blueprint, 0 = unknown or does not fit."""
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EncodedBatch:
-    """E observations, padded with zeros to the largest numbers of slots and blueprints among them."""
-
-    global_features: Tensor
-    """[E, G] float32."""
-    slots: Tensor
-    """[E, S, F] float32."""
-    blueprints: Tensor
-    """[E, S, B, D] float32."""
-    slot_families: Tensor
-    """[E, S] int64."""
-    blueprint_families: Tensor
-    """[E, S, B] int64."""
-    slot_mask: Tensor
-    """[E, S] bool: True where a real slot is."""
-    blueprint_mask: Tensor
-    """[E, S, B] bool: True where a real slot and a real blueprint of its host are."""
-
-
 def encode(observation: Observation) -> EncodedObservation:
     """Encode one observation.
 
@@ -111,40 +90,6 @@ def encode(observation: Observation) -> EncodedObservation:
         slot_families=torch.tensor([_family_index(r.family) for r in observation.slots], dtype=torch.int64),
         blueprint_families=torch.tensor(families, dtype=torch.int64).reshape(num_slots, num_blueprints),
     )
-
-
-def encode_many(observations: Sequence[Observation]) -> EncodedBatch:
-    """Encode E observations at once; each row equals `encode` of that observation, then padding.
-
-    Raises:
-        ValueError: If there is no observation.
-    """
-    if not observations:
-        raise ValueError("encode_many needs at least one observation, got none")
-    rows = [encode(observation) for observation in observations]
-    num_slots = max(row.slots.shape[0] for row in rows)
-    num_blueprints = max(row.blueprints.shape[1] for row in rows)
-    inner = (num_slots, num_blueprints)
-    return EncodedBatch(
-        global_features=torch.stack([row.global_features for row in rows]),
-        slots=torch.stack([_pad(row.slots, inner[:1]) for row in rows]),
-        blueprints=torch.stack([_pad(row.blueprints, inner) for row in rows]),
-        slot_families=torch.stack([_pad(row.slot_families, inner[:1]) for row in rows]),
-        blueprint_families=torch.stack([_pad(row.blueprint_families, inner) for row in rows]),
-        slot_mask=torch.stack(
-            [_pad(torch.ones_like(row.slot_families, dtype=torch.bool), inner[:1]) for row in rows]
-        ),
-        blueprint_mask=torch.stack(
-            [_pad(torch.ones_like(row.blueprint_families, dtype=torch.bool), inner) for row in rows]
-        ),
-    )
-
-
-def _pad(tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Return the tensor with its first dimensions filled up with zeros to `sizes`."""
-    padded = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
-    padded[tuple(slice(size) for size in tensor.shape[: len(sizes)])] = tensor
-    return padded
 
 
 # ---------------------------------------------------------------------- raw numbers by name

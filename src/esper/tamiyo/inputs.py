@@ -12,9 +12,7 @@ It knows no network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from esper.leyline import (
     BLUEPRINT_FEATURES,
@@ -36,8 +34,11 @@ from esper.leyline import (
 )
 from esper.tamiyo.action_layout import HEAD_OPS
 from esper.tamiyo.actor_critic import MASK_BLUEPRINT, MASK_OP, MASK_SLOT
-from esper.tamiyo.encoding import encode_many
-from esper.tamiyo.masks import compute_masks
+from esper.tamiyo.batch_encoding import encode_many
+from esper.tamiyo.masks import compute_masks_many
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def build_inputs(
@@ -60,23 +61,21 @@ def build_inputs(
     for name, number in (("num_slots", num_slots), ("num_blueprints", num_blueprints)):
         if number < 1:
             raise ConfigError(f"{name}={number}: must be >= 1")
-    encoded = encode_many(observations)
+    sizes = {"num_slots": num_slots, "num_blueprints": num_blueprints}
+    encoded = encode_many(observations, **sizes)
     _check_same_operations([observation.space for observation in observations])
-    masks = [compute_masks(observation) for observation in observations]
-    slots = max(num_slots, encoded.slots.shape[1])
-    blueprints = max(num_blueprints, encoded.blueprints.shape[2])
-    num_ops = len(masks[0].ops)
+    masks = compute_masks_many(observations, **sizes)
     return {
         "global": encoded.global_features,
-        "slots": _pad(encoded.slots, (slots,)),
-        "blueprints": _pad(encoded.blueprints, (slots, blueprints)),
-        "slot_families": _pad(encoded.slot_families, (slots,)),
-        "blueprint_families": _pad(encoded.blueprint_families, (slots, blueprints)),
-        "slot_exists": _pad(encoded.slot_mask, (slots,)),
-        "blueprint_exists": _pad(encoded.blueprint_mask, (slots, blueprints)),
-        MASK_OP: torch.stack([mask.ops for mask in masks]),
-        MASK_SLOT: torch.cat([_pad(mask.slots[None], (num_ops, slots)) for mask in masks]),
-        MASK_BLUEPRINT: torch.cat([_pad(mask.blueprints[None], (slots, blueprints)) for mask in masks]),
+        "slots": encoded.slots,
+        "blueprints": encoded.blueprints,
+        "slot_families": encoded.slot_families,
+        "blueprint_families": encoded.blueprint_families,
+        "slot_exists": encoded.slot_mask,
+        "blueprint_exists": encoded.blueprint_mask,
+        MASK_OP: masks.ops,
+        MASK_SLOT: masks.slots,
+        MASK_BLUEPRINT: masks.blueprints,
     }
 
 
@@ -167,13 +166,3 @@ def _check_same_operations(spaces: Sequence[ActionSpace]) -> None:
                     f"observation {place}: {name}={got}, observation 0 has {expected}; hosts of one batch "
                     "must offer the same operations and arguments"
                 )
-
-
-def _pad(tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Return the tensor with the dimensions after the first filled up with zeros to `sizes`."""
-    if tuple(tensor.shape[1 : 1 + len(sizes)]) == sizes:
-        return tensor
-    padded = tensor.new_zeros((tensor.shape[0], *sizes, *tensor.shape[1 + len(sizes) :]))
-    inner = tuple(slice(size) for size in tensor.shape[1 : 1 + len(sizes)])
-    padded[(slice(None), *inner)] = tensor
-    return padded

@@ -7,13 +7,25 @@ has no GERMINATE. This file adds no rule of its own beyond that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from esper.leyline import LifecycleOp, Observation, SlotReport, legal_blueprints, legal_ops
+from esper.leyline import (
+    OP_STAGES,
+    LifecycleOp,
+    Observation,
+    SlotReport,
+    legal_blueprints,
+    refuse_op,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NOOP_FAMILY = "noop"
 """Family of the blueprint that adds nothing."""
@@ -22,7 +34,7 @@ NOOP_FAMILY = "noop"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ActionMasks:
-    """Legality of each index; True = may be picked."""
+    """Legality of each index; True = may be picked. Of E hosts at once every shape begins with E."""
 
     ops: Tensor
     """[ops] bool: the op is legal on at least one slot; WAIT always."""
@@ -41,10 +53,20 @@ def growable_blueprints(report: SlotReport, observation: Observation) -> tuple[s
 
 def choosable_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp, ...]:
     """Return the operations that a policy may pick on this slot now, WAIT first."""
-    ops = legal_ops(report, observation)
-    if LifecycleOp.GERMINATE in ops and not growable_blueprints(report, observation):
-        return tuple(op for op in ops if op is not LifecycleOp.GERMINATE)
-    return ops
+    return _find_choices(report, observation)[0]
+
+
+def _find_choices(
+    report: SlotReport, observation: Observation
+) -> tuple[tuple[LifecycleOp, ...], tuple[str, ...]]:
+    """Return the operations that a policy may pick on this slot, and the blueprints of GERMINATE."""
+    # Only what the stage does not rule out is asked about: putting a refusal into words takes longest.
+    asked = [op for op in LifecycleOp if report.stage in OP_STAGES[op]]
+    ops = tuple(op for op in asked if refuse_op(op, report, observation) is None)
+    if LifecycleOp.GERMINATE not in ops:
+        return ops, ()
+    names = growable_blueprints(report, observation)
+    return (ops if names else tuple(op for op in ops if op is not LifecycleOp.GERMINATE)), names
 
 
 def compute_masks(observation: Observation) -> ActionMasks:
@@ -53,18 +75,45 @@ def compute_masks(observation: Observation) -> ActionMasks:
     No row that can be reached is empty: WAIT is legal whatever happens, every legal op has a slot, and every
     slot with GERMINATE has a blueprint.
     """
-    space = observation.space
-    slots = torch.zeros(len(space.op_ids), len(observation.slots), dtype=torch.bool)
-    blueprints = torch.zeros(len(observation.slots), len(space.blueprint_ids), dtype=torch.bool)
-    for place, report in enumerate(observation.slots):
-        ops = [op for op in choosable_ops(report, observation) if op in space.op_ids]
-        for op in ops:
-            slots[space.op_ids.index(op), place] = True
-        if LifecycleOp.GERMINATE in ops:
-            for name in growable_blueprints(report, observation):
-                blueprints[place, space.blueprint_ids.index(name)] = True
-            assert bool(blueprints[place].any()), f"GERMINATE on {report.slot!r} has no blueprint"
-    ops_mask = slots.any(dim=1)
-    ops_mask[space.op_ids.index(LifecycleOp.WAIT)] = True
-    assert bool(ops_mask.any()), "WAIT is always legal"
-    return ActionMasks(ops=ops_mask, slots=slots, blueprints=blueprints)
+    masks = compute_masks_many([observation])
+    return ActionMasks(ops=masks.ops[0], slots=masks.slots[0], blueprints=masks.blueprints[0])
+
+
+def compute_masks_many(
+    observations: Sequence[Observation], *, num_slots: int = 0, num_blueprints: int = 0
+) -> ActionMasks:
+    """Return the masks of E observations that offer the same operations, [E, ...]; what is padded is illegal.
+
+    Args:
+        observations: E >= 1 of them.
+        num_slots: Pad to at least so many slots.
+        num_blueprints: Likewise for blueprints.
+    """
+    op_places = {op: place for place, op in enumerate(observations[0].space.op_ids)}
+    num_slots = max(num_slots, *(len(observation.slots) for observation in observations))
+    num_blueprints = max(num_blueprints, *(len(o.space.blueprint_ids) for o in observations))
+    slots: NDArray[np.bool_] = np.zeros((len(observations), len(op_places), num_slots), dtype=np.bool_)
+    blueprints: NDArray[np.bool_] = np.zeros((len(observations), num_slots, num_blueprints), dtype=np.bool_)
+    legal: list[tuple[int, int, int]] = []
+    growable: list[tuple[int, int, int]] = []
+    for row, observation in enumerate(observations):
+        for place, report in enumerate(observation.slots):
+            ops, names = _find_choices(report, observation)
+            legal += [(row, op_places[op], place) for op in ops if op in op_places]
+            if names and LifecycleOp.GERMINATE in op_places:
+                ids = observation.space.blueprint_ids
+                growable += [(row, place, ids.index(name)) for name in names]
+    slots[_as_index(legal)] = True
+    blueprints[_as_index(growable)] = True
+    ops_mask: NDArray[np.bool_] = np.logical_or.reduce(slots, axis=2)
+    ops_mask[:, op_places[LifecycleOp.WAIT]] = True
+    return ActionMasks(
+        ops=torch.from_numpy(ops_mask),
+        slots=torch.from_numpy(slots),
+        blueprints=torch.from_numpy(blueprints),
+    )
+
+
+def _as_index(places: list[tuple[int, int, int]]) -> tuple[NDArray[np.int64], ...]:
+    """Return what picks these entries of a mask at once."""
+    return tuple(np.array(places, dtype=np.int64).reshape(-1, 3).T)

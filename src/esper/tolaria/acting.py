@@ -1,7 +1,7 @@
 """One decision carried out on a host run, or refused: then everything is as if it had waited.
 
 ```
-1) ask          is it legal, does it fit?       -> else refused, nothing was tried
+1) ask          is it legal, does it fit?       -> else refused, nothing was tried; waiting is not asked about
 2) plant        a germination is tried           -> memory runs out, on any rank: taken back on all, refused
 3) carry out    anything else, once no rank refuses
 4) tell         the decision with its fate, then what happened
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -61,7 +62,8 @@ def act(run: ActingRun, decision: Decision) -> ActionResult:
     build_seed = derive_seed(run.run_seed, *path)
     decision = ranks.announce(decision, bench.space, (run.epoch, run.event_count, build_seed))
     action = decision.action
-    refusal = refuse_action(action, run.observe()) or refuse_blend(bench.model, action)
+    is_waiting = action.op is LifecycleOp.WAIT
+    refusal = None if is_waiting else _refuse(run, action)
     before: SeedState | None = None
     if refusal is None and action.op is LifecycleOp.GERMINATE:
         before = copy.deepcopy(bench.model.slot(str(action.slot)).state)
@@ -71,9 +73,10 @@ def act(run: ActingRun, decision: Decision) -> ActionResult:
         """A germination can be taken back, so it is tried before ranks vote; anything else is done after."""
         return None if before is None else _carry_out(run, action, build_seed, events)
 
-    with bench.rng.installed():
+    # Waiting draws and changes nothing, and most decisions are to wait.
+    with nullcontext() if is_waiting else bench.rng.installed():
         refusal = ranks.vote(refusal, plant)
-        if refusal is None and before is None:
+        if refusal is None and before is None and not is_waiting:
             _carry_out(run, action, build_seed, events)
     if refusal is not None and before is not None:
         # Here, because until the error is gone its frames hold what was built of the seed.
@@ -85,6 +88,10 @@ def act(run: ActingRun, decision: Decision) -> ActionResult:
         ranks.share_seed(None if before is None else bench.model.slot(str(action.slot)).seed)
         ranks.check("event", partial(describe_shared, run))
     return result
+
+
+def _refuse(run: ActingRun, action: Action) -> str | None:
+    return refuse_action(action, run.observe()) or refuse_blend(run.bench.model, action)
 
 
 def _carry_out(run: ActingRun, action: Action, build_seed: int, events: list[Event]) -> str | None:

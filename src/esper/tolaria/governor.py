@@ -155,24 +155,19 @@ class Governor:
 
     def _find_anomaly(self, loss: float) -> str | None:
         config = self._config
-        if len(self._losses) < config.min_history:
+        # Every bound must be exceeded; the spread, which takes longest, is asked of the few that exceed this.
+        if len(self._losses) < config.min_history or not loss > config.max_chance_ratio * self.chance_loss:
             return None
         mean, spread = statistics.fmean(self._losses), statistics.pstdev(self._losses)
-        bounds = (
-            config.max_chance_ratio * self.chance_loss,
-            config.max_mean_ratio * mean,
-            mean + config.max_deviations * spread,
-        )
-        if loss > max(bounds):
+        if loss > max(config.max_mean_ratio * mean, mean + config.max_deviations * spread):
             return f"validation loss {loss:.4g} against a window of {mean:.4g} +- {spread:.2g}"
         return None
 
     def _find_collapse(self, loss: float) -> str | None:
         config, chance = self._config, self.chance_loss
-        if len(self._losses) < config.min_history:
+        if len(self._losses) < config.min_history or not abs(loss - chance) < config.collapse_margin * chance:
             return None
-        has_learned = statistics.fmean(self._losses) < config.learned_fraction * chance
-        if has_learned and abs(loss - chance) < config.collapse_margin * chance:
+        if statistics.fmean(self._losses) < config.learned_fraction * chance:
             return f"validation loss {loss:.4g} is that of guessing ({chance:.4g})"
         return None
 

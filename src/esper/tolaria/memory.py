@@ -31,7 +31,7 @@ from esper.kasmina import (
     build_seeded,
     count_saved_bytes,
 )
-from esper.leyline import ActionSpace, BlendForm, BlueprintDescriptor, ConfigError, Layout
+from esper.leyline import ActionSpace, BlendForm, BlueprintDescriptor, ConfigError, Layout, SeedStage
 from esper.tolaria.config import HostRunConfig
 
 if TYPE_CHECKING:
@@ -161,9 +161,13 @@ class MemoryWatch:
         self._seeds: dict[str, MemoryNeed] = {}
 
     def bytes_left(self, model: MorphogeneticModel) -> int | None:
-        """Return the bytes that a new seed may take, which may be negative; None = ample or not known."""
+        """Return the bytes that a new seed may take, which may be negative; None = ample or not known.
+
+        Free memory is looked at while a slot is free: what no seed could take now is not known.
+        """
         budget = self._config.max_memory_mb
-        free = self._read() if budget is None else None
+        has_room = any(slot.state.stage is SeedStage.DORMANT for slot in model.each_slot())
+        free = self._read() if budget is None and has_room else None
         if budget is None and free is None:
             return None
         if self._host is None:

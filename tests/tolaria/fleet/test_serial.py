@@ -85,6 +85,33 @@ def test_a_finished_host_waits_while_others_go_on() -> None:
     assert fleet.is_finished == (True, False)
 
 
+def test_hosts_are_looked_at_once_until_something_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, looks = make_fleet(2, 4), []
+    look = HostRun.observe
+
+    def observe(run: HostRun) -> Observation:
+        looks.append(run.instance)
+        return look(run)
+
+    monkeypatch.setattr(HostRun, "observe", observe)
+    saved = fleet.state()
+    for act in (
+        lambda: fleet.apply([Decision(), Decision()]),
+        fleet.train_epoch,
+        lambda: fleet.conclude([True, False]),
+        lambda: fleet.restore(saved),
+        lambda: fleet.reset([True, False], [6, 4]),
+        fleet.finish,
+        lambda: fleet.runs,
+    ):
+        act()
+        looks.clear()
+        seen = fleet.observations()
+        fleet.observe()
+        assert fleet.observations() is seen
+        assert looks == [run_.instance for run_ in fleet._runs]
+
+
 def test_columns_are_those_of_the_feature_table_one_row_per_place() -> None:
     fleet = make_fleet(3, 5)
     fleet.apply([Decision(), Decision(action=germinate("block2"))])

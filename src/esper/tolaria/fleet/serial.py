@@ -43,6 +43,8 @@ class SerialFleet(Generic[ColumnsT]):
         self._build_run = build_run
         self._encode = encode
         self._runs = [build_run(instance) for instance in instances]
+        self._seen: tuple[Observation, ...] | None = None
+        """What was observed since anything was done; None = nothing yet."""
 
     @property
     def num_hosts(self) -> int:
@@ -56,7 +58,8 @@ class SerialFleet(Generic[ColumnsT]):
 
     @property
     def runs(self) -> tuple[HostRun, ...]:
-        """The host runs, by place."""
+        """The host runs, by place; who moves one past the fleet asks for them again afterwards."""
+        self._seen = None
         return tuple(self._runs)
 
     def reset(
@@ -66,6 +69,7 @@ class SerialFleet(Generic[ColumnsT]):
         start_states: Sequence[StateRecord | None] | None = None,
     ) -> None:
         """See `Fleet.reset`."""
+        self._seen = None
         states = [None] * len(mask) if start_states is None else start_states
         for place, (is_reset, instance, state) in enumerate(zip(mask, instances, states, strict=True)):
             if not is_reset:
@@ -80,10 +84,13 @@ class SerialFleet(Generic[ColumnsT]):
 
     def observations(self) -> tuple[Observation, ...]:
         """See `Fleet.observations`."""
-        return tuple(run.observe() for run in self._runs)
+        if self._seen is None:
+            self._seen = tuple(run.observe() for run in self._runs)
+        return self._seen
 
     def apply(self, decisions: Sequence[Decision]) -> tuple[ActionResult, ...]:
         """See `Fleet.apply`."""
+        self._seen = None
         results = []
         for run, decision in zip(self._runs, decisions, strict=True):
             results.append(run.apply(Decision(reason="finished") if run.is_finished else decision))
@@ -91,15 +98,18 @@ class SerialFleet(Generic[ColumnsT]):
 
     def train_epoch(self) -> tuple[tuple[EpochOutcome | None, ...], tuple[Verdict, ...]]:
         """See `Fleet.train_epoch`."""
+        self._seen = None
         outcomes = tuple(None if run.is_finished else run.train_epoch() for run in self._runs)
         return outcomes, tuple(run.verdict for run in self._runs)
 
     def finish(self) -> tuple[SplitResult, ...]:
         """See `Fleet.finish`."""
+        self._seen = None
         return tuple(run.finish() for run in self._runs)
 
     def conclude(self, mask: Sequence[bool]) -> tuple[SplitResult | None, ...]:
         """See `Fleet.conclude`."""
+        self._seen = None
         pairs = zip(self._runs, mask, strict=True)
         return tuple(run.conclude() if is_ended else None for run, is_ended in pairs)
 
@@ -109,9 +119,11 @@ class SerialFleet(Generic[ColumnsT]):
 
     def restore(self, states: Sequence[StateRecord]) -> None:
         """See `Fleet.restore`."""
+        self._seen = None
         for run, state in zip(self._runs, states, strict=True):
             run.restore(state)
 
     def close(self) -> None:
         """See `Fleet.close`."""
+        self._seen = None
         self._runs.clear()
