@@ -103,9 +103,7 @@ def test_twenty_steps_with_skips_are_those_of_torch(
             else:
                 gradient[row, 1] = torch.nan  # must not be looked at
         norms = bank.compute_norms(gradient)
-        bank.update(
-            gradient, norms, torch.tensor(due), torch.tensor(rates, dtype=torch.float64) / (1 + step)
-        )
+        bank.update(gradient, norms, torch.tensor(due), torch.tensor(rates, dtype=torch.float64) / (1 + step))
     bank.write_back()
     for row, wanted in zip(rows, alone, strict=True):
         for path, parameter in row.parameters.items():
@@ -114,7 +112,9 @@ def test_twenty_steps_with_skips_are_those_of_torch(
             expected = wanted.optimizer.state[wanted.parameters[path]]
             assert set(kept) == set(expected)
             for key, value in expected.items():
-                torch.testing.assert_close(kept[key], value, rtol=1e-10, atol=1e-12, check_dtype=key != "step")
+                torch.testing.assert_close(
+                    kept[key], value, rtol=1e-10, atol=1e-12, check_dtype=key != "step"
+                )
 
 
 @pytest.mark.parametrize("bad", [0.0, torch.inf, torch.nan])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
-from esper.leyline import AlphaCurve, BlendForm, LifecycleOp, SeedStage
-from esper.tolaria import HostRunParts, OptimizerConfig
-from esper.tolaria.fleet.fused import FusedFleet, FusedShare
+from esper.leyline import AlphaCurve, BlendForm, LifecycleOp
+from esper.tolaria import HostRunParts
 from tolaria.fleet.fused.double_hosts import (
     Kind,
     cnn,
@@ -22,8 +20,7 @@ from tolaria.fleet.fused.double_hosts import (
     word_task,
     words,
 )
-from tolaria.fleet.fused.twins import Script, Twins, draw_decisions
-from tolaria.small_run import make_task
+from tolaria.fleet.fused.twins import Script, Twins
 
 pytestmark = pytest.mark.usefixtures("in_double")
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from esper.leyline import Action, Decision, EpochOutcome, Observation, Verdict
+from esper.leyline import Action, Decision, EpochOutcome, Observation
 from esper.tamiyo import RandomPolicy
 from esper.tolaria import HostRun, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
@@ -86,7 +86,9 @@ class Twins:
         assert set(self.serial_sink.of_host) == set(self.fused_sink.of_host)
 
 
-def draw_decisions(num_hosts: int, seed: int, *, germination_rate: float | None = None) -> Callable[[], Chooser]:
+def draw_decisions(
+    num_hosts: int, seed: int, *, germination_rate: float | None = None
+) -> Callable[[], Chooser]:
     """Return what makes choosers that draw the same legal actions from the same observations."""
 
     def start() -> Chooser:
