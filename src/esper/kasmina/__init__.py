@@ -41,6 +41,8 @@ from esper.kasmina.isolation import join_loss
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
+from esper.kasmina.price_book import PriceBook
+from esper.kasmina.pricing import price_items
 from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
@@ -95,6 +97,7 @@ __all__ = [
     "NormWithStatistics",
     "PlainSource",
     "PointWishes",
+    "PriceBook",
     "QualityGates",
     "RecomputeRule",
     "SavedBytes",
@@ -146,6 +149,7 @@ __all__ = [
     "map_tensors",
     "measure_largest",
     "norms_with_statistics",
+    "price_items",
     "require_contract",
     "run_on_copies",
     "signature",

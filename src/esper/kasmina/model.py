@@ -25,7 +25,7 @@ from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.kasmina.blueprints.spec import SlotSpec
 from esper.kasmina.compiled import CompiledHost
 from esper.kasmina.config import LifecycleConfig
-from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.cost import count_trainable
 from esper.kasmina.gates import QualityGates
 from esper.kasmina.host_costs import measure_host
 from esper.kasmina.hosts.protocol import HostProtocol, InjectionPoint
@@ -33,6 +33,7 @@ from esper.kasmina.incubation import Incubation
 from esper.kasmina.inputs import Inputs
 from esper.kasmina.isolation import pass_straight_through, teach_residual
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
+from esper.kasmina.pricing import price_module
 from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState
 from esper.kasmina.seeded_build import build_seeded
@@ -108,7 +109,7 @@ class MorphogeneticModel(nn.Module):
         self._forward_host: tuple[Callable[..., object]] = (host,)
         self.input_shape = tuple(sample.shape[1:]) if isinstance(sample, Tensor) else ()
         self.input_dtype = sample.dtype if isinstance(sample, Tensor) else torch.float32
-        self._host_costs = measure_host(host, sample, self._paths)
+        self._host_costs = measure_host(host, sample, self._paths, registry.prices)
         firsts = [None if spec.pair is None else spec.pair.first.path for spec in specs]
         attach_hooks(host, list(self._paths.values()), list(self.each_slot()), firsts)
 
@@ -309,7 +310,7 @@ class MorphogeneticModel(nn.Module):
             seed=seed,
             build_seed=build_seed,
             num_params=count_trainable(seed),
-            flops_per_item=count_flops(seed, slot.spec.seed_shape),
+            flops_per_item=price_module(seed, slot.spec.seed_shape, self.registry.prices),
         )
 
     # ------------------------------------------------------------------ reports and state

@@ -35,7 +35,7 @@ from esper.leyline import (
 )
 from esper.runtime.devices import available_memory, resolve_device, set_threads
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
-from esper.runtime.own_blueprints import load_offer
+from esper.runtime.own_blueprints import Offer, load_offer
 from esper.runtime.policies import find_policy, refuse_without_scores
 from esper.runtime.tasks import choose_augmentation, load_task
 from esper.tolaria import (
@@ -138,7 +138,7 @@ def check_memory(config: ExperimentConfig, task: TaskSpec, *, num_hosts: int) ->
     refuse_shortage(need, config.host, available_memory(device), num_hosts=num_hosts, device=str(device))
 
 
-def assemble(
+def assemble(  # noqa: PLR0913 - what several runs share, each by itself or None
     config: ExperimentConfig,
     sink: EventSink | None = None,
     *,
@@ -147,6 +147,7 @@ def assemble(
     instance: int = 0,
     ranks: HostRanks | None = None,
     probe: HostProbe[MorphogeneticModel, Batch] | None = None,
+    offer: Offer | None = None,
 ) -> Assembly:
     """Build everything that one experiment needs.
 
@@ -158,12 +159,13 @@ def assemble(
         instance: Id of the host run; with the seed it fixes every random stream.
         ranks: Copies of the host in other processes; None = there are none.
         probe: What sees model and gradients of every batch; None = nothing.
+        offer: What `load_offer` gave, where several runs share it with what was counted; None loads it.
 
     Raises:
         EsperError: If a name is unknown, data is missing, or a setting does not fit.
     """
     refuse_without_scores(config.policy, config)
-    registry, offer = load_offer(config.blueprints)
+    registry, names = load_offer(config.blueprints) if offer is None else offer
     for layout in Layout:
         for name in config.heuristic.rotation_for(layout.value):
             registry.get(name)  # a misspelt id would only be passed over
@@ -176,7 +178,7 @@ def assemble(
         cache=DeviceCache() if cache is None else cache,
         registry=registry,
         device=device,
-        blueprints=offer,
+        blueprints=names,
         slots=config.slots,
         sink=NullSink() if sink is None else sink,
         probe=NullProbe() if probe is None else probe,

@@ -26,6 +26,7 @@ from esper.leyline import ConfigError, EventSink, TaskSpec, derive_seed
 from esper.runtime.assemble import assemble, check_memory
 from esper.runtime.devices import resolve_device
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
+from esper.runtime.own_blueprints import Offer, load_offer
 from esper.runtime.tasks import load_task
 from esper.tolaria import HostRun
 
@@ -138,6 +139,7 @@ class HostFactory:
         # Who decides is not the host's business; building that policy, too, would only cost time.
         self._config = replace(config, policy="never", host=host)
         self._cache = DeviceCache()
+        self._offer: Offer | None = None
         self._loaded: dict[TaskConfig, tuple[TaskSpec, TaskData]] = {}
 
     @property
@@ -170,8 +172,7 @@ class HostFactory:
             EsperError: If a setting that the seed stands for does not fit the task.
         """
         config = replace(vary(self._config, seed), seed=seed + offset)
-        assembly = assemble(config, sink, loaded=self._load(config.task), cache=self._cache)
-        return assembly.host_run
+        return self._assemble(config, sink)
 
     def for_workers(self) -> WorkerHosts:
         """Return what builds the same hosts in worker processes with one thread each.
@@ -221,7 +222,7 @@ class HostFactory:
         slots, blueprints = 0, 0
         for shape in self._list_shapes():
             config = replace(self._config, model=shape)
-            space = assemble(config, loaded=self._load(config.task), cache=self._cache).host_run.bench.space
+            space = self._assemble(config).bench.space
             slots, blueprints = max(slots, len(space.slot_ids)), max(blueprints, len(space.blueprint_ids))
         return ActionSizes(num_slots=slots, num_blueprints=blueprints)
 
@@ -234,6 +235,12 @@ class HostFactory:
                 family.num_blocks or (model.num_blocks,), family.base_channels or (model.base_channels,)
             )
         ]
+
+    def _assemble(self, config: ExperimentConfig, sink: EventSink | None = None) -> HostRun:
+        if self._offer is None:
+            self._offer = load_offer(config.blueprints)
+        data = self._load(config.task)
+        return assemble(config, sink, loaded=data, cache=self._cache, offer=self._offer).host_run
 
     def _load(self, task: TaskConfig) -> tuple[TaskSpec, TaskData]:
         if task not in self._loaded:

@@ -93,7 +93,11 @@ def _require_module(blueprint: BlueprintSpec, sample: SlotSpec) -> None:
         )
 
 
-def load_offer(names: Sequence[str]) -> tuple[BlueprintRegistry, tuple[str, ...]]:
+Offer = tuple[BlueprintRegistry, tuple[str, ...]]
+"""A registry, and the ids and families on offer in it; empty = all."""
+
+
+def load_offer(names: Sequence[str]) -> Offer:
     """Return a registry for what a configuration offers, and the names on offer.
 
     Args:

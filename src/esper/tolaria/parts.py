@@ -21,8 +21,8 @@ from esper.kasmina import (
     Seed,
     SeedState,
     build_seeded,
-    count_flops,
     describe,
+    price_items,
 )
 from esper.leyline import (
     ActionSpace,
@@ -247,7 +247,7 @@ def _build_model(
         slots=parts.slots,
     )
     # Memory is asked from shapes alone, at every decision: better refused here than at the first of them.
-    count_flops(model.host, model.input_shape, model.input_dtype)
+    price_items(model.host, model.input_shape, model.input_dtype, parts.registry.prices)
     model.recompute = RecomputeRule(
         mode=config.seed_checkpointing,
         batch_size=config.batch_size,

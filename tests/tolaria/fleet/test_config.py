@@ -12,8 +12,6 @@ from esper.tolaria import FleetConfig
     ("fields", "message"),
     [
         ({"kind": "proces"}, r"fleet.kind='proces': did you mean 'process'"),
-        ({"kind": "fused"}, "fleet.kind='fused': is not built in yet"),
-        ({"kind": "auto"}, "fleet.kind='auto': is not built in yet"),
         ({"workers": -1}, "fleet.workers=-1"),
         ({"on_death": "stopp"}, "fleet.on_death='stopp': did you mean 'stop'"),
         ({"timeout_s": 0.0}, "fleet.timeout_s=0.0"),

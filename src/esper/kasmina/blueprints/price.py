@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from esper.kasmina.blueprints.registry import BlueprintRegistry
 from esper.kasmina.blueprints.spec import SlotSpec
-from esper.kasmina.cost import count_flops, count_trainable
+from esper.kasmina.cost import count_trainable
+from esper.kasmina.pricing import price_module
 from esper.kasmina.seeded_build import build_seeded
 from esper.leyline import BlueprintDescriptor
 
@@ -29,6 +30,6 @@ def describe(
             id=blueprint_id,
             family=blueprint.family,
             num_params=count_trainable(branch),
-            flops_per_item=count_flops(branch, spec.seed_shape),
+            flops_per_item=price_module(branch, spec.seed_shape, registry.prices),
         )
     return described

@@ -11,6 +11,7 @@ from esper.kasmina.blueprints.sequence import SEQUENCE_BLUEPRINTS
 from esper.kasmina.blueprints.shared import SHARED_BLUEPRINTS
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec, fits_any_slot
 from esper.kasmina.blueprints.width import WIDTH_BLUEPRINTS
+from esper.kasmina.price_book import PriceBook
 from esper.leyline import ConfigError, Layout, UnknownNameError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class BlueprintRegistry:
         """
         self._specs: dict[str, BlueprintSpec] = {}
         self._is_frozen = False
+        self.prices = PriceBook()
+        """What its blueprints, and the hosts that take them, were counted at."""
         for blueprint in blueprints:
             self.add(blueprint)
 

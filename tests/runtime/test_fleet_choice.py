@@ -1,0 +1,74 @@
+"""The fleet is chosen by measurement: what is measured, what a tenth is worth, what is written down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from esper.leyline import ConfigError
+from esper.runtime.families import HostFactory
+from esper.runtime.fleet_choice import FleetChoice, FleetTiming, choose_fleet, pick_kind
+from esper.runtime.fleets import build_fleet
+from esper.runtime.ranks.lone import LoneRank
+from esper.runtime.training import EnvBuilder, assemble_training
+from esper.tolaria import FleetConfig
+from runtime.learning import tiny_training
+
+
+def time(kind: str, seconds: float | None) -> FleetTiming:
+    return FleetTiming(kind=kind, seconds=seconds, note="" if seconds else "not measured: why")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind"),
+    [
+        ((1.0, 0.95, None, None), "serial"),
+        ((1.0, 0.5, None, None), "fused"),
+        ((1.0, 0.5, 0.48, 0.47), "fused"),
+        ((1.0, 0.5, 0.6, 0.25), "fused_process"),
+        ((1.0, 1.3, 0.55, 0.6), "process"),
+    ],
+)
+def test_a_less_simple_fleet_must_be_a_tenth_faster(seconds: tuple[float | None, ...], kind: str) -> None:
+    kinds = ("serial", "fused", "process", "fused_process")
+    assert pick_kind([time(*pair) for pair in zip(kinds, seconds, strict=True)]) == kind
+
+
+def test_the_table_names_every_candidate_with_its_ratio_or_why_it_has_none() -> None:
+    choice = FleetChoice(
+        kind="fused",
+        timings=(time("serial", 0.004), time("fused", 0.001), time("process", None)),
+        num_hosts=8,
+    )
+    assert choice.describe() == (
+        "fleet: fused, by the time per host and interval over 8 hosts:",
+        "  serial: 4.00 ms, 1.00 x serial",
+        "  fused: 1.00 ms, 4.00 x serial",
+        "  process: not measured: why",
+    )
+
+
+def test_one_host_is_serial_and_little_work_starts_no_workers() -> None:
+    factory = HostFactory(tiny_training())
+    one = choose_fleet(FleetConfig(kind="auto"), factory, (10_000,))
+    assert one.kind == "serial"
+    assert [timing.kind for timing in one.timings if timing.seconds is not None] == ["serial"]
+    two = choose_fleet(FleetConfig(kind="auto"), factory, (10_000, 10_001))
+    assert [timing.kind for timing in two.timings] == ["serial", "fused", "process", "fused_process"]
+    assert all(timing.seconds is None for timing in two.timings[2:])
+
+
+def test_a_training_knows_the_kind_that_was_measured() -> None:
+    config = replace(tiny_training(), fleet=FleetConfig(kind="auto"))
+    builder = EnvBuilder(config)
+    assert builder.fleet_choice is not None
+    assert builder.fleet.kind == builder.fleet_choice.kind != "auto"
+    assembly = assemble_training(config, LoneRank())
+    assert assembly.envs.fleet.kind != "auto"
+    assembly.env.close()
+
+
+def test_auto_is_no_fleet_by_itself() -> None:
+    with pytest.raises(ConfigError, match="measure first"):
+        build_fleet(FleetConfig(kind="auto"), HostFactory(tiny_training()), (10_000,), tuple)
