@@ -106,7 +106,7 @@ def expect_same(what: str, left: object, right: object, relative: float = RELATI
 
 def _differences(where: str, left: object, right: object, relative: float) -> Iterator[str]:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        yield from _compare_tensors(where, left, right, relative)
+        yield from _compare_tensors(where, left.detach(), right.detach(), relative)
     elif isinstance(left, float) and isinstance(right, float):
         if not _is_close(left, right, relative):
             yield f"{where}: {left!r} and {right!r}"
