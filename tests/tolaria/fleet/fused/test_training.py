@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper.data import AugmentConfig
+from esper.data import AugmentConfig, load_dataset
+from esper.kasmina import CNNHost, CNNHostConfig
 from esper.leyline import Action, BlendForm, Decision, LifecycleOp
+from esper.tamiyo import HeuristicConfig, HeuristicTamiyo
 from esper.tolaria import HostRunParts, OptimizerConfig, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import (
@@ -24,6 +26,7 @@ from tolaria.fleet.fused.double_hosts import (
     quick_config,
 )
 from tolaria.fleet.fused.twins import Script, Twins, expect_same
+from tolaria.small_run import make_task
 
 BLUEPRINTS = ("conv_light", "attention", "norm")
 EPISODE: Script = {
@@ -164,3 +167,34 @@ def test_scores_are_made_by_each_host_of_what_it_has_become() -> None:
             assert wanted.scores is not None
             assert found.scores_age_epochs == 0
             expect_same("scores", wanted.scores, found.scores, relative=1e-3)
+
+
+@pytest.mark.usefixtures("in_single")
+@pytest.mark.slow
+def test_the_heuristic_decides_the_same_on_the_digits_in_single_precision() -> None:
+    heuristic = HeuristicConfig(
+        first_germination_epoch=1, germination_interval_epochs=2, is_stability_required=False
+    )
+    config = replace(quick_config(epochs=8), batch_size=128, snapshot_every=3)
+    task, host = make_task(10), CNNHostConfig(in_channels=1, num_classes=10, base_channels=4)
+    data = load_dataset("digits")
+    kind = Kind(parts=lambda: make_host_parts(lambda: CNNHost(host), data), config=config, task=task)
+    lives = []
+    for fleet_of in (SerialFleet, FusedFleet):
+        fleet = fleet_of(kind.builder()[0], range(3), encode=list)
+        policies = [HeuristicTamiyo(heuristic) for _ in range(3)]
+        life = []
+        while not all(fleet.is_finished):
+            decisions = [
+                policy.decide(seen) for policy, seen in zip(policies, fleet.observations(), strict=True)
+            ]
+            fleet.apply(decisions)
+            outcomes, _ = fleet.train_epoch()
+            stages = [[slot.state.stage for slot in run.bench.model.each_slot()] for run in fleet.runs]
+            life.append(([decision.action for decision in decisions], stages))
+        lives.append(life)
+        accuracies = [outcome.metric for outcome in outcomes if outcome is not None]
+        lives[-1].append(accuracies)
+    assert lives[0][:-1] == lives[1][:-1]
+    assert sum(action.slot is not None for actions, _ in lives[0][:-1] for action in actions) >= 6
+    assert lives[0][-1] == pytest.approx(lives[1][-1], abs=0.02)
