@@ -111,12 +111,7 @@ def test_random_lives_with_every_blueprint_are_lived_as_one_after_another(family
     start = draw_decisions(5, seed)
     choosers = start(), start()
     for _ in range(10):
-        serial, fused = (
-            [choose(place, seen) for place, seen in enumerate(fleet.observations())]
-            for choose, fleet in zip(choosers, (twins.serial, twins.fused), strict=True)
-        )
-        twins.act(serial, fused)
-        twins.train()
+        twins.step(choose=choosers)
     assert twins.fused.share.alone == 0
     assert len(twins.done) >= 10
 
@@ -174,8 +169,12 @@ def test_states_go_from_one_kind_of_fleet_to_the_other_and_back(tmp_path: Path) 
         twins.step(LIVES)
         if epoch in (1, 3):
             states = twins.serial.state(), twins.fused.state()
-            twins.serial.restore([through_file(state, tmp_path / f"s{epoch}{i}") for i, state in enumerate(states[1])])
-            twins.fused.restore([through_file(state, tmp_path / f"f{epoch}{i}") for i, state in enumerate(states[0])])
+            twins.serial.restore(
+                [through_file(state, tmp_path / f"s{epoch}{i}") for i, state in enumerate(states[1])]
+            )
+            twins.fused.restore(
+                [through_file(state, tmp_path / f"f{epoch}{i}") for i, state in enumerate(states[0])]
+            )
             twins.compare()
 
 
@@ -193,12 +192,10 @@ def test_between_intervals_a_host_is_an_ordinary_one() -> None:
     for left, right in zip(twins.serial.runs, twins.fused.runs, strict=True):
         inputs = left.bench.validation[0]
         plain = [export_model(run.bench.model, inputs, allow_unfinished=True) for run in (left, right)]
-        expect_same("export", *(module(inputs) for module in plain))
+        expect_same("export", plain[0](inputs), plain[1](inputs))
         expect_same("outputs", left.bench.model(inputs), right.bench.model(inputs))
-        expect_same(
-            "evaluation",
-            *(run.bench.evaluator.evaluate(run.bench.model, *run.bench.test) for run in (left, right)),
-        )
+        tested = [run.bench.evaluator.evaluate(run.bench.model, *run.bench.test) for run in (left, right)]
+        expect_same("evaluation", tested[0], tested[1])
         # A run that is taken out of its fleet for one interval trains as any other.
         expect_same("outcome", left.train_epoch(), right.train_epoch())
     twins.step(LIVES)

@@ -37,7 +37,7 @@ from tolaria.fleet.fused.double_hosts import (
     word_data,
     word_task,
 )
-from tolaria.fleet.fused.twins import Script, Twins
+from tolaria.fleet.fused.twins import Script, Twins, expect_bit_equal
 from tolaria.small_run import StopAfter, make_task
 
 ONE = ("mlp_small",)
@@ -190,13 +190,6 @@ def test_hosts_of_one_kind_keep_their_stack_from_interval_to_interval() -> None:
     assert groups.sort(runs).fused[0].stack is groups.sort(runs).fused[0].stack
 
 
-def expect_bit_equal(twins: Twins, places: tuple[int, ...]) -> None:
-    for place in places:
-        left, right = twins.serial.runs[place].state(), twins.fused.runs[place].state()
-        assert left.state == right.state
-        assert all(torch.equal(tensor, right.tensors[name]) for name, tensor in left.tensors.items())
-
-
 def test_a_host_with_a_strange_seed_trains_alone_until_the_seed_is_gone() -> None:
     def parts() -> HostRunParts:
         offer = ("strange", "mlp_small")
@@ -218,11 +211,9 @@ def test_a_host_with_a_strange_seed_trains_alone_until_the_seed_is_gone() -> Non
             fleet.train_epoch()
         places.append(twins.fused.share.alone)
         if len(places) == 2:
-            expect_bit_equal(twins, (1,))
+            expect_bit_equal(twins.serial.runs[1], twins.fused.runs[1])
     assert places == [1, 2, 2, 2]
-    assert twins.fused.share == FusedShare(
-        fused=10, alone=2, fused_with_seeds=4, alone_with_seeds=2
-    )
+    assert twins.fused.share == FusedShare(fused=10, alone=2, fused_with_seeds=4, alone_with_seeds=2)
     assert twins.fused.share.with_seeds == pytest.approx(4 / 6)
     assert FusedShare(fused=3).with_seeds == 1.0
 
@@ -238,4 +229,5 @@ def test_whoever_trains_alone_lives_bit_for_bit_as_in_a_serial_fleet(name: str) 
     for _ in range(3):
         twins.step({(0, 0): grow("hidden1", "mlp_small"), (1, 0): do(LifecycleOp.ADVANCE, "hidden1")})
     assert twins.fused.share.fused == 0
-    expect_bit_equal(twins, (0, 1))
+    for left, right in zip(twins.serial.runs, twins.fused.runs, strict=True):
+        expect_bit_equal(left, right)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from esper.tolaria.fleet.fused.bank import ParameterBank
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
 from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host
-from esper.tolaria.fleet.fused.bank import ParameterBank
 from tolaria.fleet.fused.double_hosts import cnn
 from tolaria.fleet.fused.groups import MODES, build_group, draw, stack_of
 

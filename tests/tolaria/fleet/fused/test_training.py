@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -110,14 +109,13 @@ def test_rows_that_trade_places_trade_results() -> None:
             fleet.apply([decision_of(epoch, instance) for instance in order])
             fleet.train_epoch()
     of_instance = [{run.instance: run.state() for run in fleet.runs} for fleet in fleets]
-    expect_same("state", *of_instance)
+    expect_same("state", of_instance[0], of_instance[1])
 
 
 @pytest.fixture
-def in_single() -> Iterator[None]:
+def in_single() -> None:
     """Leave the default type as it is, and say so."""
     assert torch.get_default_dtype() == torch.float32
-    yield
 
 
 @pytest.mark.usefixtures("in_single")
@@ -179,7 +177,7 @@ def test_the_heuristic_decides_the_same_on_the_digits_in_single_precision() -> N
     task, host = make_task(10), CNNHostConfig(in_channels=1, num_classes=10, base_channels=4)
     data = load_dataset("digits")
     kind = Kind(parts=lambda: make_host_parts(lambda: CNNHost(host), data), config=config, task=task)
-    lives = []
+    lives, ends = [], []
     for fleet_of in (SerialFleet, FusedFleet):
         fleet = fleet_of(kind.builder()[0], range(3), encode=list)
         policies = [HeuristicTamiyo(heuristic) for _ in range(3)]
@@ -193,8 +191,7 @@ def test_the_heuristic_decides_the_same_on_the_digits_in_single_precision() -> N
             stages = [[slot.state.stage for slot in run.bench.model.each_slot()] for run in fleet.runs]
             life.append(([decision.action for decision in decisions], stages))
         lives.append(life)
-        accuracies = [outcome.metric for outcome in outcomes if outcome is not None]
-        lives[-1].append(accuracies)
-    assert lives[0][:-1] == lives[1][:-1]
-    assert sum(action.slot is not None for actions, _ in lives[0][:-1] for action in actions) >= 6
-    assert lives[0][-1] == pytest.approx(lives[1][-1], abs=0.02)
+        ends.append([outcome.metric for outcome in outcomes if outcome is not None])
+    assert lives[0] == lives[1]
+    assert sum(action.slot is not None for actions, _ in lives[0] for action in actions) >= 6
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)

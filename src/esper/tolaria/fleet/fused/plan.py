@@ -56,7 +56,9 @@ class TrainingPlan:
                 taught.setdefault(source.slot_id, []).append(_call(source, is_taught))
             planned = [not slot.state.stage.is_isolated for slot in source.slots]
             has_values = source.bank.num_values > 0
-            learns = [has_values and (is_planned or row in is_taught) for row, is_planned in enumerate(planned)]
+            learns = [
+                has_values and (is_planned or row in is_taught) for row, is_planned in enumerate(planned)
+            ]
             self.has_gradient.append(torch.tensor(learns, device=source.bank.values.device))
         self.slots = {
             slot_id: SlotCalls(calls, num_rows, stack.arrangement_at(slot_id))
