@@ -18,6 +18,7 @@ from esper.kasmina import BlueprintRegistry, SlotSpec, builtin_registry
 from esper.leyline import (
     Action,
     Decision,
+    GovernorGaveUpError,
     Layout,
     LifecycleOp,
     Observation,
@@ -25,7 +26,7 @@ from esper.leyline import (
     UpdateSkipped,
     VerdictKind,
 )
-from esper.tolaria import HostRun, HostRunParts, OptimizerConfig
+from esper.tolaria import GovernorConfig, HostRun, HostRunParts, OptimizerConfig
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import (
     Kind,
@@ -37,7 +38,7 @@ from tolaria.fleet.fused.double_hosts import (
     mlp,
     quick_config,
 )
-from tolaria.fleet.fused.twins import Twins, expect_bit_equal
+from tolaria.fleet.fused.twins import AnyFleet, Twins, expect_bit_equal, expect_same
 from tolaria.small_run import make_task
 
 pytestmark = [pytest.mark.usefixtures("in_double"), pytest.mark.fault]
@@ -221,3 +222,36 @@ def test_a_row_whose_rate_is_far_too_large_fails_alone() -> None:
     assert twins.fused.share.alone == 0
     assert twins.fused.is_finished == (False, True, False)
     expect_others_equal(twins, healthy.fused)
+
+
+def test_two_rows_may_fail_at_once_each_in_its_own_way() -> None:
+    twins = Twins(Kind(parts=image_parts, config=quick_config(snapshot_every=1)), range(3))
+    twins.step(EPISODE)
+    twins.step(EPISODE)
+    twins.harm(0, spoil_statistic)
+    twins.harm(SICK, spoil_seed)
+    twins.step(EPISODE)
+    assert [run.verdict.is_failure for run in twins.fused.runs] == [True, True, False]
+    twins.step(EPISODE)
+    assert not any(run.verdict.is_failure for run in twins.fused.runs)
+
+
+def test_when_a_host_is_given_up_the_others_are_where_they_would_be() -> None:
+    config = quick_config(governor=GovernorConfig(max_rollbacks=0))
+    twins = Twins(Kind(parts=image_parts, config=config), range(3))
+    twins.step(EPISODE)
+    twins.harm(SICK, spoil_head)
+    messages = []
+    fleets: tuple[AnyFleet, ...] = (twins.serial, twins.fused)
+    for fleet in fleets:
+        fleet.apply(decide(1))
+        with pytest.raises(GovernorGaveUpError) as caught:
+            fleet.train_epoch()
+        messages.append(str(caught.value))
+    expect_same("message", messages[0], messages[1])
+    for place in (0, 2):
+        left, right = (fleet.runs[place] for fleet in (twins.serial, twins.fused))
+        for run in (left, right):
+            if run.epoch == 1:  # the error came before this host's interval was judged, or even begun
+                run.train_epoch()
+        expect_same("state", left.state(), right.state())

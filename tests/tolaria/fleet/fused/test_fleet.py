@@ -28,7 +28,7 @@ from tolaria.fleet.fused.double_hosts import (
     words,
 )
 from tolaria.fleet.fused.twins import Script, Twins, draw_decisions, expect_same
-from tolaria.small_run import through_json
+from tolaria.small_run import StopAfter, through_json
 
 pytestmark = pytest.mark.usefixtures("in_double")
 
@@ -235,3 +235,14 @@ def test_the_fused_fleet_has_every_method_of_the_protocol() -> None:
     assert wanted <= {name for name in vars(FusedFleet) if not name.startswith("_")}
     with pytest.raises(ValueError, match="need at least one"):
         FusedFleet(FLAT.builder()[0], [], encode=list)
+
+
+def test_an_interval_that_was_begun_elsewhere_is_ended_alone() -> None:
+    twins = Twins(FLAT, range(3))
+    twins.step(LIVES)
+    for run in (twins.serial.runs[1], twins.fused.runs[1]):
+        assert run.train_epoch(StopAfter(2)) is None
+    twins.train()
+    assert (twins.fused.share.fused, twins.fused.share.alone) == (5, 1)
+    twins.train()
+    assert (twins.fused.share.fused, twins.fused.share.alone) == (8, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import final
@@ -19,6 +20,8 @@ from tolaria.fleet.fused.double_hosts import Kind
 RELATIVE = 1e-9
 ABSOLUTE = 1e-12
 """For what cancels out: a bias in front of a norm has a gradient of rounding alone."""
+FRACTION = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
+"""A number in a text: a reason may quote a loss with all its digits."""
 CLOCK_FIELDS = ("seconds",)
 
 Script = Mapping[tuple[int, int], Action]
@@ -113,7 +116,7 @@ def draw_decisions(num_hosts: int, seed: int) -> Callable[[], Chooser]:
 
 
 def expect_same(what: str, left: object, right: object, relative: float = RELATIVE) -> None:
-    """Assert that two structures agree: text, counts and truth values exactly, numbers within a tolerance."""
+    """Assert that two structures agree: counts, names, truth values exactly, numbers within a tolerance."""
     different = list(_differences(what, left, right, relative))
     assert not different, "\n".join(different[:20])
 
@@ -122,16 +125,13 @@ def _differences(where: str, left: object, right: object, relative: float) -> It
     parts = _take_apart(left), _take_apart(right)
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         yield from _compare_tensors(where, left.detach(), right.detach(), relative)
-    elif isinstance(left, float) and isinstance(right, float):
-        if not _is_close(left, right, relative):
-            yield f"{where}: {left!r} and {right!r}"
     elif parts[0] is not None and parts[1] is not None:
         if type(left) is not type(right) or set(parts[0]) != set(parts[1]):
             yield f"{where}: {sorted(map(str, set(parts[0]) ^ set(parts[1])))} in one alone"
         for name, part in parts[0].items():
             if name in parts[1]:
                 yield from _differences(f"{where}[{name}]", part, parts[1][name], relative)
-    elif left != right:
+    elif not _is_same(left, right, relative):
         yield f"{where}: {left!r} and {right!r}"
 
 
@@ -155,6 +155,17 @@ def _compare_tensors(where: str, left: Tensor, right: Tensor, relative: float) -
         scale = float(left.nan_to_num(0.0, 0.0, 0.0).abs().max()) if left.numel() else 0.0
         if not torch.allclose(left, right, rtol=0.0, atol=relative * scale + ABSOLUTE, equal_nan=True):
             yield f"{where}: differ by {float((left - right).abs().max()):.2e} of {scale:.2e}"
+
+
+def _is_same(left: object, right: object, relative: float) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return _is_close(left, right, relative)
+    if isinstance(left, str) and isinstance(right, str) and left != right:
+        numbers = [[float(found) for found in FRACTION.findall(text)] for text in (left, right)]
+        return FRACTION.sub("", left) == FRACTION.sub("", right) and all(
+            _is_close(a, b, relative) for a, b in zip(*numbers, strict=True)
+        )
+    return left == right
 
 
 def _is_close(left: float, right: float, relative: float) -> bool:
