@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.data.augment import AugmentConfig
-from esper.data.batching import SharedBatchIterator
+from esper.data.batching import SharedBatchIterator, gather_rows
 from esper.data.device_cache import DeviceCache, StorageKind
 from esper.data.splits import ArraySplit
 from esper.leyline import ConfigError
@@ -280,3 +280,40 @@ def test_an_epoch_of_no_batch_is_refused() -> None:
         _token_batches(epoch_batches=0)
     with pytest.raises(IndexError, match=r"batch 2: must be in \[0, 2\)"):
         _token_batches(epoch_batches=2).row(0, 2, 0)
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig(padding=1)])
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("storage", ["uint8", "float32"])
+@pytest.mark.parametrize("epoch_batches", [None, 3])
+def test_rows_gathered_at_once_are_those_of_each_iterator(
+    augment: AugmentConfig | None, is_shared: bool, storage: StorageKind, epoch_batches: int | None
+) -> None:
+    cache, split = DeviceCache(), _split()
+    iterators = [
+        SharedBatchIterator(
+            split,
+            [seed],
+            5,
+            device=CPU,
+            mean=MEAN,
+            std=STD,
+            augment=augment,
+            epoch_batches=epoch_batches,
+            storage=storage,
+            cache=cache if is_shared else None,
+        )
+        for seed in (3, 4, 5)
+    ]
+    epochs = [0, 4, 1]
+    for index in range(iterators[0].num_batches):
+        gathered = gather_rows(iterators, epochs, index)
+        for e, (iterator, epoch) in enumerate(zip(iterators, epochs, strict=True)):
+            assert all(map(torch.equal, (part[e] for part in gathered), iterator.row(epoch, index, 0)))
+    assert (len({iterator.identity for iterator in iterators}) == 1) is is_shared
+
+
+def test_gathering_a_batch_that_is_not_there_is_refused() -> None:
+    iterators = [_iterator([seed]) for seed in (1, 2)]
+    with pytest.raises(IndexError, match="batch 5"):
+        gather_rows(iterators, [0, 0], iterators[0].num_batches)

@@ -5,7 +5,7 @@ In double two ways to the same sum differ by about 1e-16 of it, so that what dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from esper.data import ArraySplit, DeviceCache, TaskData
-from esper.data.device_cache import DeviceStorage, StorageKind
 from esper.kasmina import (
     CNNHost,
     CNNHostConfig,
@@ -30,31 +29,24 @@ from tolaria.small_run import ListSink, make_config, make_data, make_split, make
 VOCABULARY = 7
 CONTEXT = 6
 RUN_SEED = 5
+CPU = torch.device("cpu")
 CLIP = OptimizerConfig(clip_norm=0.5)
 """SGD with a clip that bites in most batches."""
 
 
-class DoubleCache(DeviceCache):
-    """A cache that keeps images normalised in double."""
-
-    def storage(
-        self,
-        split: ArraySplit,
-        *,
-        device: torch.device,
-        mean: Sequence[float],
-        std: Sequence[float],
-        kind: StorageKind = "auto",
-    ) -> DeviceStorage:
-        """Return one double storage for each one of single precision."""
-        single = super().storage(split, device=device, mean=mean, std=std, kind=kind)
-        if single.is_tokens or single.inputs.dtype == torch.float64:
-            return single
-        inputs = single.normalise(single.inputs.clone()).double()
-        double = replace(single, inputs=inputs, shift=single.shift.double(), is_normalised=True)
-        found = next(key for key, kept in self._entries.items() if kept is single)
-        self._entries[found] = double
-        return double
+def build_cache(data: TaskData) -> DeviceCache:
+    """Return a cache; where double is the default type it holds the images normalised in double."""
+    cache = DeviceCache()
+    if torch.get_default_dtype() != torch.float64:
+        return cache
+    for split in (data.train, data.validation, data.test):
+        single = cache.storage(split, device=CPU, mean=data.mean, std=data.std)
+        if not single.is_tokens:
+            inputs = single.normalise(single.inputs.clone()).double()
+            double = replace(single, inputs=inputs, shift=single.shift.double(), is_normalised=True)
+            key = next(key for key, kept in cache._entries.items() if kept is single)
+            cache._entries[key] = double
+    return cache
 
 
 @final
@@ -141,12 +133,13 @@ def make_host_parts(
     blueprints: tuple[str, ...] = (),
 ) -> HostRunParts:
     """Return parts that the hosts of one fleet share; pricing few blueprints makes hosts quick to build."""
+    chosen = image_data() if data is None else data
     return HostRunParts(
         build_host=build_host,
-        data=image_data() if data is None else data,
-        cache=DoubleCache() if torch.get_default_dtype() == torch.float64 else DeviceCache(),
+        data=chosen,
+        cache=build_cache(chosen),
         registry=builtin_registry(),
-        device=torch.device("cpu"),
+        device=CPU,
         blueprints=blueprints,
         sink=InstanceSink(),
     )

@@ -15,8 +15,18 @@ from torch import nn
 
 from esper.data import ArraySplit, TaskData
 from esper.kasmina import BlueprintRegistry, SlotSpec, builtin_registry
-from esper.leyline import Action, Decision, Layout, LifecycleOp, RolledBack, UpdateSkipped, VerdictKind
-from esper.tolaria import HostRun, HostRunParts, OptimizerConfig
+from esper.leyline import (
+    Action,
+    Decision,
+    GovernorGaveUpError,
+    Layout,
+    LifecycleOp,
+    Observation,
+    RolledBack,
+    UpdateSkipped,
+    VerdictKind,
+)
+from esper.tolaria import GovernorConfig, HostRun, HostRunParts, OptimizerConfig
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import (
     Kind,
@@ -28,7 +38,7 @@ from tolaria.fleet.fused.double_hosts import (
     mlp,
     quick_config,
 )
-from tolaria.fleet.fused.twins import Twins
+from tolaria.fleet.fused.twins import AnyFleet, Twins, expect_bit_equal, expect_same
 from tolaria.small_run import make_task
 
 pytestmark = [pytest.mark.usefixtures("in_double"), pytest.mark.fault]
@@ -104,31 +114,27 @@ def test_a_bad_row_is_rolled_back_as_if_alone_and_the_others_never_notice(harm: 
         twins.step(EPISODE)
         for run in healthy.runs:
             assert run.verdict.is_failure is False
-        decide(healthy, epoch)
+        healthy.apply(decide(epoch))
         healthy.train_epoch()
         if epoch == 2:
             assert twins.fused.runs[SICK].verdict.kind == verdict
             assert twins.fused.is_finished == (False, mode == "terminate", False)
         if epoch == 2 or mode == "restore":
-            expect_bit_equal(twins.fused, healthy, (0, 2))
+            expect_others_equal(twins, healthy)
     events = twins.fused_sink.of_host[SICK].events
     assert any(isinstance(event, RolledBack) for event in events)
     assert twins.fused.share.alone == 0
 
 
-def decide(fleet: FusedFleet[list[object]], epoch: int) -> None:
-    """Apply the episode."""
-    fleet.apply([Decision(action=EPISODE.get((epoch, place), Action())) for place in range(fleet.num_hosts)])
+def decide(epoch: int) -> list[Decision]:
+    """Return what the episode says."""
+    return [Decision(action=EPISODE.get((epoch, place), Action())) for place in range(3)]
 
 
-def expect_bit_equal(
-    left: FusedFleet[list[object]], right: FusedFleet[list[object]], places: tuple[int, ...]
-) -> None:
-    """Assert that hosts at some places have the same state to the bit."""
-    for place in places:
-        mine, other = left.runs[place].state(), right.runs[place].state()
-        assert mine.state == other.state
-        assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in mine.tensors.items())
+def expect_others_equal(twins: Twins, healthy: FusedFleet[list[Observation]]) -> None:
+    """Assert that the hosts beside the sick one are the same to the bit."""
+    for place in (0, 2):
+        expect_bit_equal(twins.fused.runs[place], healthy.runs[place])
 
 
 def sick_registry() -> BlueprintRegistry:
@@ -166,7 +172,7 @@ def test_a_sick_seed_in_isolation_is_skipped_alone_and_its_host_goes_on() -> Non
     assert twins.fused.share.alone == 0
     host, other = (dict(t.fused.runs[1].bench.model.host.named_parameters()) for t in (twins, healthy))
     assert all(torch.equal(parameter, other[name]) for name, parameter in host.items())
-    expect_bit_equal(twins.fused, healthy.fused, (0, 2))
+    expect_others_equal(twins, healthy.fused)
 
 
 def flat_data_with_a_bad_item() -> TaskData:
@@ -215,4 +221,37 @@ def test_a_row_whose_rate_is_far_too_large_fails_alone() -> None:
     healthy.step()
     assert twins.fused.share.alone == 0
     assert twins.fused.is_finished == (False, True, False)
-    expect_bit_equal(twins.fused, healthy.fused, (0, 2))
+    expect_others_equal(twins, healthy.fused)
+
+
+def test_two_rows_may_fail_at_once_each_in_its_own_way() -> None:
+    twins = Twins(Kind(parts=image_parts, config=quick_config(snapshot_every=1)), range(3))
+    twins.step(EPISODE)
+    twins.step(EPISODE)
+    twins.harm(0, spoil_statistic)
+    twins.harm(SICK, spoil_seed)
+    twins.step(EPISODE)
+    assert [run.verdict.is_failure for run in twins.fused.runs] == [True, True, False]
+    twins.step(EPISODE)
+    assert not any(run.verdict.is_failure for run in twins.fused.runs)
+
+
+def test_when_a_host_is_given_up_the_others_are_where_they_would_be() -> None:
+    config = quick_config(governor=GovernorConfig(max_rollbacks=0))
+    twins = Twins(Kind(parts=image_parts, config=config), range(3))
+    twins.step(EPISODE)
+    twins.harm(SICK, spoil_head)
+    messages = []
+    fleets: tuple[AnyFleet, ...] = (twins.serial, twins.fused)
+    for fleet in fleets:
+        fleet.apply(decide(1))
+        with pytest.raises(GovernorGaveUpError) as caught:
+            fleet.train_epoch()
+        messages.append(str(caught.value))
+    expect_same("message", messages[0], messages[1])
+    for place in (0, 2):
+        left, right = (fleet.runs[place] for fleet in (twins.serial, twins.fused))
+        for run in (left, right):
+            if run.epoch == 1:  # the error came before this host's interval was judged, or even begun
+                run.train_epoch()
+        expect_same("state", left.state(), right.state())

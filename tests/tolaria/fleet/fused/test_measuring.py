@@ -82,7 +82,7 @@ def test_chunks_of_any_size_measure_the_same() -> None:
             run.begin_interval()
         (group,) = HostGroups(2).sort(runs).fused
         found.append(measure_group(GroupTraining(runs, group.stack)))
-    expect_same("measurement", *found)
+    expect_same("measurement", found[0], found[1])
 
 
 def test_measuring_changes_no_host() -> None:

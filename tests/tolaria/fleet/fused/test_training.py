@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
-from esper.data import AugmentConfig
+from esper.data import AugmentConfig, load_dataset
+from esper.kasmina import CNNHost, CNNHostConfig
 from esper.leyline import Action, BlendForm, Decision, LifecycleOp
+from esper.tamiyo import HeuristicConfig, HeuristicTamiyo
 from esper.tolaria import HostRunParts, OptimizerConfig, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import (
@@ -24,6 +25,7 @@ from tolaria.fleet.fused.double_hosts import (
     quick_config,
 )
 from tolaria.fleet.fused.twins import Script, Twins, expect_same
+from tolaria.small_run import make_task
 
 BLUEPRINTS = ("conv_light", "attention", "norm")
 EPISODE: Script = {
@@ -107,14 +109,13 @@ def test_rows_that_trade_places_trade_results() -> None:
             fleet.apply([decision_of(epoch, instance) for instance in order])
             fleet.train_epoch()
     of_instance = [{run.instance: run.state() for run in fleet.runs} for fleet in fleets]
-    expect_same("state", *of_instance)
+    expect_same("state", of_instance[0], of_instance[1])
 
 
 @pytest.fixture
-def in_single() -> Iterator[None]:
+def in_single() -> None:
     """Leave the default type as it is, and say so."""
     assert torch.get_default_dtype() == torch.float32
-    yield
 
 
 @pytest.mark.usefixtures("in_single")
@@ -164,3 +165,33 @@ def test_scores_are_made_by_each_host_of_what_it_has_become() -> None:
             assert wanted.scores is not None
             assert found.scores_age_epochs == 0
             expect_same("scores", wanted.scores, found.scores, relative=1e-3)
+
+
+@pytest.mark.usefixtures("in_single")
+@pytest.mark.slow
+def test_the_heuristic_decides_the_same_on_the_digits_in_single_precision() -> None:
+    heuristic = HeuristicConfig(
+        first_germination_epoch=1, germination_interval_epochs=2, is_stability_required=False
+    )
+    config = replace(quick_config(epochs=8), batch_size=128, snapshot_every=3)
+    task, host = make_task(10), CNNHostConfig(in_channels=1, num_classes=10, base_channels=4)
+    data = load_dataset("digits")
+    kind = Kind(parts=lambda: make_host_parts(lambda: CNNHost(host), data), config=config, task=task)
+    lives, ends = [], []
+    for fleet_of in (SerialFleet, FusedFleet):
+        fleet = fleet_of(kind.builder()[0], range(3), encode=list)
+        policies = [HeuristicTamiyo(heuristic) for _ in range(3)]
+        life = []
+        while not all(fleet.is_finished):
+            decisions = [
+                policy.decide(seen) for policy, seen in zip(policies, fleet.observations(), strict=True)
+            ]
+            fleet.apply(decisions)
+            outcomes, _ = fleet.train_epoch()
+            stages = [[slot.state.stage for slot in run.bench.model.each_slot()] for run in fleet.runs]
+            life.append(([decision.action for decision in decisions], stages))
+        lives.append(life)
+        ends.append([outcome.metric for outcome in outcomes if outcome is not None])
+    assert lives[0] == lives[1]
+    assert sum(action.slot is not None for actions, _ in lives[0] for action in actions) >= 6
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)

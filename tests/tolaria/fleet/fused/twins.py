@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import final
@@ -12,17 +13,20 @@ from torch import Tensor
 
 from esper.leyline import Action, Decision, EpochOutcome, Observation
 from esper.tamiyo import RandomPolicy
-from esper.tolaria import HostRun, SerialFleet
+from esper.tolaria import Fleet, HostRun, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
 from tolaria.fleet.fused.double_hosts import Kind
 
 RELATIVE = 1e-9
 ABSOLUTE = 1e-12
 """For what cancels out: a bias in front of a norm has a gradient of rounding alone."""
+FRACTION = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
+"""A number in a text: a reason may quote a loss with all its digits."""
 CLOCK_FIELDS = ("seconds",)
 
 Script = Mapping[tuple[int, int], Action]
 """(epoch, place) -> action; WAIT where there is none."""
+AnyFleet = Fleet[list[Observation]]
 Chooser = Callable[[int, Observation], Decision]
 
 
@@ -39,19 +43,26 @@ class Twins:
         self.done: list[Action] = []
         """Accepted actions other than WAIT."""
 
-    def step(self, script: Script | None = None, *, choose: Chooser | None = None) -> list[EpochOutcome]:
-        """Decide for each fleet on its own observations, act, train an interval and compare everything."""
+    def step(self, script: Script | None = None, *, choose: Sequence[Chooser] = ()) -> list[EpochOutcome]:
+        """Decide for each fleet, act, train an interval and compare everything.
+
+        Args:
+            script: What is done; hosts without an entry wait.
+            choose: Deciders in its place, one a fleet, each shown its own fleet's observations.
+        """
         epochs = [run.epoch for run in self.serial.runs]
         decisions = []
-        for fleet in (self.serial, self.fused):
-            if choose is not None:
-                made = [choose(place, seen) for place, seen in enumerate(fleet.observations())]
-            else:
-                made = [
+        fleets: tuple[AnyFleet, ...] = (self.serial, self.fused)
+        for index, fleet in enumerate(fleets):
+            seen = fleet.observations()
+            decisions.append(
+                [choose[index](place, seen[place]) for place in range(len(seen))]
+                if choose
+                else [
                     Decision(action=(script or {}).get((epoch, place), Action()))
                     for place, epoch in enumerate(epochs)
                 ]
-            decisions.append(made)
+            )
         self.act(*decisions)
         return self.train()
 
@@ -86,47 +97,52 @@ class Twins:
         assert set(self.serial_sink.of_host) == set(self.fused_sink.of_host)
 
 
-def draw_decisions(
-    num_hosts: int, seed: int, *, germination_rate: float | None = None
-) -> Callable[[], Chooser]:
+def expect_bit_equal(left: HostRun, right: HostRun) -> None:
+    """Assert that two hosts have the same state to the bit."""
+    mine, other = left.state(), right.state()
+    assert mine.state == other.state
+    assert list(mine.tensors) == list(other.tensors)
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in mine.tensors.items())
+
+
+def draw_decisions(num_hosts: int, seed: int) -> Callable[[], Chooser]:
     """Return what makes choosers that draw the same legal actions from the same observations."""
 
     def start() -> Chooser:
-        policies = [
-            RandomPolicy(seed * 1000 + place, germination_rate=germination_rate) for place in range(num_hosts)
-        ]
+        policies = [RandomPolicy(seed * 1000 + place) for place in range(num_hosts)]
         return lambda place, seen: policies[place].decide(seen)
 
     return start
 
 
 def expect_same(what: str, left: object, right: object, relative: float = RELATIVE) -> None:
-    """Assert that two structures agree: text, counts and truth values exactly, numbers within a tolerance."""
+    """Assert that two structures agree: counts, names, truth values exactly, numbers within a tolerance."""
     different = list(_differences(what, left, right, relative))
     assert not different, "\n".join(different[:20])
 
 
 def _differences(where: str, left: object, right: object, relative: float) -> Iterator[str]:
+    parts = _take_apart(left), _take_apart(right)
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        yield from _compare_tensors(where, left, right, relative)
-    elif isinstance(left, float) and isinstance(right, float):
-        if not _is_close(left, right, relative):
-            yield f"{where}: {left!r} and {right!r}"
-    elif is_dataclass(left) and not isinstance(left, type) and type(left) is type(right):
-        for name in (field.name for field in fields(left) if field.name not in CLOCK_FIELDS):
-            yield from _differences(f"{where}.{name}", getattr(left, name), getattr(right, name), relative)
-    elif isinstance(left, Mapping) and isinstance(right, Mapping):
-        if set(left) != set(right):
-            yield f"{where}: {sorted(map(str, set(left) ^ set(right)))} in one alone"
-        for key in left.keys() & right.keys():
-            yield from _differences(f"{where}[{key}]", left[key], right[key], relative)
-    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        if len(left) != len(right):
-            yield f"{where}: {len(left)} and {len(right)} entries"
-        for place, pair in enumerate(zip(left, right, strict=False)):
-            yield from _differences(f"{where}[{place}]", *pair, relative)
-    elif left != right:
+        yield from _compare_tensors(where, left.detach(), right.detach(), relative)
+    elif parts[0] is not None and parts[1] is not None:
+        if type(left) is not type(right) or set(parts[0]) != set(parts[1]):
+            yield f"{where}: {sorted(map(str, set(parts[0]) ^ set(parts[1])))} in one alone"
+        for name, part in parts[0].items():
+            if name in parts[1]:
+                yield from _differences(f"{where}[{name}]", part, parts[1][name], relative)
+    elif not _is_same(left, right, relative):
         yield f"{where}: {left!r} and {right!r}"
+
+
+def _take_apart(value: object) -> dict[object, object] | None:
+    """Return the parts of a record, mapping or sequence by name; None for what has none."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in fields(value))
+        return {name: getattr(value, name) for name in names if name not in CLOCK_FIELDS}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else None
 
 
 def _compare_tensors(where: str, left: Tensor, right: Tensor, relative: float) -> Iterator[str]:
@@ -139,6 +155,17 @@ def _compare_tensors(where: str, left: Tensor, right: Tensor, relative: float) -
         scale = float(left.nan_to_num(0.0, 0.0, 0.0).abs().max()) if left.numel() else 0.0
         if not torch.allclose(left, right, rtol=0.0, atol=relative * scale + ABSOLUTE, equal_nan=True):
             yield f"{where}: differ by {float((left - right).abs().max()):.2e} of {scale:.2e}"
+
+
+def _is_same(left: object, right: object, relative: float) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        return _is_close(left, right, relative)
+    if isinstance(left, str) and isinstance(right, str) and left != right:
+        numbers = [[float(found) for found in FRACTION.findall(text)] for text in (left, right)]
+        return FRACTION.sub("", left) == FRACTION.sub("", right) and all(
+            _is_close(a, b, relative) for a, b in zip(*numbers, strict=True)
+        )
+    return left == right
 
 
 def _is_close(left: float, right: float, relative: float) -> bool:

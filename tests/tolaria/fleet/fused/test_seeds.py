@@ -1,0 +1,50 @@
+"""Seeds of a group are sorted by slot and kind, with their owners' places kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host, is_stackable
+from tolaria.fleet.fused.groups import build_group, stack_of
+
+
+def test_seeds_of_one_blueprint_and_blend_form_share_a_bank() -> None:
+    runs = build_group()
+    banks = build_seed_banks([run.bench for run in runs], stack_of(runs))
+    assert [(bank.slot_id, bank.members) for bank in banks] == [
+        ("block1", (0, 2, 3)),
+        ("block1", (1,)),  # the same blueprint behind a gate
+        ("block2", (2,)),
+        ("block3", (0,)),
+    ]
+    for bank in banks:
+        for row, (slot, member) in enumerate(zip(bank.slots, bank.members, strict=True)):
+            assert slot is runs[member].bench.model.slot(bank.slot_id)
+            assert slot.seed is not None
+            flat = torch.cat([parameter.detach().flatten() for parameter in slot.seed.parameters()])
+            assert torch.equal(bank.bank.values[row].detach(), flat)
+
+
+def test_a_host_is_described_by_the_paths_of_its_own_modules() -> None:
+    (run,) = build_group(num_hosts=1)
+    row = describe_host(run.bench)
+    named = dict(run.bench.model.host.named_parameters())
+    assert list(row.parameters) == list(named)
+    assert all(row.parameters[path] is parameter for path, parameter in named.items())
+
+
+@pytest.mark.parametrize("what", ["host weight", "seed weight", "seed buffer"])
+def test_frozen_weights_and_buffers_of_seeds_cannot_be_rows(what: str) -> None:
+    (run,) = build_group(num_hosts=1)
+    model = run.bench.model
+    assert is_stackable(model)
+    seed = model.slot("block1").seed
+    assert seed is not None
+    if what == "host weight":
+        next(model.host.parameters()).requires_grad_(False)
+    elif what == "seed weight":
+        next(seed.parameters()).requires_grad_(False)
+    else:
+        seed.register_buffer("count", torch.zeros(1))
+    assert not is_stackable(model)
