@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.data.augment import AugmentConfig
-from esper.data.batching import SharedBatchIterator, gather_rows
+from esper.data.batching import SharedBatchIterator, StackedBatches
 from esper.data.device_cache import DeviceCache, StorageKind
 from esper.data.splits import ArraySplit
 from esper.leyline import ConfigError
@@ -307,7 +307,7 @@ def test_rows_gathered_at_once_are_those_of_each_iterator(
     ]
     epochs = [0, 4, 1]
     for index in range(iterators[0].num_batches):
-        gathered = gather_rows(iterators, epochs, index)
+        gathered = StackedBatches(iterators, epochs).batch(index)
         for e, (iterator, epoch) in enumerate(zip(iterators, epochs, strict=True)):
             assert all(map(torch.equal, (part[e] for part in gathered), iterator.row(epoch, index, 0)))
     assert (len({iterator.identity for iterator in iterators}) == 1) is is_shared
@@ -316,4 +316,4 @@ def test_rows_gathered_at_once_are_those_of_each_iterator(
 def test_gathering_a_batch_that_is_not_there_is_refused() -> None:
     iterators = [_iterator([seed]) for seed in (1, 2)]
     with pytest.raises(IndexError, match="batch 5"):
-        gather_rows(iterators, [0, 0], iterators[0].num_batches)
+        StackedBatches(iterators, [0, 0]).batch(iterators[0].num_batches)
