@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import final
 
 import torch
@@ -23,7 +24,9 @@ from esper.tolaria.optimizers import OptimizerConfig, TopologyOptimizer
 
 _ADAM_EPSILON = 1e-8
 _CLIP_EPSILON = 1e-6  # what torch's clipping adds to the norm
-_FLAT_MOMENTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+_FLAT_MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+)
 
 
 @final
