@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 from generated import settle
 from performance_rows import Row, read_plain_rows
-from precision_tables import build_floors, build_metrics, build_rates, build_times
+from precision_tables import build_attention, build_floors, build_metrics, build_rates, build_times
 from recompute_tables import MARKED
 from source_tree import REPO
 from speed_tables import build_epochs, build_measuring, build_ratios
@@ -37,6 +37,7 @@ TABLES: Mapping[str, tuple[Builder, tuple[str, ...]]] = MappingProxyType(
         "floors": (build_floors, ("precision", "roofline")),
         "precision_time": (build_times, ("precision",)),
         "precision_metric": (build_metrics, ("precision",)),
+        "attention_precision": (build_attention, ("attention_precision",)),
         "host_run_ratios": (build_ratios, ("host_run",)),
         "host_run_epochs": (build_epochs, ("host_run",)),
         "host_run_measuring": (build_measuring, ("host_run",)),

@@ -3,6 +3,7 @@
 ```
 operations floor   3 x FLOPs of one forward pass x items of a batch / fastest matrix product
 bytes floor        2 x bytes that autograd keeps / fastest copy of a working set that holds them
+attention          time of bf16, and of bf16 cast to float32 and back, over that of float32 beside it
 gain               time without over time with mixed precision, epochs side by side; below 1.05 it is none
 difference         of the final metric, paired by seed, with a 95 % t interval
 ```
@@ -130,6 +131,24 @@ def build_metrics(rows: Sequence[Row]) -> str:
                     "seeds": str(len(plain)),
                 }
             )
+    return show_table(lines)
+
+
+def build_attention(rows: Sequence[Row]) -> str:
+    """Return in which precision attention is fastest, by shape."""
+    lines = []
+    for shape in dict.fromkeys(tuple(numbers(row["shape"])) for row in rows):
+        seconds = {str(row["way"]): numbers(row["seconds"]) for row in rows if row["shape"] == list(shape)}
+        plain = seconds["float32"]
+        names = ("items", "heads", "positions", "size of a head")
+        lines.append(
+            {
+                **{name: f"{value:.0f}" for name, value in zip(names, shape, strict=True)},
+                "float32, ms": f"{statistics.median(plain) * 1e3:.2f}",
+                "bf16 over float32": compute_spread(pair_ratios(seconds["bf16"], plain)).show(),
+                "cast to float32, over float32": compute_spread(pair_ratios(seconds["cast"], plain)).show(),
+            }
+        )
     return show_table(lines)
 
 

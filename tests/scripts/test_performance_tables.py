@@ -15,6 +15,7 @@ import performance_tables
 from performance_rows import Row, compute_spread, numbers, pair_ratios
 from performance_tables import PAGE, ROWS, TABLES, keep_host_run, rewrite
 from precision_tables import (
+    build_attention,
     build_floors,
     build_metrics,
     build_rates,
@@ -153,6 +154,14 @@ def test_a_gain_is_the_median_over_epochs_side_by_side() -> None:
     assert "| 1.43 [1.19, 1.70] | 1.43 [1.19, 1.70] | 4 | gain |" in build_times(RUNS)
 
 
+def test_attention_is_held_against_float32_round_by_round() -> None:
+    ways = {"float32": [0.002, 0.002, 0.002], "bf16": [0.004, 0.006, 0.008], "cast": [0.002, 0.002, 0.004]}
+    rows: list[Row] = [
+        {"shape": [32, 2, 64, 16], "way": way, "seconds": seconds} for way, seconds in ways.items()
+    ]
+    assert "| 32 | 2 | 64 | 16 | 2.00 | 3.00 [2.50, 3.50] | 1.00 [1.00, 1.50] |" in build_attention(rows)
+
+
 @pytest.mark.parametrize(
     ("median", "verdict"), [(1.05, "gain"), (1.049, "no gain"), (0.96, "no gain"), (0.95, "loss")]
 )
@@ -221,7 +230,7 @@ def test_the_command_checks_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_row_that_the_page_rests_on_says_where_it_was_measured() -> None:
-    for name in ("roofline", "precision"):
+    for name in ("roofline", "precision", "attention_precision"):
         for line in (ROWS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             assert {"device", "torch", "threads"} <= set(row), row
