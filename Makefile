@@ -74,6 +74,7 @@ coverage: $(DEV_STAMP)
 	@test -n "$(ESPER_DATA)" || echo "ESPER_DATA is not set: tests marked full_data are left out"
 	$(TEST) -m '$(EVERYTHING)' --cov --cov-report=
 	$(BIN)/python scripts/recompute_tables.py --check
+	$(BIN)/python scripts/performance_tables.py --check
 	$(BIN)/python scripts/peer_curves.py --check
 	$(BIN)/coverage report --skip-covered --include='$(COVERED)' --fail-under=90
 
@@ -97,13 +98,16 @@ mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count th
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python scripts/mutation_table.py
 
-benchmarks: $(DEV_STAMP) ## measure data path, start-up, stalls by saving, memory, a host run against a bare loop (needs Fashion-MNIST)
+benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precision, a host run against a bare loop (half an hour; needs Fashion-MNIST)
 	@mkdir -p build
 	$(BIN)/python benchmarks/data_path.py build/data_path.json
 	$(BIN)/python benchmarks/start_up.py build/start_up.json
 	$(BIN)/python benchmarks/host_run.py build/host_run.json
 	$(BIN)/python benchmarks/save_stall.py build/save_stall.json
 	$(BIN)/python benchmarks/memory.py build/memory.json
+	$(BIN)/python benchmarks/roofline.py build/roofline.jsonl
+	$(BIN)/python benchmarks/precision.py build/precision.jsonl
+	$(BIN)/python benchmarks/attention_precision.py build/attention_precision.jsonl
 
 # TASKS="digits waves" leaves out Fashion-MNIST; PEER="--tier smoke" takes seconds and writes below build/.
 results: $(DEV_STAMP) ## growth against its peers at equal FLOPs: runs that have no row yet, then tables and pictures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,12 +29,19 @@ class CausalSelfAttention(nn.Module):
         """Map h [B, T, C] to the same shape."""
         # Written without reading sizes: a traced input has none to read.
         query, key, value = self.mix(h).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # [B, T, H, D]
-        read = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
-        )  # [B, H, T, D]
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        read = _attend(query, key, value, self.dropout if self.training else 0.0)  # [B, H, T, D]
         out: Tensor = self.project(read.transpose(1, 2).flatten(-2))
         return out
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) v [B, H, T, D] over positions up to each one's own."""
+    precision = query.dtype
+    # By identity, and before the device is asked: a traced input has neither, and must not be asked for one.
+    if precision is torch.bfloat16 and query.device.type == "cpu":
+        # torch's bf16 kernel for a CPU takes twice to five times as long as its float32 one where heads are
+        # narrow and contexts short (docs/performance.md); autocast would cast its inputs back.
+        with torch.autocast("cpu", enabled=False):
+            return _attend(query.float(), key.float(), value.float(), dropout).to(precision)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
