@@ -99,7 +99,8 @@ def train_on_ranks(splits: Sequence[int]) -> list[Trained]:
     results: dict[int, Trained] = {}
 
     def work(rank: int) -> None:
-        trainer = make_trainer(sum(splits[:rank]), splits[rank], ranks.rank(rank), ranks)
+        with _ONE_AT_A_TIME:  # hosts and network draw their weights from that stream, too
+            trainer = make_trainer(sum(splits[:rank]), splits[rank], ranks.rank(rank), ranks)
         results[rank] = train(trainer)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(splits))]

@@ -3,7 +3,6 @@
 from esper.kasmina.allocation import is_allocation_failure
 from esper.kasmina.blending import AlphaRamp, Seed, apply_blend, build_seed, compute_curve
 from esper.kasmina.blueprints.contract import ContractReport, check_blueprint, require_contract
-from esper.kasmina.blueprints.price import describe
 from esper.kasmina.blueprints.registry import BlueprintRegistry, builtin_registry
 from esper.kasmina.blueprints.spec import BlueprintSpec, SlotSpec
 from esper.kasmina.config import INCUBATION_NAMES, GateConfig, LifecycleConfig
@@ -40,6 +39,7 @@ from esper.kasmina.inputs import (
 from esper.kasmina.isolation import join_loss
 from esper.kasmina.lifecycle import Birth, Clock, Lifecycle
 from esper.kasmina.model import MorphogeneticModel, find_incubating
+from esper.kasmina.offer_prices import describe
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
 from esper.kasmina.price_book import PriceBook
 from esper.kasmina.pricing import price_items

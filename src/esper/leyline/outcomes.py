@@ -123,7 +123,6 @@ class VerdictKind:
     DIVERGED = "diverged"
     COLLAPSED = "collapsed_to_chance"
     LOST = "worker_lost"
-    """Nothing is known of the interval: its worker died. Not a finding about the host."""
 
 
 @final
