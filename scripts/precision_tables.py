@@ -59,8 +59,8 @@ def build_floors(rows: Sequence[Row], ceilings: Sequence[Row]) -> str:
             {
                 "host": name,
                 "operations": f"3 x {flops / 1e6:.3f} MFLOP x {items:.0f} / {peak / 1e9:.1f} GFLOP/s "
-                f"= {operations:.2f} ms",
-                "bytes": f"2 x {kept / 1e6:.2f} MB / {copied / 1e9:.1f} GB/s = {moved:.2f} ms",
+                f"= {operations:.3f} ms",
+                "bytes": f"2 x {kept / 1e6:.2f} MB / {copied / 1e9:.1f} GB/s = {moved:.3f} ms",
                 "a batch takes": f"{taken:.2f} ms",
                 "over the higher floor": f"{taken / max(operations, moved):.1f}",
             }

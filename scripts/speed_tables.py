@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from performance_rows import Row, compute_spread, numbers, pair_ratios
 from study_rows import number, show_table
 
+WAYS = ("bare", "never", "held", "grown")
 NEVER_TARGET = 1.10
 GROWN_TARGET = 1.25
 SHARE_TARGET = 0.15
@@ -54,7 +55,7 @@ def build_ratios(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         columns, slots = read_columns(row), int(number(row, "num_slots"))
-        bare, never, held, grown = (columns[way] for way in ("bare", "never", "held", "grown"))
+        bare, never, held, grown = (columns[way] for way in WAYS)
         found: tuple[tuple[str, list[float], float | None], ...] = (
             ("never / bare, whole epoch", compute_ratios(never, bare), NEVER_TARGET),
             ("never / bare, training only", compute_ratios(never, bare, "train_cpu"), None),
@@ -87,7 +88,8 @@ def build_epochs(rows: Sequence[Row]) -> str:
     """Return what an epoch of every way takes."""
     lines = []
     for row in rows:
-        for way, column in read_columns(row).items():
+        columns = read_columns(row)
+        for way, column in ((name, columns[name]) for name in WAYS):
             cpu, train = (statistics.median(column[name]) for name in ("cpu", "train_cpu"))
             rate = statistics.median(pair_ratios(column["flops"], column["cpu"]))
             lines.append(

@@ -144,7 +144,7 @@ def test_rates_set_half_precision_beside_single() -> None:
 def test_floors_carry_their_arithmetic() -> None:
     # 3 x 1e6 x 100 = 3e8 operations at 1e11 per second: 3 ms; 1e6 bytes at 2e10: 0.05 ms; a batch: 20 ms.
     assert build_floors(RUNS, CEILINGS).splitlines()[-1] == (
-        "| toy | 3 x 1.000 MFLOP x 100 / 100.0 GFLOP/s = 3.00 ms | 2 x 0.50 MB / 20.0 GB/s = 0.05 ms "
+        "| toy | 3 x 1.000 MFLOP x 100 / 100.0 GFLOP/s = 3.000 ms | 2 x 0.50 MB / 20.0 GB/s = 0.050 ms "
         "| 20.00 ms | 6.7 |"
     )
 

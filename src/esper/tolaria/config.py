@@ -34,7 +34,8 @@ class HostRunConfig:
     device: str = "cpu"
     """"cpu", "cuda", "cuda:<i>", "mps" or "auto"; cpu by default, because runs are bit-exact there."""
     amp: str = "off"
-    """Autocast of forward passes: "off", "bf16" or "fp16"; off, because small hosts gain little."""
+    """Autocast of forward passes: "off", "bf16" or "fp16"; off, because results are in float32 and the
+    smallest hosts lose by it (docs/performance.md). On a CPU attention stays in float32, which is faster."""
     compile: str = "none"
     """`torch.compile` of the host's forward: "none", "default" or "reduce-overhead"; none, because every
     change of topology compiles anew. While a seed incubates the host runs uncompiled."""
