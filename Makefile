@@ -98,7 +98,7 @@ mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count th
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python scripts/mutation_table.py
 
-benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precision, a host run against a bare loop (half an hour; needs Fashion-MNIST)
+benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precision, a host run against a bare loop, fleets (an hour; needs Fashion-MNIST)
 	@mkdir -p build
 	$(BIN)/python benchmarks/data_path.py build/data_path.json
 	$(BIN)/python benchmarks/start_up.py build/start_up.json
@@ -108,6 +108,8 @@ benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precisi
 	$(BIN)/python benchmarks/roofline.py build/roofline.jsonl
 	$(BIN)/python benchmarks/precision.py build/precision.jsonl
 	$(BIN)/python benchmarks/attention_precision.py build/attention_precision.jsonl
+	$(BIN)/python benchmarks/fleets.py build/fleets.jsonl
+	$(BIN)/python benchmarks/bookkeeping.py --out build/bookkeeping.json
 
 # TASKS="digits waves" leaves out Fashion-MNIST; PEER="--tier smoke" takes seconds and writes below build/.
 results: $(DEV_STAMP) ## growth against its peers at equal FLOPs: runs that have no row yet, then tables and pictures

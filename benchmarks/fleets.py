@@ -1,6 +1,6 @@
 """Many growing hosts at once: bare loops, one after another, in workers, and as one program, in turn.
 
-    python benchmarks/fleets.py OUT.json [--tasks digits synthetic] [--hosts 1 8 32] [--epochs 12]
+    python benchmarks/fleets.py OUT.jsonl [--tasks digits synthetic] [--hosts 1 8 32] [--epochs 12]
 
     bare         a plain loop over one host without slots, as `benchmarks/host_run.py` has it; one host
     bare stack   the same loop over E hosts as stacked modules: what is possible without a lifecycle
@@ -48,6 +48,7 @@ FIRST_SEED = 1000
 NUM_SERIAL = 2
 WARM_EPOCHS = 1
 MIB = 2**20
+WHERE = {"device": "cpu", "torch": torch.__version__, "threads": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +339,8 @@ def main() -> None:
             config = grow_early(build_preset(task))
             rows.append(measure(config, num_hosts, args.epochs, has_workers=args.workers))
             show(rows[-1])
-            args.out.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+            lines = [json.dumps(asdict(row) | WHERE, sort_keys=True) for row in rows]
+            args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

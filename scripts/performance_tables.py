@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from fleet_tables import build_fleets
 from generated import settle
 from performance_rows import Row, read_plain_rows
 from precision_tables import build_attention, build_floors, build_metrics, build_rates, build_times
@@ -41,6 +42,7 @@ TABLES: Mapping[str, tuple[Builder, tuple[str, ...]]] = MappingProxyType(
         "host_run_ratios": (build_ratios, ("host_run",)),
         "host_run_epochs": (build_epochs, ("host_run",)),
         "host_run_measuring": (build_measuring, ("host_run",)),
+        "fleets": (build_fleets, ("fleets",)),
     }
 )
 """Name -> what builds it, and the rows files that it is handed, without their ending."""

@@ -230,7 +230,7 @@ def test_the_command_checks_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_row_that_the_page_rests_on_says_where_it_was_measured() -> None:
-    for name in ("roofline", "precision", "attention_precision"):
+    for name in ("roofline", "precision", "attention_precision", "fleets"):
         for line in (ROWS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             assert {"device", "torch", "threads"} <= set(row), row

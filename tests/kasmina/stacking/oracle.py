@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from esper.kasmina import build_seeded
 from esper.kasmina.stacking import StackArrangement, StackContext, Stacked, build_stacked, to_arrangement
 
-NUM_ROWS = (1, 3, 8)
+NUM_ROWS = (pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow))
+"""Rows of a stack in tests, the usual number in the fast ones."""
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest difference over the largest value, by dtype."""
 
