@@ -1,4 +1,4 @@
-"""The table of fleets on docs/performance.md: what a bare stack gains, what a fused fleet gains, what is kept."""
+"""The table of fleets on docs/performance.md: what a bare stack gains and what of it a fused fleet keeps."""
 
 from __future__ import annotations
 

@@ -30,12 +30,12 @@ class CausalSelfAttention(nn.Module):
         # Written without reading sizes: a traced input has none to read.
         query, key, value = self.mix(h).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # [B, T, H, D]
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        read = _attend(query, key, value, self.dropout if self.training else 0.0)  # [B, H, T, D]
+        read = attend(query, key, value, self.dropout if self.training else 0.0)  # [B, H, T, D]
         out: Tensor = self.project(read.transpose(1, 2).flatten(-2))
         return out
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v [B, H, T, D] over positions up to each one's own."""
     precision = query.dtype
     # By identity, and before the device is asked: a traced input has neither, and must not be asked for one.
@@ -43,5 +43,5 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor
         # torch's bf16 kernel for a CPU takes twice to five times as long as its float32 one where heads are
         # narrow and contexts short (docs/performance.md); autocast would cast its inputs back.
         with torch.autocast("cpu", enabled=False):
-            return _attend(query.float(), key.float(), value.float(), dropout).to(precision)
+            return attend(query.float(), key.float(), value.float(), dropout).to(precision)
     return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)

@@ -11,9 +11,8 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from esper.kasmina.attention import CausalSelfAttention
+from esper.kasmina.attention import CausalSelfAttention, attend
 from esper.kasmina.blending import SampleGate, Seed
 from esper.kasmina.blueprints.image import SqueezeExcite
 from esper.kasmina.blueprints.shared import GatedNorm, Nothing
@@ -148,9 +147,7 @@ def _build_attention(module: nn.Module, site: Site) -> Stacked:
     def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
         mixed = mix(x, weights, context).flatten(0, 1)  # [R B, T, 3 C]: items do not meet, rows do not either
         query, key, value = mixed.view(*mixed.shape[:2], 3, num_heads, -1).unbind(-3)  # [R B, T, H, D]
-        read = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True
-        )  # [R B, H, T, D]
+        read = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))  # [R B, H, T, D]
         joined = read.transpose(1, 2).flatten(-2)
         return project(joined.view(x.shape), weights, context)
 
