@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.tolaria import OptimizerConfig
-from esper.tolaria.fleet.fused.bank import BankRow, ParameterBank, compute_rms
+from esper.tolaria.fleet.fused.arena import UpdateArena
+from esper.tolaria.fleet.fused.bank import BankRow, ParameterBank
 from esper.tolaria.optimizers import TopologyOptimizer
 
 SHAPES = {"kernel": (3, 2), "bias": (3,), "scale": (3, 1, 1)}
@@ -95,6 +96,7 @@ def test_twenty_steps_with_skips_are_those_of_torch(
     rows = [build_row(config, row) for row in range(NUM_ROWS)]
     alone = [build_alone(config, row) for row in range(NUM_ROWS)]
     bank = ParameterBank(rows)
+    arena = UpdateArena([bank])
     for step, due in enumerate(is_due):
         gradient = draw(NUM_ROWS, bank.num_values, seed=1000 * seed + step)
         for row, wanted in enumerate(alone):
@@ -102,8 +104,9 @@ def test_twenty_steps_with_skips_are_those_of_torch(
                 wanted.step(gradient[row], rates[row] / (1 + step))
             else:
                 gradient[row, 1] = torch.nan  # must not be looked at
-        norms = bank.compute_norms(gradient)
-        bank.update(gradient, norms, torch.tensor(due), torch.tensor(rates, dtype=torch.float64) / (1 + step))
+        norms = arena.compute_norms([gradient])
+        at_step = torch.tensor(rates, dtype=torch.float64) / (1 + step)
+        arena.update([gradient], norms, torch.tensor(due), at_step)
     bank.write_back()
     for own, wanted in zip(rows, alone, strict=True):
         for path, parameter in own.parameters.items():
@@ -122,6 +125,7 @@ def test_twenty_steps_with_skips_are_those_of_torch(
 def test_a_row_that_is_not_due_keeps_every_bit_good_or_bad(name: str, bad: float) -> None:
     rows = [build_row(OptimizerConfig(name=name, weight_decay=0.1), row) for row in range(2)]
     bank = ParameterBank(rows)
+    arena = UpdateArena([bank])
     rates = torch.tensor([0.1, 0.1], dtype=torch.float64)
     for due in ([True, True], [True, False]):
         if not due[1]:
@@ -131,7 +135,7 @@ def test_a_row_that_is_not_due_keeps_every_bit_good_or_bad(name: str, bad: float
             before = [part[1].detach().clone() for part in (bank.values, *bank.moments.values())]
         gradient = draw(2, bank.num_values, seed=7)
         gradient[1] = gradient[1] if due[1] else torch.inf
-        bank.update(gradient, bank.compute_norms(gradient), torch.tensor(due), rates)
+        arena.update([gradient], arena.compute_norms([gradient]), torch.tensor(due), rates)
     for was, now in zip(before, (bank.values, *bank.moments.values()), strict=True):
         assert torch.equal(was.view(torch.int64), now[1].detach().view(torch.int64))
 
@@ -141,7 +145,8 @@ def test_a_row_that_never_moved_leaves_no_moments_behind() -> None:
     bank = ParameterBank(rows)
     gradient = draw(2, bank.num_values, seed=1)
     rates = torch.tensor([0.1, 0.1], dtype=torch.float64)
-    bank.update(gradient, bank.compute_norms(gradient), torch.tensor([True, False]), rates)
+    arena = UpdateArena([bank])
+    arena.update([gradient], arena.compute_norms([gradient]), torch.tensor([True, False]), rates)
     bank.write_back()
     assert [bool(row.optimizer.moments(row.parameters["kernel"])) for row in rows] == [True, False]
 
@@ -154,7 +159,8 @@ def test_moments_and_steps_are_carried_from_one_bank_to_the_next() -> None:
         gradient = draw(1, bank.num_values, seed=step)
         alone.step(gradient[0], 0.1)
         rate = torch.tensor([0.1], dtype=torch.float64)
-        bank.update(gradient, bank.compute_norms(gradient), torch.tensor([True]), rate)
+        arena = UpdateArena([bank])
+        arena.update([gradient], arena.compute_norms([gradient]), torch.tensor([True]), rate)
         bank.write_back()
     assert float(rows[0].optimizer.moments(rows[0].parameters["bias"])["step"]) == 4.0
     for path, parameter in rows[0].parameters.items():
@@ -187,11 +193,12 @@ def test_rows_without_weights_are_a_bank_too() -> None:
     optimizer.add_seed("block1", {}, birth_batch=0)
     bank = ParameterBank([BankRow(optimizer=optimizer, owner="block1", parameters={})] * 2)
     gradient = torch.zeros(2, 0)
-    norms = bank.compute_norms(gradient)
-    bank.update(gradient, norms, torch.tensor([True, True]), torch.tensor([0.1, 0.1]))
+    arena = UpdateArena([bank])
+    norms = arena.compute_norms([gradient])
+    arena.update([gradient], norms, torch.tensor([True, True]), torch.tensor([0.1, 0.1]))
     bank.write_back()
     assert bank.weights() == {}
-    assert compute_rms(norms, bank.num_values).tolist() == [0.0, 0.0]
+    assert norms.tolist() == [0.0, 0.0]
 
 
 def test_gradients_are_named_as_the_optimiser_names_them() -> None:
@@ -202,4 +209,3 @@ def test_gradients_are_named_as_the_optimiser_names_them() -> None:
         "host.bias": 6.0,
         "host.scale": 9.0,
     }
-    assert compute_rms(torch.tensor([6.0]), 9).item() == 2.0

@@ -8,6 +8,7 @@ measuring   validation and counterfactuals of a group         measure_group
 stack       the hosts' segments as stacked modules            HostStack
 calls       which rows run which seeds in a slot              SlotCalls
 bank        weights and moments as flat rows                  ParameterBank
+arena       the rows of all banks, clipped and stepped        UpdateArena
 ```
 Host runs keep everything else: lifecycle, clocks, governor, ledger, events. Weights are copied into the stack
 before an interval and back after it, so that between two intervals a host is an ordinary one.

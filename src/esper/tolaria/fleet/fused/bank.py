@@ -1,4 +1,4 @@
-"""Weights and moments of R alike modules as flat rows [R, P], and the optimiser's update of all rows at once.
+"""Weights and moments of R alike modules as flat rows [R, P], and the optimiser's formulas for flat values.
 
 ```
 flat row    p_1 p_2 ... p_n     the module's parameters one after another, in their own order
@@ -11,7 +11,6 @@ seeds: a row is an owner of parameters in somebody's optimiser.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from esper.tolaria.optimizers import OptimizerConfig, TopologyOptimizer
 
 _ADAM_EPSILON = 1e-8
-_CLIP_EPSILON = 1e-6  # what torch's clipping adds to the norm
+CLIP_EPSILON = 1e-6  # what torch's clipping adds to the norm
 _FLAT_MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 )
@@ -47,8 +46,10 @@ class ParameterBank:
 
     Example:
         bank = ParameterBank(rows)
+        arena = UpdateArena([bank])
         loss = run(bank.weights())
-        bank.update(torch.autograd.grad(loss, bank.values)[0], is_due, rates)
+        gradients = torch.autograd.grad(loss, bank.values)
+        arena.update(gradients, arena.compute_norms(gradients), is_due, rates)
         bank.write_back()
     """
 
@@ -60,18 +61,25 @@ class ParameterBank:
         """
         self._rows = tuple(rows)
         first = rows[0]
-        self._config: OptimizerConfig = first.optimizer.config
+        self.config: OptimizerConfig = first.optimizer.config
         self._shapes = {path: parameter.shape for path, parameter in first.parameters.items()}
         self._sizes = [parameter.numel() for parameter in first.parameters.values()]
         self._reference = next(iter(first.parameters.values()), None)
         # A leaf: gradients are asked for whole rows.
         self.values: Tensor = self._flatten([list(row.parameters.values()) for row in rows]).requires_grad_()
-        self._decay = self.values.new_tensor(
+        self.decay = self.values.new_tensor(
             [decay for path, decay in self._list_decays(first) for _ in range(self._shapes[path].numel())]
         )
-        self._has_decay = bool(self._decay.any()) if self.num_values else False
-        self.moments, self._steps = self._read_moments()
-        self._num_updates = torch.zeros(len(rows), dtype=torch.int64, device=self.values.device)
+        """[P] weight decay of each value."""
+        kept = [[row.optimizer.moments(p) for p in row.parameters.values()] for row in rows]
+        self.moments = self._read_moments(kept)
+        """Key -> [R, P]."""
+        # Every parameter of a row has made the same steps: they are born and skipped together.
+        steps = [float(row[0]["step"]) if row and "step" in row[0] else 0.0 for row in kept]
+        self.steps = torch.tensor(steps, dtype=torch.float64, device=self.values.device)
+        """[R] steps that the moments have behind them, as Adam counts them."""
+        self.num_updates = torch.zeros(len(rows), dtype=torch.int64, device=self.values.device)
+        """[R] updates since the bank was filled."""
 
     @property
     def rows(self) -> tuple[BankRow, ...]:
@@ -107,27 +115,21 @@ class ParameterBank:
         norms: Tensor = torch.linalg.vector_norm(gradient, dim=1)
         return norms
 
-    def update(self, gradient: Tensor, norms: Tensor, is_due: Tensor, rates: Tensor) -> None:
-        """Clip and step the rows that are due.
+    def adopt(
+        self, values: Tensor, moments: Mapping[str, Tensor], steps: Tensor, num_updates: Tensor
+    ) -> None:
+        """Look at weights and moments where they lie now; they hold what this bank held.
 
         Args:
-            gradient: [R, P], overwritten; what it holds in rows that are not due does not matter.
-            norms: [R] from `compute_norms`.
-            is_due: [R] bool.
-            rates: [R] learning rates, float64 as schedules give them.
+            values: [R P], in place of `values`.
+            moments: By key [R P], in place of `moments`.
+            steps: [R], in place of `steps`.
+            num_updates: [R], in place of `num_updates`.
         """
-        if not self.num_values:
-            return
-        clip = self._config.clip_norm
-        factor = torch.where(norms > clip, clip / (norms + _CLIP_EPSILON), 1.0).unsqueeze(1)
-        due, rate = is_due.unsqueeze(1), rates.unsqueeze(1)
-        gradient = torch.where(due, gradient.mul_(factor), 0.0)
-        with torch.no_grad():
-            if self._config.name == "sgd":
-                self._step_sgd(gradient, due, rate)
-            else:
-                self._step_adam(gradient, due, rate)
-        self._num_updates += is_due
+        shape = self.values.shape
+        self.values = values.view(shape).requires_grad_()
+        self.moments = {key: moment.view(shape) for key, moment in moments.items()}
+        self.steps, self.num_updates = steps, num_updates
 
     def is_sound(self, largest: float) -> Tensor:
         """Return [R] whether weights and moments are finite and their L2 norm is below `largest`."""
@@ -150,7 +152,7 @@ class ParameterBank:
             rows: Which; None = all.
         """
         chosen = range(self.num_rows) if rows is None else rows
-        moved = self._num_updates.tolist()
+        moved = self.num_updates.tolist()
         flat = {key: moment.split_with_sizes(self._sizes, dim=1) for key, moment in self.moments.items()}
         values = self.values.detach().split_with_sizes(self._sizes, dim=1)
         for row in chosen:
@@ -164,7 +166,7 @@ class ParameterBank:
                     if key not in kept:
                         kept[key] = torch.empty_like(parameter)
                     kept[key].copy_(parts[place][row].view(parameter.shape))
-                if self._steps is not None:
+                if self.config.name != "sgd":
                     self._write_step(kept, row)
 
     # ------------------------------------------------------------------ inside
@@ -178,12 +180,10 @@ class ParameterBank:
     def _list_decays(self, row: BankRow) -> list[tuple[str, float]]:
         return list(zip(row.parameters, row.optimizer.decays(row.owner).values(), strict=True))
 
-    def _read_moments(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        name = self._config.name
-        keys = _FLAT_MOMENTS["sgd" if name == "sgd" else "adam"]
-        kept = [[row.optimizer.moments(p) for p in row.parameters.values()] for row in self._rows]
+    def _read_moments(self, kept: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        keys = _FLAT_MOMENTS["sgd" if self.config.name == "sgd" else "adam"]
         shapes = list(self._shapes.values())
-        moments = {
+        return {
             key: self._flatten(
                 [
                     [
@@ -195,54 +195,91 @@ class ParameterBank:
             )
             for key in keys
         }
-        if name == "sgd":
-            return moments, None
-        # Every parameter of a row has made the same steps: they are born and skipped together.
-        steps = [float(row[0]["step"]) if row and "step" in row[0] else 0.0 for row in kept]
-        return moments, torch.tensor(steps, dtype=torch.float64, device=self.values.device)
 
     def _write_step(self, kept: MutableMapping[str, Tensor], row: int) -> None:
-        assert self._steps is not None
-        steps = self._steps[row]
+        steps = self.steps[row]
         if "step" in kept:
             kept["step"].copy_(steps)
         else:
             kept["step"] = steps.detach().to(device="cpu", dtype=torch.get_default_dtype())
 
-    def _step_sgd(self, gradient: Tensor, due: Tensor, rate: Tensor) -> None:
-        values, buffer = self.values, self.moments["momentum_buffer"]
-        if self._has_decay:
-            gradient.addcmul_(torch.where(due, values, 0.0), self._decay)
-        momentum = _choose(due, self._config.momentum, 1.0, values.dtype)
-        buffer.mul_(momentum).add_(gradient)
-        # Masked, not multiplied by 0: a moment may be infinite in a row that is not due.
-        values.sub_((buffer * rate.to(values.dtype)).masked_fill_(~due, 0.0))
 
-    def _step_adam(self, gradient: Tensor, due: Tensor, rate: Tensor) -> None:
-        assert self._steps is not None
-        values, (low, high) = self.values, self._config.betas
-        mean, square = self.moments["exp_avg"], self.moments["exp_avg_sq"]
-        rate = torch.where(due, rate, 0.0)
-        if self._config.name == "adamw":
-            values.mul_(1.0 - (rate * self._decay).to(values.dtype))
-        elif self._has_decay:
-            gradient.addcmul_(torch.where(due, values, 0.0), self._decay)
-        self._steps += due.squeeze(1)
-        count = self._steps.clamp(min=1.0).unsqueeze(1)
+def step_sgd(
+    config: OptimizerConfig,
+    values: Tensor,
+    moments: Mapping[str, Tensor],
+    gradient: Tensor,
+    *,
+    rate: Tensor,
+    decay: Tensor | None,
+    due: Tensor | None,
+) -> None:
+    """Step values in place as torch's SGD with momentum.
+
+    Args:
+        config: Momentum.
+        values: [N].
+        moments: "momentum_buffer" [N].
+        gradient: [N], clipped, 0 where it is not due; overwritten.
+        rate: [N].
+        decay: [N] weight decay; None = none.
+        due: [N] bool; None = all. What is not due keeps every bit.
+    """
+    buffer = moments["momentum_buffer"]
+    if decay is not None:
+        gradient.addcmul_(values if due is None else torch.where(due, values, 0.0), decay)
+    momentum = config.momentum if due is None else _choose(due, config.momentum, 1.0, values.dtype)
+    buffer.mul_(momentum).add_(gradient)
+    values.sub_(_mask(buffer * rate, due))
+
+
+def step_adam(  # noqa: PLR0913 - the factors of one formula
+    config: OptimizerConfig,
+    values: Tensor,
+    moments: Mapping[str, Tensor],
+    gradient: Tensor,
+    *,
+    rate: Tensor,
+    step: Tensor,
+    scale: Tensor,
+    decay: Tensor | None,
+    due: Tensor | None,
+) -> None:
+    """Step values in place as torch's Adam and AdamW.
+
+    Args:
+        config: Name and betas.
+        values: [N].
+        moments: "exp_avg" and "exp_avg_sq" [N].
+        gradient: [N], clipped, 0 where it is not due; overwritten.
+        rate: [N], 0 where it is not due.
+        step: [N] rate / (1 - beta1^t).
+        scale: [N] sqrt(1 - beta2^t).
+        decay: [N] weight decay; None = none.
+        due: [N] bool; None = all. What is not due keeps every bit.
+    """
+    mean, square = moments["exp_avg"], moments["exp_avg_sq"]
+    low, high = config.betas
+    if decay is not None and config.name == "adamw":
+        values.mul_(1.0 - rate * decay)
+    elif decay is not None:
+        gradient.addcmul_(values if due is None else torch.where(due, values, 0.0), decay)
+    if due is None:
+        mean.lerp_(gradient, 1.0 - low)
+        square.mul_(high)
+    else:
         mean.add_((gradient - mean).mul_(1.0 - low).masked_fill_(~due, 0.0))
-        keep = _choose(due, high, 1.0, values.dtype)
-        square.mul_(keep).addcmul_(gradient, gradient, value=1.0 - high)
-        scale = (1.0 - high**count).sqrt().to(values.dtype)
-        denominator = (square.sqrt() / scale).add_(_ADAM_EPSILON)
-        step = mean / denominator * (rate / (1.0 - low**count)).to(values.dtype)
-        values.sub_(step.masked_fill_(~due, 0.0))
+        square.mul_(_choose(due, high, 1.0, values.dtype))
+    square.addcmul_(gradient, gradient, value=1.0 - high)
+    denominator = (square.sqrt() / scale).add_(_ADAM_EPSILON)
+    values.sub_(_mask(mean / denominator * step, due))
+
+
+def _mask(change: Tensor, due: Tensor | None) -> Tensor:
+    # Masked, not multiplied by 0: a moment may be infinite where it is not due.
+    return change if due is None else change.masked_fill_(~due, 0.0)
 
 
 def _choose(mask: Tensor, yes: float, no: float, dtype: torch.dtype) -> Tensor:
     """Return two constants by a mask, each at full precision: `torch.where` would round them to float32."""
     return torch.full_like(mask, no, dtype=dtype).masked_fill_(mask, yes)
-
-
-def compute_rms(norms: Tensor, num_values: int) -> Tensor:
-    """Return norm / sqrt(number of values) per row."""
-    return norms / math.sqrt(max(1, num_values))

@@ -23,7 +23,8 @@ from esper.data import Batch, StackedBatches
 from esper.kasmina import StackContext, to_arrangement
 from esper.tolaria.epoch import EpochProgress, SlotTotals
 from esper.tolaria.fault_origin import LARGEST_SOUND, FaultOrigin, find_lasting
-from esper.tolaria.fleet.fused.bank import ParameterBank, compute_rms
+from esper.tolaria.fleet.fused.arena import UpdateArena
+from esper.tolaria.fleet.fused.bank import ParameterBank
 from esper.tolaria.fleet.fused.faults import RowGradient, explain_faults
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
 from esper.tolaria.fleet.fused.rates import build_rates
@@ -62,6 +63,11 @@ class GroupTraining:
         self.seeds = build_seed_banks(benches, stack)
         self._host_rows = [describe_host(bench) for bench in benches]
         self.host = ParameterBank(self._host_rows)
+        self._arena = UpdateArena([self.host, *(source.bank for source in self.seeds)])
+        members = [range(len(runs)), *(source.members for source in self.seeds)]
+        device = self.host.values.device
+        self._host_of = torch.tensor([member for own in members for member in own], device=device)
+        """[K] row of the group, by row of the arena."""
         self.norms = NormRows([bench.model.host for bench in benches])
         self._objective = benches[0].objective
         self.autocast = Autocast(self.host.values.device, runs[0].config.amp)
@@ -92,26 +98,17 @@ class GroupTraining:
         device = self.host.values.device
         starts = [run.clock.batch for run in self.runs]
         self._start(starts, num_batches)
-        host, seeds = (
-            HostTotals(self.num_rows, device),
-            [SeedTotals(source.bank.num_rows, device) for source in self.seeds],
-        )
+        host, owners = HostTotals(self.num_rows, device), SeedTotals(len(self._host_of), device)
         batches = StackedBatches([run.bench.batches for run in self.runs], epochs)
         for index in range(num_batches):
             self._follow_ramps(starts, index)
-            self._train_batch(batches.batch(index), index, host, seeds)
-        return self._finish(host.read(num_batches), [totals.read() for totals in seeds], starts)
+            self._train_batch(batches.batch(index), index, host, owners)
+        return self._finish(host.read(num_batches), owners.read()[self.num_rows :], starts)
 
     def _start(self, starts: Sequence[int], num_batches: int) -> None:
-        device = self.host.values.device
-        self._host_rates = build_rates(self._host_rows, starts, num_batches).to(device)
-        self._seed_rates = [
-            build_rates(source.bank.rows, [starts[member] for member in source.members], num_batches).to(
-                device
-            )
-            for source in self.seeds
-        ]
-        self._members = [torch.tensor(source.members, device=device) for source in self.seeds]
+        rows = [row for bank in self._arena.banks for row in bank.rows]
+        begun = [starts[member] for member in self._host_of.tolist()]
+        self._rates = build_rates(rows, begun, num_batches).to(self.host.values.device)
         self._ramping = [
             row
             for row, run in enumerate(self.runs)
@@ -121,6 +118,8 @@ class GroupTraining:
 
     def _replan(self) -> None:
         self._plan = TrainingPlan(self.seeds, read_modes(self.seeds), self.stack, self.num_rows)
+        hosts = torch.ones(self.num_rows, dtype=torch.bool, device=self.host.values.device)
+        self._has_gradient = torch.cat([hosts, *self._plan.has_gradient])
 
     def _follow_ramps(self, starts: Sequence[int], index: int) -> None:
         if not self._ramping:
@@ -132,15 +131,15 @@ class GroupTraining:
         self._plan.forget_alphas()
 
     def _finish(
-        self, progress: Sequence[EpochProgress], seeds: Sequence[Sequence[SlotTotals]], starts: Sequence[int]
+        self, progress: Sequence[EpochProgress], seeds: Sequence[SlotTotals], starts: Sequence[int]
     ) -> list[dict[str, FaultOrigin]]:
         self.host.write_back()
         for source in self.seeds:
             source.bank.write_back()
         self.norms.write_back(range(self.num_rows), [own.batch - own.num_skipped for own in progress])
-        for source, totals in zip(self.seeds, seeds, strict=True):
-            for member, own in zip(source.members, totals, strict=True):
-                progress[member].slots[source.slot_id] = own
+        owners = [(source.slot_id, member) for source in self.seeds for member in source.members]
+        for (slot_id, member), own in zip(owners, seeds, strict=True):
+            progress[member].slots[slot_id] = own
         for run, sums, faults, start in zip(self.runs, progress, self._faults, starts, strict=True):
             sums.faults = faults
             run.progress = sums
@@ -167,43 +166,36 @@ class GroupTraining:
 
     # ------------------------------------------------------------------ one batch
 
-    def _train_batch(
-        self, batch: Batch, index: int, totals: HostTotals, seed_totals: Sequence[SeedTotals]
-    ) -> None:
+    def _train_batch(self, batch: Batch, index: int, totals: HostTotals, owners: SeedTotals) -> None:
         saved = self.norms.copy()
-        losses, metric_sums, host_gradient, seed_gradients = self._learn(batch)
-        host_norms = self.host.compute_norms(host_gradient)
-        counted = host_norms.isfinite()
+        losses, metric_sums, gradients = self._learn(batch)
+        norms = self._arena.compute_norms(gradients)
+        is_finite, num_rows, host_of = norms.isfinite(), self.num_rows, self._host_of
+        counted = is_finite[:num_rows]
         statistics = self.norms.compute_norms()
         if statistics is not None:
             losses = torch.where(statistics < LARGEST_SOUND, losses, torch.nan)
         stepped = counted & (losses.abs() < LARGEST_SOUND)
-        norms = [
-            source.bank.compute_norms(gradient)
-            for source, gradient in zip(self.seeds, seed_gradients, strict=True)
-        ]
-        is_well = [stepped.all(), *(own.isfinite().all() for own in norms)]
-        if not bool(torch.stack(is_well).all()):
-            gradients = (host_gradient, host_norms, seed_gradients, norms)
-            self._explain(batch, index, stepped.tolist(), gradients, saved)
+        if not bool(stepped.all() & is_finite.all()):
+            self._explain(batch, index, stepped.tolist(), gradients, self._arena.split(norms), saved)
             self.norms.put_back(saved, (~stepped).nonzero().flatten())
-        self.host.update(host_gradient, host_norms, stepped, self._host_rates[index])
-        host_rms = compute_rms(host_norms, self.host.num_values)
-        for place, source in enumerate(self.seeds):
-            members, has_gradient = self._members[place], self._plan.has_gradient[place]
-            due = has_gradient & stepped[members] & norms[place].isfinite()
-            source.bank.update(seed_gradients[place], norms[place], due, self._seed_rates[place][index])
-            own = host_rms[members]
-            ratios = torch.where(own > 0.0, compute_rms(norms[place], source.bank.num_values) / own, 0.0)
-            seed_totals[place].add(
-                norms[place], ratios, has_gradient=has_gradient, is_counted=counted[members]
-            )
+        due = is_finite & self._has_gradient & stepped[host_of]
+        self._arena.update(gradients, norms, due, self._rates[index])
+        rms = norms.double() / self._arena.roots
+        of_host = rms[host_of]
+        ratios = torch.where(of_host > 0.0, rms / of_host, 0.0)
+        owners.add(norms, ratios, has_gradient=self._has_gradient, is_counted=counted[host_of])
         totals.add(
-            losses, metric_sums, host_norms, counted=counted, stepped=stepped, items=batch.targets.shape[1]
+            losses,
+            metric_sums,
+            norms[:num_rows],
+            counted=counted,
+            stepped=stepped,
+            items=batch.targets.shape[1],
         )
 
-    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Return losses [R], metric sums [R] and the gradients of hosts [R, P] and of every seed bank."""
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return losses [R], metric sums [R] and the gradients of the hosts and of every seed bank."""
         plan, features = self._plan, {}
         weights = self.host.weights()
         context = StackContext(num_rows=self.num_rows, running=self.norms.running)
@@ -231,29 +223,29 @@ class GroupTraining:
                 gradients[place] = gradients[place] + gradient if place in plan.open_banks else gradient
         metrics = self._objective.row_metrics(outputs, batch.targets)
         assert found[0] is not None
-        return losses.detach(), metrics.sum(dim=1), found[0], gradients
+        return losses.detach(), metrics.sum(dim=1), [found[0], *gradients]
 
     def _explain(
         self,
         batch: Batch,
         index: int,
         stepped: Sequence[bool],
-        gradients: tuple[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]],
+        gradients: Sequence[Tensor],
+        norms: Sequence[Tensor],
         saved: Sequence[Tensor],
     ) -> None:
         """Find out what was bad in the rows that are at fault, once per row and group."""
-        host_gradient, host_norms, seed_gradients, norms = gradients
         for row, run in enumerate(self.runs):
-            own = {HOST: RowGradient(self.host, row, host_gradient[row], float(host_norms[row]), True)}
-            for place, source in enumerate(self.seeds):
+            own = {HOST: RowGradient(self.host, row, gradients[0][row], float(norms[0][row]), True)}
+            for place, source in enumerate(self.seeds, start=1):
                 if row in source.members:
                     member = source.members.index(row)
                     own[source.slot_id] = RowGradient(
                         source.bank,
                         member,
-                        seed_gradients[place][member],
+                        gradients[place][member],
                         float(norms[place][member]),
-                        bool(self._plan.has_gradient[place][member]),
+                        bool(self._plan.has_gradient[place - 1][member]),
                     )
             is_withheld = not stepped[row]
             bad = {owner for owner, found in own.items() if owner != HOST and found.is_faulty}
