@@ -7,7 +7,7 @@ import torch
 
 from esper.kasmina import to_arrangement
 from esper.tolaria.fleet.fused.calls import SeedBank, SeedCall, SlotCalls
-from esper.tolaria.fleet.fused.seeds import build_seed_banks
+from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks
 from tolaria.fleet.fused.groups import build_group, draw, stack_of
 
 pytestmark = pytest.mark.usefixtures("in_double")
@@ -18,7 +18,7 @@ SLOT = "block1"
 def build_calls() -> tuple[list[SeedBank], torch.Tensor, SeedCall, SeedCall]:
     """Return banks of block1, features [R, B, C, H, W], and calls for hosts 2, 0 and 1 in that order."""
     runs = build_group()
-    banks = build_seed_banks([run.bench for run in runs], stack_of(runs))
+    banks = build_seed_banks([run.bench for run in runs], stack_of(runs), SeedKinds())
     plain, gated = banks[:2]
     features = draw(4, 3, *runs[0].bench.model.slot(SLOT).spec.shape)
     return banks, features, SeedCall(plain, (2, 0), (1, 0)), SeedCall(gated, (1,), (0,))

@@ -7,7 +7,7 @@ import torch
 
 from esper.tolaria.fleet.fused.bank import ParameterBank
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
-from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host
+from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks, describe_host
 from tolaria.fleet.fused.double_hosts import cnn
 from tolaria.fleet.fused.groups import MODES, build_group, draw, stack_of
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("in_double")
 def test_gradients_are_those_of_each_hosts_own_tail_and_touch_no_host(norm: str) -> None:
     runs = build_group(cnn(norm))
     stack = stack_of(runs)
-    banks = build_seed_banks([run.bench for run in runs], stack)
+    banks = build_seed_banks([run.bench for run in runs], stack, SeedKinds())
     plan = TrainingPlan(banks, read_modes(banks), stack, len(runs))
     host = ParameterBank([describe_host(run.bench) for run in runs])
     assert plan.lessons is not None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from esper.kasmina import SlotMode
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
-from esper.tolaria.fleet.fused.seeds import build_seed_banks
+from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks
 from tolaria.fleet.fused.groups import MODES, build_group, stack_of
 
 
 def test_a_plan_sorts_seeds_by_mode() -> None:
     runs = build_group()
     stack = stack_of(runs)
-    banks = build_seed_banks([run.bench for run in runs], stack)
+    banks = build_seed_banks([run.bench for run in runs], stack, SeedKinds())
     modes = read_modes(banks)
     for bank, own in zip(banks, modes, strict=True):
         assert own == tuple(MODES[bank.slot_id][member] for member in bank.members)
@@ -39,7 +39,7 @@ def test_a_plan_without_seeds_teaches_none() -> None:
 def test_an_isolated_seed_that_nobody_teaches_has_no_gradient_and_a_working_one_has_at_alpha_0() -> None:
     runs = build_group()
     stack = stack_of(runs)
-    banks = build_seed_banks([run.bench for run in runs], stack)
+    banks = build_seed_banks([run.bench for run in runs], stack, SeedKinds())
     silent = tuple(tuple(SlotMode.SILENT for _ in bank.members) for bank in banks)
     plan = TrainingPlan(banks, silent, stack, len(runs))
     assert plan.lessons is None

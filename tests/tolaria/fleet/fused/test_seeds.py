@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
+from torch import nn
 
-from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host, is_stackable
+from esper.kasmina import Seed
+from esper.leyline import BlendForm
+from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks, describe_host, is_stackable
 from tolaria.fleet.fused.groups import build_group, stack_of
 
 
 def test_seeds_of_one_blueprint_and_blend_form_share_a_bank() -> None:
     runs = build_group()
-    banks = build_seed_banks([run.bench for run in runs], stack_of(runs))
+    banks = build_seed_banks([run.bench for run in runs], stack_of(runs), SeedKinds())
     assert [(bank.slot_id, bank.members) for bank in banks] == [
         ("block1", (0, 2, 3)),
         ("block1", (1,)),  # the same blueprint behind a gate
@@ -48,3 +53,15 @@ def test_frozen_weights_and_buffers_of_seeds_cannot_be_rows(what: str) -> None:
     else:
         seed.register_buffer("count", torch.zeros(1))
     assert not is_stackable(model)
+
+
+def test_a_kind_is_asked_once_in_a_seeds_life_and_forgotten_with_it() -> None:
+    kinds = SeedKinds()
+    held = [Seed(nn.Linear(2, 2), BlendForm.ADD, None) for _ in range(2)]
+    assert kinds.find(held[0]) == kinds.find(held[1])
+    held[0].branch = nn.Identity()  # seeds of one kind stay of that kind; only a new one is looked at
+    assert kinds.find(held[0]) == kinds.find(held[1])
+    assert len(kinds) == 2
+    held.clear()
+    gc.collect()
+    assert len(kinds) == 0

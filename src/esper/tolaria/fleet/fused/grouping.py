@@ -11,9 +11,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from esper.kasmina import CANONICAL, UnstackableError, signature
+from esper.kasmina import CANONICAL, UnstackableError
 from esper.leyline import NullProbe
-from esper.tolaria.fleet.fused.seeds import is_stackable
+from esper.tolaria.fleet.fused.seeds import SeedKinds, is_stackable
 from esper.tolaria.fleet.fused.stack import HostStack, sign_host
 from esper.tolaria.host_ranks import OneRank
 
@@ -50,6 +50,8 @@ class HostGroups:
             min_rows: Hosts from which a group is one, >= 1.
         """
         self._min_rows = min_rows
+        self.kinds = SeedKinds()
+        """What is known of the seeds that were looked at."""
         self._seen: list[tuple[HostRun, Hashable]] = []
         self._stacks: dict[Hashable, HostStack] = {}
 
@@ -61,7 +63,7 @@ class HostGroups:
         for place, (run, facts) in enumerate(self._seen):
             if run.is_finished:
                 continue
-            if facts is None or not _is_ready(run):
+            if facts is None or not _is_ready(run, self.kinds):
                 alone.append(place)
             else:
                 members.setdefault(facts, []).append(place)
@@ -119,7 +121,7 @@ class HostGroups:
         return facts
 
 
-def _is_ready(run: HostRun) -> bool:
+def _is_ready(run: HostRun, kinds: SeedKinds) -> bool:
     """Whether the host stands between two intervals and all its seeds can be stacked."""
     model = run.bench.model
     if run.progress.batch or not is_stackable(model):
@@ -127,7 +129,7 @@ def _is_ready(run: HostRun) -> bool:
     try:
         for slot in model.each_slot():
             if slot.seed is not None:
-                signature(slot.seed)
+                kinds.find(slot.seed)
     except UnstackableError:
         return False
     return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import final
+from weakref import WeakKeyDictionary
 
-from esper.kasmina import MorphogeneticModel, SeedSlot, build_stacked, signature
+from esper.kasmina import MorphogeneticModel, Seed, SeedSlot, build_stacked, signature
 from esper.tolaria.fleet.fused.bank import BankRow, ParameterBank
 from esper.tolaria.fleet.fused.calls import SeedBank
 from esper.tolaria.fleet.fused.stack import HostStack
@@ -13,24 +15,48 @@ from esper.tolaria.parts import Workbench
 _SEED = "seed"
 
 
-def build_seed_banks(benches: Sequence[Workbench], stack: HostStack) -> list[SeedBank]:
+@final
+class SeedKinds:
+    """What two seeds must share to be rows of one bank, asked once in a seed's life."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._kinds: WeakKeyDictionary[Seed, Hashable] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        """Return how many seeds are known that still live."""
+        return len(self._kinds)
+
+    def find(self, seed: Seed) -> Hashable:
+        """Return a seed's kind.
+
+        Raises:
+            UnstackableError: If it cannot be stacked.
+        """
+        if seed not in self._kinds:
+            self._kinds[seed] = signature(seed)
+        return self._kinds[seed]
+
+
+def build_seed_banks(benches: Sequence[Workbench], stack: HostStack, kinds: SeedKinds) -> list[SeedBank]:
     """Return the seeds of all hosts by slot and kind, in forward order; weights and moments are copies.
 
     Args:
         benches: [R] of the group.
         stack: Its hosts.
+        kinds: What is known of the seeds.
 
     Raises:
         UnstackableError: If a seed cannot be stacked.
     """
     banks = []
     for slot_id in stack.segment_of:
-        kinds: dict[Hashable, list[int]] = {}
+        sorted_members: dict[Hashable, list[int]] = {}
         slots = [bench.model.slot(slot_id) for bench in benches]
         for member, slot in enumerate(slots):
             if slot.seed is not None:
-                kinds.setdefault(signature(slot.seed), []).append(member)
-        for members in kinds.values():
+                sorted_members.setdefault(kinds.find(slot.seed), []).append(member)
+        for members in sorted_members.values():
             first = slots[members[0]].seed
             assert first is not None
             rows = [_describe(benches[member], slot_id) for member in members]

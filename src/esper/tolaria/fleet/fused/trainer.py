@@ -83,7 +83,7 @@ class FusedTrainer:
     def _train_group(self, runs: Sequence[HostRun], stack: HostStack) -> list[EpochOutcome]:
         started = time.monotonic()
         epochs = [run.begin_interval() for run in runs]
-        training = GroupTraining(runs, stack)
+        training = GroupTraining(runs, stack, self._groups.kinds)
         self._count(runs, is_fused=True)
         lasting = training.train(epochs)
         seconds = (time.monotonic() - started) / len(runs)

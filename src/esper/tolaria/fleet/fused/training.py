@@ -28,7 +28,7 @@ from esper.tolaria.fleet.fused.bank import ParameterBank
 from esper.tolaria.fleet.fused.faults import RowGradient, explain_faults
 from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
 from esper.tolaria.fleet.fused.rates import build_rates
-from esper.tolaria.fleet.fused.seeds import build_seed_banks, describe_host
+from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks, describe_host
 from esper.tolaria.fleet.fused.stack import HostStack, NormRows
 from esper.tolaria.fleet.fused.totals import HostTotals, SeedTotals
 from esper.tolaria.precision import Autocast
@@ -47,12 +47,13 @@ _MIN_CHUNK = 64
 class GroupTraining:
     """The weights of R hosts and their seeds, as one program for one interval."""
 
-    def __init__(self, runs: Sequence[HostRun], stack: HostStack) -> None:
+    def __init__(self, runs: Sequence[HostRun], stack: HostStack, kinds: SeedKinds | None = None) -> None:
         """Copy everything that trains into the stack.
 
         Args:
             runs: Of one architecture, each at the beginning of an interval.
             stack: Their segments.
+            kinds: What is known of their seeds; None = nothing.
 
         Raises:
             UnstackableError: If a seed cannot be stacked; nothing was changed.
@@ -60,7 +61,7 @@ class GroupTraining:
         self.runs = tuple(runs)
         self.stack = stack
         benches = [run.bench for run in runs]
-        self.seeds = build_seed_banks(benches, stack)
+        self.seeds = build_seed_banks(benches, stack, SeedKinds() if kinds is None else kinds)
         self._host_rows = [describe_host(bench) for bench in benches]
         self.host = ParameterBank(self._host_rows)
         self._arena = UpdateArena([self.host, *(source.bank for source in self.seeds)])
@@ -101,7 +102,7 @@ class GroupTraining:
         host, owners = HostTotals(self.num_rows, device), SeedTotals(len(self._host_of), device)
         batches = StackedBatches([run.bench.batches for run in self.runs], epochs)
         for index in range(num_batches):
-            self._follow_ramps(starts, index)
+            self._follow_ramps(index)
             self._train_batch(batches.batch(index), index, host, owners)
         return self._finish(host.read(num_batches), owners.read()[self.num_rows :], starts)
 
@@ -110,9 +111,10 @@ class GroupTraining:
         begun = [starts[member] for member in self._host_of.tolist()]
         self._rates = build_rates(rows, begun, num_batches).to(self.host.values.device)
         self._ramping = [
-            row
-            for row, run in enumerate(self.runs)
-            if any(slot.state.ramp is not None for slot in run.bench.model.each_slot())
+            (slot, start)
+            for run, start in zip(self.runs, starts, strict=True)
+            for slot in run.bench.model.each_slot()
+            if slot.state.ramp is not None
         ]
         self._replan()
 
@@ -121,11 +123,11 @@ class GroupTraining:
         hosts = torch.ones(self.num_rows, dtype=torch.bool, device=self.host.values.device)
         self._has_gradient = torch.cat([hosts, *self._plan.has_gradient])
 
-    def _follow_ramps(self, starts: Sequence[int], index: int) -> None:
+    def _follow_ramps(self, index: int) -> None:
         if not self._ramping:
             return
-        for row in self._ramping:
-            self.runs[row].bench.model.update_alphas(starts[row] + index)
+        for slot, start in self._ramping:
+            slot.follow_ramp(start + index)
         if read_modes(self.seeds) != self._plan.modes:
             self._replan()
         self._plan.forget_alphas()
