@@ -59,6 +59,7 @@ def test_one_host_is_serial_and_little_work_starts_no_workers() -> None:
     assert all(timing.seconds is None for timing in two.timings[2:])
 
 
+@pytest.mark.slow
 def test_a_training_knows_the_kind_that_was_measured() -> None:
     config = replace(tiny_training(), fleet=FleetConfig(kind="auto"))
     builder = EnvBuilder(config)

@@ -60,6 +60,7 @@ def test_a_worker_uses_one_thread_whatever_the_settings_say() -> None:
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.slow
 def test_rows_of_an_environment_step_alike_in_workers_and_here() -> None:
     config = tiny_training()
     envs = [EnvBuilder(replace(config, fleet=fleet)).build((0, 1)) for fleet in (FleetConfig(), PROCESS)]
@@ -77,6 +78,7 @@ def test_rows_of_an_environment_step_alike_in_workers_and_here() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_policy_learns_on_when_a_worker_is_killed_and_restarted() -> None:
     config = replace(tiny_training(num_rounds=2, epochs=3), fleet=replace(PROCESS, on_death="restart"))
     assembly = assemble_training(config, LoneRank())

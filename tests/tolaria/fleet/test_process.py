@@ -177,6 +177,7 @@ def test_a_worker_that_hangs_is_named_at_the_timeout() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_after_a_restart_lost_rows_end_and_the_others_live_as_before() -> None:
     hosts, size = small_hosts(Strike(instance=5, epoch=1, what="kill")), len(INSTANCES)
     serial = make_serial(small_hosts())
@@ -213,6 +214,7 @@ def test_after_a_restart_lost_rows_end_and_the_others_live_as_before() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_is_reset_loses_only_the_rows_that_went_on() -> None:
     with open_fleet(small_hosts(), on_death="restart") as fleet:
         os.kill(fleet.pids[0], signal.SIGKILL)
@@ -234,6 +236,7 @@ def test_a_worker_that_dies_while_it_is_reset_loses_only_the_rows_that_went_on()
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_restarts_that_do_not_help_end_the_fleet() -> None:
     with open_fleet(small_hosts(Strike(instance=3, epoch=0, what="exit")), (3,), on_death="restart") as fleet:
         for _ in range(3):
@@ -244,6 +247,7 @@ def test_restarts_that_do_not_help_end_the_fleet() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_an_error_in_a_host_keeps_its_type_and_message_and_says_where_it_was_raised() -> None:
     with open_fleet(small_hosts(Strike(instance=7, epoch=0, what="raise"))) as fleet:
         with pytest.raises(UnlikeItsArgumentsError) as caught:
@@ -263,6 +267,7 @@ def test_workers_ignore_signals_that_ask_their_process_group_to_stop() -> None:
         assert None not in fleet.train_epoch()[0]
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_caller_ends_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt

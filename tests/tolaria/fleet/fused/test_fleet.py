@@ -116,6 +116,7 @@ def test_random_lives_with_every_blueprint_are_lived_as_one_after_another(family
     assert len(twins.done) >= 10
 
 
+@pytest.mark.slow
 def test_every_blueprint_of_images_lives_in_one_slot_at_once() -> None:
     registry = builtin_registry()
     names = [

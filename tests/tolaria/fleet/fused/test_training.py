@@ -80,6 +80,7 @@ def test_each_row_keeps_its_own_rate_and_schedule() -> None:
 
 
 @pytest.mark.usefixtures("in_double")
+@pytest.mark.slow
 def test_an_interval_need_not_be_a_pass_over_the_data() -> None:
     live(Kind(parts=image_parts, config=quick_config(interval_batches=2)))
 
