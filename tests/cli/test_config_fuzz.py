@@ -59,8 +59,10 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-EXPECTATION = re.compile(r"expected|must|at most|did you mean|known|allowed|each")
-"""What follows "key = value:" says what would have been right."""
+EXPECTATION = re.compile(
+    r"expected|must|at most|did you mean|known|allowed|each|needs|\b(choose|use|give|set|leave)\b"
+)
+"""What follows "key = value:" says what would have been right, or what to do."""
 
 
 def _check(answer: Answer, *, one_line: bool) -> None:
@@ -127,6 +129,8 @@ def _fuzz_flags(num_cases: int) -> None:
 def _fuzz_values(num_cases: int, folders: pytest.TempPathFactory) -> None:
     @settings(max_examples=num_cases)
     @given(key=st.sampled_from(KEYS), literal=LITERALS)
+    @example(key="host.optimizer.betas", literal="[]")
+    @example(key="network.flat_features", literal="1")
     def check(key: str, literal: str) -> None:
         _try_value(key, literal, folders.mktemp("fuzz"))
 

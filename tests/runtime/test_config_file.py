@@ -122,6 +122,10 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("[host.optimizer]\nmomentum = nan", "host.optimizer.momentum = nan: expected a finite number"),
         ("[host.optimizer]\nmomentum = -inf", "host.optimizer.momentum = -inf: expected a finite number"),
         ("[host.optimizer]\nmomentum = 1e400", "host.optimizer.momentum = inf: expected a finite number"),
+        (
+            "[host.optimizer]\nbetas = []",
+            "host.optimizer.betas = []: expected a longer list, entry 1 is missing",
+        ),
         ("[host.optimizer]\nbetas = [0.9, nan]", "host.optimizer.betas = nan: expected a finite number"),
         (
             "[host.optimizer]\nlearning_rate = -1.0",

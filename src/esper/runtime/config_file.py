@@ -225,6 +225,9 @@ def _describe(problem: ErrorDetails, known: Mapping[str, object]) -> str:
             return f"{_dotted((*location, named[1]))}={named[2]}"
         return f"{key}: {message}" if key else message
     message = message.replace("Input should be", "expected", 1)
+    if problem["type"] == "missing" and location[-1].isdigit():
+        missing = f"expected a longer list, entry {int(location[-1]) + 1} is missing"
+        return f"{_dotted(location[:-1])} = {_shorten(problem['input'])}: {missing}"
     if problem["type"].startswith("dataclass"):
         message = "expected a table with the keys " + ", ".join(_table_at(known, location))
     return f"{key} = {_shorten(problem['input'])}: {message}"
