@@ -172,8 +172,9 @@ def test_a_save_that_fails_is_told_and_the_next_one_is_tried(
         assert bench.save_now() == "e0003-b00000"
         failures = [event for event in bench.events if isinstance(event, CheckpointFailed)]
         assert [event.num_failures for event in failures] == list(range(1, len(failures) + 1))
-        assert "it needs 9 bytes" in failures[0].error
-        assert "e0001-b00000" in [event.name for event in failures]
+        # Training may be faster than the first save: a later one that gave way is then told before it.
+        errors = {event.name: event.error for event in failures}
+        assert "it needs 9 bytes" in errors["e0001-b00000"]
         assert bench.saver.names == ("e0003-b00000",)
 
 
