@@ -87,7 +87,7 @@ _GAPS: Mapping[str, str] = MappingProxyType(
     {
         "T28": "needs two GPUs or more",
         "T40": _DASHBOARD,
-        "T45": "there are no worker processes: data lie in memory, hosts run in the process that trains them",
+        "T45": "workers of a fleet have tests of their own, in tests/tolaria/fleet/test_process.py",
         "T49": _DASHBOARD,
     }
 )

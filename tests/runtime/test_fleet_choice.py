@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from esper.leyline import ConfigError
-from esper.runtime.families import HostFactory
+from esper.runtime import fleet_choice
+from esper.runtime.families import HostFactory, WorkerHosts
 from esper.runtime.fleet_choice import FleetChoice, FleetTiming, choose_fleet, pick_kind
 from esper.runtime.fleets import build_fleet
 from esper.runtime.ranks.lone import LoneRank
@@ -73,3 +74,19 @@ def test_a_training_knows_the_kind_that_was_measured() -> None:
 def test_auto_is_no_fleet_by_itself() -> None:
     with pytest.raises(ConfigError, match="measure first"):
         build_fleet(FleetConfig(kind="auto"), HostFactory(tiny_training()), (10_000,), tuple)
+
+
+def test_a_fleet_that_cannot_be_had_is_no_reason_to_refuse_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(factory: HostFactory) -> WorkerHosts:
+        del factory
+        raise ConfigError("workers run on the cores of the CPU")
+
+    monkeypatch.setattr(HostFactory, "for_workers", refuse)
+    monkeypatch.setattr(fleet_choice, "_MIN_WORK_S", 0.0)
+    choice = choose_fleet(FleetConfig(kind="auto"), HostFactory(tiny_training()), (10_000, 10_001))
+    assert choice.kind in ("serial", "fused")
+    assert [timing.note for timing in choice.timings[2:]] == [
+        "not measured: workers run on the cores of the CPU"
+    ] * 2

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from esper.leyline import Action, Decision, LifecycleOp, Observation
+from esper.leyline import Action, ConfigError, Decision, LifecycleOp, Observation
 from esper.runtime.families import HostFactory
 from esper.runtime.fleets import build_fleet
 from esper.tolaria import FleetConfig
@@ -121,7 +121,10 @@ def _measure_workers(
     if work < _MIN_WORK_S:
         note = f"not measured: workers do not pay for {work:.0f} s of work in a rollout"
         return FleetTiming(kind=config.kind, seconds=None, note=note)
-    return FleetTiming(kind=config.kind, seconds=_measure(config, factory, instances))
+    try:
+        return FleetTiming(kind=config.kind, seconds=_measure(config, factory, instances))
+    except ConfigError as error:  # hosts on a GPU, little shared memory: no reason to refuse the other fleets
+        return FleetTiming(kind=config.kind, seconds=None, note=f"not measured: {error}")
 
 
 def _measure(config: FleetConfig, factory: HostFactory, instances: Sequence[int]) -> float:

@@ -158,10 +158,6 @@ class NormRows:
         parts = [part for pair in self.running.values() for part in pair]
         return torch.linalg.vector_norm(torch.cat(parts, dim=1), dim=1) if parts else None
 
-    def pick(self, rows: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return copies of the statistics of some rows [R']."""
-        return {path: (mean[rows], variance[rows]) for path, (mean, variance) in self.running.items()}
-
     def write_back(self, rows: Sequence[int], num_batches: Sequence[int]) -> None:
         """Copy statistics to the hosts of some rows, and count the batches that they took in.
 
