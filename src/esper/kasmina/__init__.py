@@ -48,6 +48,7 @@ from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
 from esper.kasmina.slot import NORMAL_PLAN, ForwardPlan, SeedSlot, SlotMode
 from esper.kasmina.stacking import (
+    RowPartition,
     StackArrangement,
     StackContext,
     Stacked,
@@ -100,6 +101,7 @@ __all__ = [
     "PriceBook",
     "QualityGates",
     "RecomputeRule",
+    "RowPartition",
     "SavedBytes",
     "Seed",
     "SeedSlot",

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 from esper.leyline import ForeignCheckpointError, JsonValue, TrainingSignals
 from esper.tolaria.checkpoint import StateRecord
 from esper.tolaria.epoch import EpochProgress
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LAST_GOOD = "last_good."
+_FEW_VALUES = 65_536
 
 
 class RunState(Protocol):
@@ -73,7 +76,17 @@ def capture_state(run: RunState, *, with_last_good: bool) -> StateRecord:
 
 def is_finite(record: StateRecord) -> bool:
     """Return whether every number of a record's tensors is finite; only then may it be the last good one."""
-    return all(bool(tensor.isfinite().all()) for tensor in record.tensors.values())
+    small: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in record.tensors.values():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.numel() > _FEW_VALUES:
+            if not bool(tensor.isfinite().all()):
+                return False
+        else:
+            small.setdefault((tensor.dtype, tensor.device), []).append(tensor.reshape(-1))
+    # Small tensors are looked at together: what they cost is the call.
+    return all(bool(torch.cat(parts).isfinite().all()) for parts in small.values())
 
 
 def restore_state(run: RunState, record: StateRecord, *, keep_counters: bool) -> None:

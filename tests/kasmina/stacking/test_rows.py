@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.kasmina import apply_blend
-from esper.kasmina.stacking import StackArrangement, blend_rows, join_stacked, take_rows, to_arrangement
+from esper.kasmina.stacking import (
+    RowPartition,
+    StackArrangement,
+    blend_rows,
+    join_stacked,
+    take_rows,
+    to_arrangement,
+)
 from kasmina.stacking.oracle import draw, rows_first
 
 SHAPES = {
@@ -126,3 +134,44 @@ def test_a_row_of_infinities_stays_in_its_row() -> None:
     (grad,) = torch.autograd.grad(taken.sum(), x)
     rows = rows_first(grad, StackArrangement.MAPS, 3)
     assert torch.equal(rows[:, 0, 0, 0, 0], torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+
+
+@given(kinds, st.permutations(range(5)), st.lists(st.integers(0, 4), max_size=3), st.integers(0, 4))
+def test_rows_taken_apart_changed_and_put_together_are_those_of_plain_indexing(
+    kind: str, rows: list[int], cuts: list[int], untouched: int
+) -> None:
+    arrangement, shape = SHAPES[kind]
+    bounds = [0, *sorted(cuts), 5]
+    groups = [rows[low:high] for low, high in pairwise(bounds) if high > low]
+    partition = RowPartition(groups, arrangement, torch.device("cpu"))
+    batch = draw(5, *shape)
+
+    def apart(x: Tensor) -> Tensor:
+        parts = list(partition.split(to_arrangement(x, arrangement)))
+        for index in range(len(parts)):
+            if index != untouched:
+                parts[index] = parts[index].sin() * (index + 1)
+        return rows_first(partition.join(parts), arrangement, 5)
+
+    def plain(x: Tensor) -> Tensor:
+        out = x.clone()
+        for index, group in enumerate(groups):
+            if index != untouched:
+                out = out.index_copy(0, torch.tensor(group), x[group].sin() * (index + 1))
+        return out
+
+    _assert_same(_gradients(apart, batch), _gradients(plain, batch))
+
+
+def test_a_group_that_nobody_uses_gets_no_gradient_and_spoils_none() -> None:
+    partition = RowPartition([[1], [0, 2]], StackArrangement.ROWS, torch.device("cpu"))
+    x = draw(3, 2, 4).requires_grad_()
+    first, _ = partition.split(x)
+    (gradient,) = torch.autograd.grad(first.sum(), x)
+    assert gradient.flatten(1).sum(dim=1).tolist() == [0.0, 8.0, 0.0]
+
+
+@pytest.mark.parametrize("groups", [[[0, 1], [1]], [[0], [2]], [[1, 2]]])
+def test_a_partition_that_leaves_out_or_repeats_a_row_is_refused(groups: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="expected each of 0 to"):
+        RowPartition(groups, StackArrangement.ROWS, torch.device("cpu"))

@@ -13,9 +13,10 @@ rows          some rows taken out, put together, blended
 from esper.kasmina.stacking.arrangement import to_arrangement
 from esper.kasmina.stacking.build import build_stacked, signature
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked, UnstackableError
-from esper.kasmina.stacking.rows import blend_rows, join_stacked, take_rows
+from esper.kasmina.stacking.rows import RowPartition, blend_rows, join_stacked, take_rows
 
 __all__ = [
+    "RowPartition",
     "StackArrangement",
     "StackContext",
     "Stacked",

@@ -7,12 +7,19 @@ than selecting along the middle axis of [B, H, W, R, C].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
 from esper.kasmina.stacking.arrangement import spread_over_rows
 from esper.kasmina.stacking.contract import StackArrangement
+
+
+class RowContext(Protocol):
+    """What autograd keeps between the two passes."""
+
+    partition: RowPartition
 
 
 def take_rows(x: Tensor, rows: Tensor, arrangement: StackArrangement, num_rows: int) -> Tensor:
@@ -47,6 +54,83 @@ def join_stacked(
     """
     joined = torch.cat(tuple(parts), dim=0 if arrangement is StackArrangement.ROWS else 1)
     return joined if order is None else take_rows(joined, order, arrangement, sum(nums))
+
+
+@final
+class RowPartition:
+    """Rows of an activation in groups, each row in exactly one: taken apart, and put together again.
+
+    The gradient of a group goes to rows that no other group has. Left to itself, autograd would fill and add
+    a whole activation for every group; here each row is copied once, there and back.
+
+    Example:
+        partition = RowPartition([[0, 2], [1]], StackArrangement.ROWS, x.device)
+        first, second = partition.split(x)
+        same = partition.join([first, second])
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[int]], arrangement: StackArrangement, device: torch.device
+    ) -> None:
+        """Name the groups.
+
+        Args:
+            groups: Rows of each; together every row of the activation once.
+            arrangement: Of the activations.
+            device: Where they are.
+
+        Raises:
+            ValueError: If a row is missing or in two groups.
+        """
+        rows = [row for group in groups for row in group]
+        if sorted(rows) != list(range(len(rows))):
+            raise ValueError(f"groups of rows {rows}: expected each of 0 to {len(rows) - 1} once")
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        self.arrangement = arrangement
+        self.groups = tuple(torch.tensor(list(group), device=device, dtype=torch.int64) for group in groups)
+        self.nums = tuple(len(group) for group in groups)
+        self.num_rows = len(rows)
+        self._order = torch.tensor(order, device=device, dtype=torch.int64)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows of each group, as copies."""
+        found: tuple[Tensor, ...] = _Split.apply(self, x)  # type: ignore[no-untyped-call]
+        return found
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the groups' rows in their own places."""
+        joined: Tensor = _Join.apply(self, *parts)  # type: ignore[no-untyped-call]
+        return joined
+
+    def take(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what `split` does, without a way back."""
+        return tuple(take_rows(x, group, self.arrangement, self.num_rows) for group in self.groups)
+
+    def put(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return what `join` does, without a way back."""
+        return join_stacked(parts, self._order, self.arrangement, self.nums)
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: RowContext, partition: RowPartition, x: Tensor) -> tuple[Tensor, ...]:
+        ctx.partition = partition
+        return partition.take(x)
+
+    @staticmethod
+    def backward(ctx: RowContext, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.partition.put(gradients)
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: RowContext, partition: RowPartition, *parts: Tensor) -> Tensor:
+        ctx.partition = partition
+        return partition.put(parts)
+
+    @staticmethod
+    def backward(ctx: RowContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.partition.take(gradient)
 
 
 def blend_rows(

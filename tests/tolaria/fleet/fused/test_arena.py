@@ -55,11 +55,12 @@ def test_an_update_of_all_rows_is_that_of_masks_that_mask_nothing(name: str) -> 
     arenas = UpdateArena(whole), UpdateArena(masked)
     for step in range(3):
         gradients = draw_gradients(masked, step)
-        for arena, is_due in zip(arenas, ([True] * 3, [True] * 5 + [False]), strict=True):
+        for arena, is_due in zip(arenas, (None, torch.tensor([True] * 5 + [False])), strict=True):
             own = gradients[: len(arena.banks)]
-            rates = torch.full((len(is_due),), 0.1, dtype=torch.float64)
-            arena.update(own, arena.compute_norms(own), torch.tensor(is_due), rates)
+            rates = torch.full((len(arena.roots),), 0.1, dtype=torch.float64)
+            arena.update(own, arena.compute_norms(own), is_due, rates)
     torch.testing.assert_close(whole[0].values, masked[0].values, rtol=1e-12, atol=1e-14)
+    assert torch.equal(whole[0].steps, masked[0].steps)
 
 
 def test_banks_look_at_their_part_of_the_arena() -> None:

@@ -102,11 +102,14 @@ MODES = [
 ]
 
 
+@pytest.mark.parametrize("is_watched", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("harm", "mode"), MODES)
-def test_a_bad_row_is_rolled_back_as_if_alone_and_the_others_never_notice(harm: str, mode: str) -> None:
+def test_a_bad_row_is_rolled_back_as_if_alone_and_the_others_never_notice(
+    harm: str, mode: str, *, is_watched: bool
+) -> None:
     spoil, verdict = HARMS[harm]
     kind = Kind(parts=image_parts, config=quick_config(snapshot_every=1, on_failure=mode))
-    twins = Twins(kind, range(3))
+    twins = Twins(kind, range(3), is_watched=is_watched)
     healthy = FusedFleet(kind.builder()[0], range(3), encode=list)
     for epoch in range(4):
         if epoch == 2:
@@ -195,11 +198,12 @@ def flat_data_with_a_bad_item() -> TaskData:
     )
 
 
-def test_a_bad_item_costs_each_host_the_batch_that_held_it() -> None:
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_bad_item_costs_each_host_the_batch_that_held_it(*, is_watched: bool) -> None:
     data = flat_data_with_a_bad_item()
     task = replace(make_task(), input_shape=(64,))
     kind = Kind(parts=lambda: make_host_parts(mlp("batch"), data, blueprints=("norm",)), task=task)
-    twins = Twins(kind, range(4))
+    twins = Twins(kind, range(4), is_watched=is_watched)
     episode = {(0, 1): grow("hidden1", "norm")}
     places = set()
     for _ in range(3):
@@ -224,8 +228,10 @@ def test_a_row_whose_rate_is_far_too_large_fails_alone() -> None:
     expect_others_equal(twins, healthy.fused)
 
 
-def test_two_rows_may_fail_at_once_each_in_its_own_way() -> None:
-    twins = Twins(Kind(parts=image_parts, config=quick_config(snapshot_every=1)), range(3))
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_two_rows_may_fail_at_once_each_in_its_own_way(*, is_watched: bool) -> None:
+    kind = Kind(parts=image_parts, config=quick_config(snapshot_every=1))
+    twins = Twins(kind, range(3), is_watched=is_watched)
     twins.step(EPISODE)
     twins.step(EPISODE)
     twins.harm(0, spoil_statistic)

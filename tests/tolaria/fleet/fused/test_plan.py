@@ -16,7 +16,7 @@ def test_a_plan_sorts_seeds_by_mode() -> None:
     for bank, own in zip(banks, modes, strict=True):
         assert own == tuple(MODES[bank.slot_id][member] for member in bank.members)
     plan = TrainingPlan(banks, modes, stack, len(runs))
-    assert plan.open_banks == [0, 2]
+    assert plan.open_banks == [0, 3]
     assert {slot: [call.places for call in calls.calls] for slot, calls in plan.slots.items()} == {
         "block1": [(0, 3)],
         "block2": [(2,)],
@@ -24,8 +24,8 @@ def test_a_plan_sorts_seeds_by_mode() -> None:
     }
     assert plan.taught_slots == {"block1", "block3"}
     assert plan.lessons is not None
-    assert plan.lessons.banks == [0, 1, 3]
-    assert [flags.tolist() for flags in plan.has_gradient] == [[True] * 3, [True], [True], [True]]
+    assert plan.lessons.banks == [1, 2, 4]
+    assert [flags.tolist() for flags in plan.has_gradient] == [[True] * 2, [True], [True], [True], [True]]
 
 
 def test_a_plan_without_seeds_teaches_none() -> None:
@@ -44,7 +44,8 @@ def test_an_isolated_seed_that_nobody_teaches_has_no_gradient_and_a_working_one_
     plan = TrainingPlan(banks, silent, stack, len(runs))
     assert plan.lessons is None
     assert [flags.tolist() for flags in plan.has_gradient] == [
-        [True, False, True],
+        [True, True],
+        [False],
         [False],
         [True],
         [False],

@@ -14,12 +14,13 @@ from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks, describ
 from tolaria.fleet.fused.groups import build_group, stack_of
 
 
-def test_seeds_of_one_blueprint_and_blend_form_share_a_bank() -> None:
+def test_seeds_of_one_blueprint_and_blend_form_share_a_bank_unless_they_are_isolated() -> None:
     runs = build_group()
     banks = build_seed_banks([run.bench for run in runs], stack_of(runs), SeedKinds())
     assert [(bank.slot_id, bank.members) for bank in banks] == [
-        ("block1", (0, 2, 3)),
+        ("block1", (0, 3)),
         ("block1", (1,)),  # the same blueprint behind a gate
+        ("block1", (2,)),  # the same as the first, in training
         ("block2", (2,)),
         ("block3", (0,)),
     ]

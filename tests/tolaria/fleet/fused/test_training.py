@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from esper.data import AugmentConfig, load_dataset
 from esper.kasmina import CNNHost, CNNHostConfig
@@ -13,6 +15,8 @@ from esper.leyline import Action, BlendForm, Decision, LifecycleOp
 from esper.tamiyo import HeuristicConfig, HeuristicTamiyo
 from esper.tolaria import HostRunParts, OptimizerConfig, SerialFleet
 from esper.tolaria.fleet.fused import FusedFleet
+from esper.tolaria.fleet.fused.stack import HostStack
+from esper.tolaria.fleet.fused.training import GroupTraining
 from tolaria.fleet.fused.double_hosts import (
     CLIP,
     Kind,
@@ -196,3 +200,63 @@ def test_the_heuristic_decides_the_same_on_the_digits_in_single_precision() -> N
     assert lives[0] == lives[1]
     assert sum(action.slot is not None for actions, _ in lives[0] for action in actions) >= 6
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
+
+
+class Reads(TorchFunctionMode):
+    """Counts what would make an accelerator's host wait: every look at a number of a tensor."""
+
+    NAMES = frozenset(
+        {
+            "tolist",
+            "item",
+            "__bool__",
+            "__float__",
+            "__int__",
+            "__index__",
+            "cpu",
+            "numpy",
+            "nonzero",
+            "equal",
+        }
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        name = getattr(func, "__name__", "")
+        if name in self.NAMES:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def count_reads(batch_size: int, *, is_watched: bool) -> tuple[int, int]:
+    """Return batches of an interval with a ramp and an isolated seed, and how often numbers were read."""
+    config = quick_config(batch_size=batch_size)
+    build, _ = Kind(parts=image_parts, config=config).builder()
+    runs = [build(instance) for instance in range(3)]
+    for epoch in range(3):
+        for instance, run in enumerate(runs):
+            run.apply(decision_of(epoch, instance))
+            if epoch < 2:
+                run.train_epoch()
+    epochs = [run.begin_interval() for run in runs]
+    training = GroupTraining(runs, HostStack(runs[0].bench.model), is_watched=is_watched)
+    with Reads() as reads:
+        training.train(epochs)
+    return runs[0].bench.batches.num_batches, len(reads.seen)
+
+
+def test_numbers_are_read_once_an_interval_however_many_batches_it_has() -> None:
+    few, many = (count_reads(size, is_watched=False) for size in (40, 10))
+    assert many[0] > 2 * few[0]
+    assert many[1] == few[1]
+    watched = count_reads(10, is_watched=True)
+    assert watched[1] >= few[1] + watched[0] - 1  # so the count sees what it should

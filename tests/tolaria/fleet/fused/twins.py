@@ -34,12 +34,19 @@ Chooser = Callable[[int, Observation], Decision]
 class Twins:
     """Two fleets that get the same decisions."""
 
-    def __init__(self, kind: Kind, instances: Sequence[int], *, min_rows: int = 2) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        instances: Sequence[int],
+        *,
+        min_rows: int = 2,
+        is_watched: bool | None = None,
+    ) -> None:
         """Build both."""
         serial, self.serial_sink = kind.builder()
         fused, self.fused_sink = kind.builder()
         self.serial = SerialFleet(serial, instances, encode=list)
-        self.fused = FusedFleet(fused, instances, encode=list, min_rows=min_rows)
+        self.fused = FusedFleet(fused, instances, encode=list, min_rows=min_rows, is_watched=is_watched)
         self.done: list[Action] = []
         """Accepted actions other than WAIT."""
 

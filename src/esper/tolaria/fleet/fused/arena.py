@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from esper.tolaria.fleet.fused.bank import CLIP_EPSILON, ParameterBank, step_adam, step_sgd
+from esper.tolaria.fleet.fused.bank import (
+    ADAM_EPSILON,
+    CLIP_EPSILON,
+    ParameterBank,
+    step_adam,
+    step_sgd,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LARGE_PART = 16_384
 
 
 @final
@@ -41,8 +49,12 @@ class UpdateArena:
         }
         self._steps = torch.cat([bank.steps for bank in banks])
         self._num_updates = torch.cat([bank.num_updates for bank in banks])
-        sizes = [bank.num_values for bank in banks for _ in range(bank.num_rows)]
-        widths = torch.tensor(sizes, device=device)
+        self._sizes = [bank.num_rows * bank.num_values for bank in self.banks]
+        # Filling a bank's part by rows costs a call per bank, but is the faster one where parts are large.
+        self._is_gathered = sum(self._sizes) < _LARGE_PART * len(self._sizes)
+        widths = torch.tensor(
+            [bank.num_values for bank in banks for _ in range(bank.num_rows)], device=device
+        )
         self.roots = widths.clamp(min=1).double().sqrt()
         """[K] square root of the number of values of each row, float64."""
         self._row_of = torch.repeat_interleave(torch.arange(len(widths), device=device), widths)
@@ -64,51 +76,75 @@ class UpdateArena:
         """Return the part [G] of each bank of what goes over all rows [K]."""
         return list(rows.split_with_sizes([bank.num_rows for bank in self.banks]))
 
-    def update(self, gradients: Sequence[Tensor], norms: Tensor, is_due: Tensor, rates: Tensor) -> None:
+    def is_sound(self, largest: float) -> Tensor:
+        """Return [K] whether each row's weights and moments are finite and their L2 norm below `largest`."""
+        return torch.cat([bank.is_sound(largest) for bank in self.banks])
+
+    def write_back(self) -> None:
+        """Copy all weights and moments to where they came from."""
+        counts = torch.stack((self._num_updates.double(), self._steps)).tolist()  # sync: once an interval
+        first = 0
+        for bank in self.banks:
+            last = first + bank.num_rows
+            bank.write_back(moved=counts[0][first:last], steps=counts[1][first:last])
+            first = last
+
+    def update(
+        self, gradients: Sequence[Tensor], norms: Tensor, is_due: Tensor | None, rates: Tensor
+    ) -> None:
         """Clip and step the rows that are due.
 
         Args:
             gradients: Per bank [G, P]; what they hold in rows that are not due does not matter.
             norms: [K] from `compute_norms`.
-            is_due: [K] bool.
+            is_due: [K] bool; None = all, which spares the masks, a third of an update.
             rates: [K] learning rates, float64 as schedules give them.
         """
-        clip, row_of = self._config.clip_norm, self._row_of
+        clip = self._config.clip_norm
         factor = torch.where(norms > clip, clip / (norms + CLIP_EPSILON), 1.0)
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(factor[row_of])
-        # Asked where asking costs nothing: masks are a third of an update.
-        is_whole = flat.device.type == "cpu" and bool(is_due.all())
-        due = None if is_whole else is_due[row_of]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(self._spread(factor))
+        due = None if is_due is None else self._spread(is_due)
         if due is not None:
             flat = torch.where(due, flat, 0.0)
-        self._steps += is_due
-        self._num_updates += is_due
+        count = 1 if is_due is None else is_due
+        self._steps += count
+        self._num_updates += count
         decay = self._decay if self._has_decay else None
         with torch.no_grad():
             if self._config.name == "sgd":
-                rate = rates.to(flat.dtype)[row_of]
+                rate = self._spread(rates.to(flat.dtype))
                 step_sgd(self._config, self._values, self._moments, flat, rate=rate, decay=decay, due=due)
             else:
                 low, high = self._config.betas
                 count = self._steps.clamp(min=1.0)
-                rate = torch.where(is_due, rates, 0.0)
+                rate = rates if is_due is None else torch.where(is_due, rates, 0.0)
+                root = (1.0 - high**count).sqrt()
                 step_adam(
                     self._config,
                     self._values,
                     self._moments,
                     flat,
-                    rate=rate.to(flat.dtype)[row_of],
-                    step=(rate / (1.0 - low**count)).to(flat.dtype)[row_of],
-                    scale=(1.0 - high**count).sqrt().to(flat.dtype)[row_of],
+                    rate=self._spread(rate.to(flat.dtype)),
+                    step=self._spread((rate * root / (1.0 - low**count)).to(flat.dtype)),
+                    floor=self._spread((ADAM_EPSILON * root).to(flat.dtype)),
                     decay=decay,
                     due=due,
                 )
 
+    def _spread(self, rows: Tensor) -> Tensor:
+        """Return what is said of each row [K] at each of its values [N]."""
+        if self._is_gathered:
+            return rows.index_select(0, self._row_of)  # several times as fast as rows[row_of]
+        out = rows.new_empty(len(self._row_of))
+        parts = zip(out.split_with_sizes(self._sizes), self.split(rows), strict=True)
+        for part, own in parts:
+            part.view(len(own), -1).copy_(own.unsqueeze(1))
+        return out
+
     def _hand_out(self) -> None:
         """Let every bank look at its part of what lies here."""
-        sizes = [bank.num_rows * bank.num_values for bank in self.banks]
-        values = self._values.split_with_sizes(sizes)
-        moments = {key: moment.split_with_sizes(sizes) for key, moment in self._moments.items()}
+        values = self._values.split_with_sizes(self._sizes)
+        moments = {key: moment.split_with_sizes(self._sizes) for key, moment in self._moments.items()}
         steps, counts = self.split(self._steps), self.split(self._num_updates)
         for place, bank in enumerate(self.banks):
             own = {key: parts[place] for key, parts in moments.items()}

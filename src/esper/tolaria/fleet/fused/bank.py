@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from esper.tolaria.optimizers import OptimizerConfig, TopologyOptimizer
 
-_ADAM_EPSILON = 1e-8
+ADAM_EPSILON = 1e-8
 CLIP_EPSILON = 1e-6  # what torch's clipping adds to the norm
 _FLAT_MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
@@ -145,17 +145,25 @@ class ParameterBank:
         names = self._rows[row].optimizer.decays(self._rows[row].owner)
         return dict(zip(names, parts, strict=True))
 
-    def write_back(self, rows: Sequence[int] | None = None) -> None:
+    def write_back(
+        self,
+        rows: Sequence[int] | None = None,
+        *,
+        moved: Sequence[float] | None = None,
+        steps: Sequence[float] | None = None,
+    ) -> None:
         """Copy weights and moments to where they came from.
 
         Args:
             rows: Which; None = all.
+            moved: [R] `num_updates`, where it was read already.
+            steps: [R] `steps`, where it was read already.
         """
-        chosen = range(self.num_rows) if rows is None else rows
-        moved = self.num_updates.tolist()
+        moved = self.num_updates.tolist() if moved is None else moved
+        steps = self.steps.tolist() if steps is None else steps
         flat = {key: moment.split_with_sizes(self._sizes, dim=1) for key, moment in self.moments.items()}
         values = self.values.detach().split_with_sizes(self._sizes, dim=1)
-        for row in chosen:
+        for row in range(self.num_rows) if rows is None else rows:
             if not moved[row]:
                 continue
             holder = self._rows[row]
@@ -167,7 +175,7 @@ class ParameterBank:
                         kept[key] = torch.empty_like(parameter)
                     kept[key].copy_(parts[place][row].view(parameter.shape))
                 if self.config.name != "sgd":
-                    self._write_step(kept, row)
+                    _write_step(kept, steps[row])
 
     # ------------------------------------------------------------------ inside
 
@@ -196,12 +204,12 @@ class ParameterBank:
             for key in keys
         }
 
-    def _write_step(self, kept: MutableMapping[str, Tensor], row: int) -> None:
-        steps = self.steps[row]
-        if "step" in kept:
-            kept["step"].copy_(steps)
-        else:
-            kept["step"] = steps.detach().to(device="cpu", dtype=torch.get_default_dtype())
+
+def _write_step(kept: MutableMapping[str, Tensor], step: float) -> None:
+    if "step" in kept:
+        kept["step"].fill_(step)
+    else:
+        kept["step"] = torch.tensor(step, dtype=torch.get_default_dtype())
 
 
 def step_sgd(
@@ -241,11 +249,13 @@ def step_adam(  # noqa: PLR0913 - the factors of one formula
     *,
     rate: Tensor,
     step: Tensor,
-    scale: Tensor,
+    floor: Tensor,
     decay: Tensor | None,
     due: Tensor | None,
 ) -> None:
-    """Step values in place as torch's Adam and AdamW.
+    """Step values in place as torch's Adam and AdamW: values -= mean step / (sqrt(square) + floor).
+
+    That is the formula of the paper, numerator and denominator multiplied by sqrt(1 - beta2^t).
 
     Args:
         config: Name and betas.
@@ -253,8 +263,8 @@ def step_adam(  # noqa: PLR0913 - the factors of one formula
         moments: "exp_avg" and "exp_avg_sq" [N].
         gradient: [N], clipped, 0 where it is not due; overwritten.
         rate: [N], 0 where it is not due.
-        step: [N] rate / (1 - beta1^t).
-        scale: [N] sqrt(1 - beta2^t).
+        step: [N] rate sqrt(1 - beta2^t) / (1 - beta1^t).
+        floor: [N] epsilon sqrt(1 - beta2^t).
         decay: [N] weight decay; None = none.
         due: [N] bool; None = all. What is not due keeps every bit.
     """
@@ -271,8 +281,11 @@ def step_adam(  # noqa: PLR0913 - the factors of one formula
         mean.add_((gradient - mean).mul_(1.0 - low).masked_fill_(~due, 0.0))
         square.mul_(_choose(due, high, 1.0, values.dtype))
     square.addcmul_(gradient, gradient, value=1.0 - high)
-    denominator = (square.sqrt() / scale).add_(_ADAM_EPSILON)
-    values.sub_(_mask(mean / denominator * step, due))
+    denominator = square.sqrt().add_(floor)
+    if due is None:
+        values.addcdiv_(mean * step, denominator, value=-1.0)
+    else:
+        values.sub_(_mask(mean * step / denominator, due))
 
 
 def _mask(change: Tensor, due: Tensor | None) -> Tensor:

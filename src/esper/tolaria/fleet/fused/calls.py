@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from esper.kasmina import (
+    RowPartition,
     SeedSlot,
     StackArrangement,
     StackContext,
     Stacked,
     blend_rows,
-    join_stacked,
-    take_rows,
 )
 from esper.tolaria.fleet.fused.bank import ParameterBank
 
@@ -98,14 +97,10 @@ class SlotCalls:
         self._alphas: dict[int, Tensor] = {}
         taken = [place for call in self.calls for place in call.places]
         kept = sorted(set(range(num_rows)) - set(taken))
-        device = self.calls[0].source.bank.values.device if self.calls else torch.device("cpu")
         self._is_whole = len(self.calls) == 1 and taken == list(range(num_rows))
-        self._kept = torch.tensor(kept, device=device) if kept else None
-        self._places = [torch.tensor(call.places, device=device) for call in self.calls]
-        order = [0] * num_rows
-        for position, place in enumerate([*kept, *taken]):
-            order[place] = position
-        self._order = torch.tensor(order, device=device)
+        groups = [call.places for call in self.calls]
+        device = self.calls[0].source.bank.values.device if self.calls else torch.device("cpu")
+        self._partition = RowPartition([*groups, kept] if kept else groups, arrangement, device)
 
     def run(self, h: Tensor, *, is_frozen: bool = False) -> Tensor:
         """Return the feature behind the slot.
@@ -118,15 +113,12 @@ class SlotCalls:
             return h
         if self._is_whole:
             return self._blend(0, h, is_frozen=is_frozen)
-        parts, nums = [], []
-        if self._kept is not None:
-            parts.append(take_rows(h, self._kept, self._arrangement, self.num_rows))
-            nums.append(len(self._kept))
-        for index, call in enumerate(self.calls):
-            taken = take_rows(h, self._places[index], self._arrangement, self.num_rows)
-            parts.append(self._blend(index, taken, is_frozen=is_frozen))
-            nums.append(call.num_rows)
-        return join_stacked(parts, self._order, self._arrangement, nums)
+        taken = self._partition.split(h)
+        parts = [
+            self._blend(index, part, is_frozen=is_frozen)
+            for index, part in enumerate(taken[: len(self.calls)])
+        ]
+        return self._partition.join([*parts, *taken[len(self.calls) :]])
 
     def forget_alphas(self) -> None:
         """Ask the seeds for their alphas again in the next pass."""

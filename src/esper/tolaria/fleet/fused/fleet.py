@@ -30,6 +30,7 @@ class FusedFleet(Generic[ColumnsT]):
         *,
         encode: Callable[[Sequence[Observation]], ColumnsT],
         min_rows: int = 2,
+        is_watched: bool | None = None,
     ) -> None:
         """Build the hosts.
 
@@ -38,12 +39,13 @@ class FusedFleet(Generic[ColumnsT]):
             instances: [E] ids, E >= 1.
             encode: Makes columns [E, ...] of E observations.
             min_rows: Hosts of one architecture from which they are fused, >= 1.
+            is_watched: See `GroupTraining`.
 
         Raises:
             ValueError: If there is no instance, or one occurs twice.
         """
         self._hosts = SerialFleet(build_run, instances, encode=encode)
-        self._trainer = FusedTrainer(min_rows)
+        self._trainer = FusedTrainer(min_rows, is_watched=is_watched)
 
     @property
     def share(self) -> FusedShare:

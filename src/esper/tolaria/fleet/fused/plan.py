@@ -46,6 +46,8 @@ class TrainingPlan:
         self.open_banks: list[int] = []
         self.has_gradient: list[torch.Tensor] = []
         """[G] per bank: whether a seed gets a gradient in every batch, be it 0."""
+        self.teaches_all = True
+        """Whether every seed does."""
         for index, (source, own) in enumerate(zip(banks, modes, strict=True)):
             is_open = [row for row, mode in enumerate(own) if mode is SlotMode.OPEN]
             is_taught = [row for row, mode in enumerate(own) if mode is SlotMode.INCUBATING]
@@ -59,6 +61,7 @@ class TrainingPlan:
             learns = [
                 has_values and (is_planned or row in is_taught) for row, is_planned in enumerate(planned)
             ]
+            self.teaches_all = self.teaches_all and all(learns)
             self.has_gradient.append(torch.tensor(learns, device=source.bank.values.device))
         self.slots = {
             slot_id: SlotCalls(calls, num_rows, stack.arrangement_at(slot_id))

@@ -39,7 +39,7 @@ class SeedKinds:
 
 
 def build_seed_banks(benches: Sequence[Workbench], stack: HostStack, kinds: SeedKinds) -> list[SeedBank]:
-    """Return the seeds of all hosts by slot and kind, in forward order; weights and moments are copies.
+    """Return the seeds of all hosts by slot, isolation and kind, in forward order, as copies.
 
     Args:
         benches: [R] of the group.
@@ -51,11 +51,13 @@ def build_seed_banks(benches: Sequence[Workbench], stack: HostStack, kinds: Seed
     """
     banks = []
     for slot_id in stack.segment_of:
-        sorted_members: dict[Hashable, list[int]] = {}
+        sorted_members: dict[tuple[bool, Hashable], list[int]] = {}
         slots = [bench.model.slot(slot_id) for bench in benches]
         for member, slot in enumerate(slots):
             if slot.seed is not None:
-                sorted_members.setdefault(kinds.find(slot.seed), []).append(member)
+                # Isolated seeds run in passes of their own: in a bank of their own no weight is picked out.
+                key = (slot.state.stage.is_isolated, kinds.find(slot.seed))
+                sorted_members.setdefault(key, []).append(member)
         for members in sorted_members.values():
             first = slots[members[0]].seed
             assert first is not None

@@ -21,6 +21,7 @@ from esper.kasmina import (
     Stacked,
     UnstackableError,
     build_stacked,
+    count_saved_bytes,
     signature,
 )
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Running = Mapping[str, tuple["Tensor", "Tensor"]]
 """Path of a norm in the host -> running mean and variance, each [R, C], contiguous."""
+_FEW_ITEMS = 16
+"""So many that activations are larger than what norms keep of a batch."""
 NO_RUNNING: Running = MappingProxyType({})
 
 
@@ -56,6 +59,10 @@ class HostStack:
         self.slot_after = {names.index(model.path(slot_id)): slot_id for slot_id in model.slot_ids}
         """Segment -> the slot behind it."""
         self.segment_of = {slot_id: index for index, slot_id in self.slot_after.items()}
+        shape, dtype = model.input_shape, model.input_dtype
+        saved = count_saved_bytes(model.host, shape, batch_size=_FEW_ITEMS, dtype=dtype)
+        self.item_bytes = max(1, saved.largest // _FEW_ITEMS)
+        """Of the largest activation of one item in one host."""
 
     def slot_before(self, segment: int) -> str:
         """Return the last slot in front of a segment.

@@ -46,12 +46,14 @@ class FusedShare:
 class FusedTrainer:
     """Trains the intervals of host runs; remembers what it saw of each for as long as it is handed in."""
 
-    def __init__(self, min_rows: int = 2) -> None:
+    def __init__(self, min_rows: int = 2, *, is_watched: bool | None = None) -> None:
         """Remember nothing.
 
         Args:
             min_rows: Hosts of one architecture from which they are fused, >= 1.
+            is_watched: See `GroupTraining`.
         """
+        self._is_watched = is_watched
         _keep_freed_memory()
         self._groups = HostGroups(min_rows)
         self.share = FusedShare()
@@ -83,7 +85,7 @@ class FusedTrainer:
     def _train_group(self, runs: Sequence[HostRun], stack: HostStack) -> list[EpochOutcome]:
         started = time.monotonic()
         epochs = [run.begin_interval() for run in runs]
-        training = GroupTraining(runs, stack, self._groups.kinds)
+        training = GroupTraining(runs, stack, self._groups.kinds, is_watched=self._is_watched)
         self._count(runs, is_fused=True)
         lasting = training.train(epochs)
         seconds = (time.monotonic() - started) / len(runs)

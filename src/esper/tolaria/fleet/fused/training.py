@@ -9,6 +9,10 @@ for each batch:
   5) clip, step  per row
 ```
 Rows never mix: a number of one row takes part in no number of another.
+
+Step 4 has to ask the device, and an accelerator would wait for every answer. There the flags of a whole
+interval are asked at its end, once; if a row was at fault, the interval starts again from the hosts, which
+nothing has touched yet, and looks at every batch.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from esper.tolaria.fleet.fused.plan import TrainingPlan, read_modes
 from esper.tolaria.fleet.fused.rates import build_rates
 from esper.tolaria.fleet.fused.seeds import SeedKinds, build_seed_banks, describe_host
 from esper.tolaria.fleet.fused.stack import HostStack, NormRows
-from esper.tolaria.fleet.fused.totals import HostTotals, SeedTotals
+from esper.tolaria.fleet.fused.totals import BatchNumbers, IntervalTotals
 from esper.tolaria.precision import Autocast
 from esper.tolaria.reducer import HOST
 
@@ -41,38 +45,55 @@ if TYPE_CHECKING:
 
 _MIN_CHUNK = 64
 """Items of a stacked measuring pass at least: fewer are all overhead."""
+_CACHED_BYTES = 2 * 2**20
+"""Largest activation of a measuring pass that a CPU's cache holds."""
 
 
 @final
 class GroupTraining:
     """The weights of R hosts and their seeds, as one program for one interval."""
 
-    def __init__(self, runs: Sequence[HostRun], stack: HostStack, kinds: SeedKinds | None = None) -> None:
+    def __init__(
+        self,
+        runs: Sequence[HostRun],
+        stack: HostStack,
+        kinds: SeedKinds | None = None,
+        *,
+        is_watched: bool | None = None,
+    ) -> None:
         """Copy everything that trains into the stack.
 
         Args:
             runs: Of one architecture, each at the beginning of an interval.
             stack: Their segments.
             kinds: What is known of their seeds; None = nothing.
+            is_watched: Whether every batch is looked at while it is there; None = where asking costs
+                nothing, on the CPU.
 
         Raises:
             UnstackableError: If a seed cannot be stacked; nothing was changed.
         """
         self.runs = tuple(runs)
         self.stack = stack
-        benches = [run.bench for run in runs]
-        self.seeds = build_seed_banks(benches, stack, SeedKinds() if kinds is None else kinds)
+        self._kinds = SeedKinds() if kinds is None else kinds
+        self._fill()
+        device = self.host.values.device
+        self._is_watched = device.type == "cpu" if is_watched is None else is_watched
+        self._objective = runs[0].bench.objective
+        self.autocast = Autocast(device, runs[0].config.amp)
+
+    def _fill(self) -> None:
+        benches = [run.bench for run in self.runs]
+        self.seeds = build_seed_banks(benches, self.stack, self._kinds)
         self._host_rows = [describe_host(bench) for bench in benches]
         self.host = ParameterBank(self._host_rows)
         self._arena = UpdateArena([self.host, *(source.bank for source in self.seeds)])
-        members = [range(len(runs)), *(source.members for source in self.seeds)]
-        device = self.host.values.device
-        self._host_of = torch.tensor([member for own in members for member in own], device=device)
+        members = [range(len(self.runs)), *(source.members for source in self.seeds)]
+        self._members = [member for own in members for member in own]
         """[K] row of the group, by row of the arena."""
+        self._host_of = torch.tensor(self._members, device=self.host.values.device)
         self.norms = NormRows([bench.model.host for bench in benches])
-        self._objective = benches[0].objective
-        self.autocast = Autocast(self.host.values.device, runs[0].config.amp)
-        self._faults: list[dict[str, FaultOrigin]] = [{} for _ in runs]
+        self._faults: list[dict[str, FaultOrigin]] = [{} for _ in self.runs]
 
     @property
     def num_rows(self) -> int:
@@ -80,9 +101,9 @@ class GroupTraining:
         return len(self.runs)
 
     def chunk_items(self, num_rows: int) -> int:
-        """Return items of one measuring pass over so many rows: what they keep then suits a cache."""
-        wanted = self.runs[0].config.measuring.chunk_items
-        return max(min(wanted, _MIN_CHUNK), wanted // num_rows)
+        """Return items of one measuring pass over so many rows."""
+        bound = self.runs[0].config.measuring.chunk_items
+        return max(1, min(bound, max(_MIN_CHUNK, _CACHED_BYTES // (num_rows * self.stack.item_bytes))))
 
     # ------------------------------------------------------------------ one interval
 
@@ -95,23 +116,38 @@ class GroupTraining:
         Returns:
             [R] what is bad now and would be in every batch to come, by group.
         """
-        num_batches = self.runs[0].bench.batches.num_batches
-        device = self.host.values.device
         starts = [run.clock.batch for run in self.runs]
-        self._start(starts, num_batches)
-        host, owners = HostTotals(self.num_rows, device), SeedTotals(len(self._host_of), device)
+        self._start(starts, self.runs[0].bench.batches.num_batches)
+        totals = self._train_batches(epochs)
+        if not self._is_watched and not totals.is_sound():  # sync: once an interval
+            self._begin_again(starts)
+            totals = self._train_batches(epochs)
+        progress, seeds = totals.read()
+        return self._finish(progress, seeds, starts)
+
+    def _train_batches(self, epochs: Sequence[int]) -> IntervalTotals:
+        totals = IntervalTotals(self._host_of, self._arena.roots, self.num_rows)
         batches = StackedBatches([run.bench.batches for run in self.runs], epochs)
-        for index in range(num_batches):
+        for index in range(self.runs[0].bench.batches.num_batches):
             self._follow_ramps(index)
-            self._train_batch(batches.batch(index), index, host, owners)
-        return self._finish(host.read(num_batches), owners.read()[self.num_rows :], starts)
+            totals.add(self._train_batch(batches.batch(index), index))
+        return totals
+
+    def _begin_again(self, starts: Sequence[int]) -> None:
+        """Put ramps and the stack back to where the interval began; from here on look at every batch."""
+        for slot, _, ramp, alpha in self._ramping:
+            slot.state.ramp = ramp
+            slot.set_alpha(alpha)
+        self._fill()
+        self._is_watched = True
+        self._start(starts, self.runs[0].bench.batches.num_batches)
 
     def _start(self, starts: Sequence[int], num_batches: int) -> None:
         rows = [row for bank in self._arena.banks for row in bank.rows]
-        begun = [starts[member] for member in self._host_of.tolist()]
+        begun = [starts[member] for member in self._members]
         self._rates = build_rates(rows, begun, num_batches).to(self.host.values.device)
         self._ramping = [
-            (slot, start)
+            (slot, start, slot.state.ramp, slot.state.alpha)
             for run, start in zip(self.runs, starts, strict=True)
             for slot in run.bench.model.each_slot()
             if slot.state.ramp is not None
@@ -126,18 +162,19 @@ class GroupTraining:
     def _follow_ramps(self, index: int) -> None:
         if not self._ramping:
             return
-        for slot, start in self._ramping:
+        is_changed = False
+        for slot, start, _, _ in self._ramping:
+            before = slot.mode
             slot.follow_ramp(start + index)
-        if read_modes(self.seeds) != self._plan.modes:
+            is_changed = is_changed or slot.mode is not before
+        if is_changed:
             self._replan()
         self._plan.forget_alphas()
 
     def _finish(
         self, progress: Sequence[EpochProgress], seeds: Sequence[SlotTotals], starts: Sequence[int]
     ) -> list[dict[str, FaultOrigin]]:
-        self.host.write_back()
-        for source in self.seeds:
-            source.bank.write_back()
+        self._arena.write_back()
         self.norms.write_back(range(self.num_rows), [own.batch - own.num_skipped for own in progress])
         owners = [(source.slot_id, member) for source in self.seeds for member in source.members]
         for (slot_id, member), own in zip(owners, seeds, strict=True):
@@ -154,46 +191,45 @@ class GroupTraining:
         ]
 
     def _find_sound(self) -> list[bool]:
-        sound = self.host.is_sound(LARGEST_SOUND)
+        sound = self._arena.is_sound(LARGEST_SOUND)
         statistics = self.norms.compute_norms()
         if statistics is not None:
-            sound = sound & (statistics < LARGEST_SOUND)
-        answer = sound.tolist()
-        for source in self.seeds:
-            for member, is_sound in zip(
-                source.members, source.bank.is_sound(LARGEST_SOUND).tolist(), strict=True
-            ):
-                answer[member] = answer[member] and is_sound
-        return [bool(flag) for flag in answer]
+            sound = sound & (statistics < LARGEST_SOUND).index_select(0, self._host_of)
+        answer = [True] * self.num_rows
+        for member, is_sound in zip(self._members, sound.tolist(), strict=True):  # sync: once an interval
+            answer[member] = answer[member] and is_sound
+        return answer
 
     # ------------------------------------------------------------------ one batch
 
-    def _train_batch(self, batch: Batch, index: int, totals: HostTotals, owners: SeedTotals) -> None:
-        saved = self.norms.copy()
+    def _train_batch(self, batch: Batch, index: int) -> BatchNumbers:
+        saved = self.norms.copy() if self._is_watched else []
         losses, metric_sums, gradients = self._learn(batch)
         norms = self._arena.compute_norms(gradients)
-        is_finite, num_rows, host_of = norms.isfinite(), self.num_rows, self._host_of
+        is_finite, num_rows = norms.isfinite(), self.num_rows
         counted = is_finite[:num_rows]
         statistics = self.norms.compute_norms()
         if statistics is not None:
             losses = torch.where(statistics < LARGEST_SOUND, losses, torch.nan)
         stepped = counted & (losses.abs() < LARGEST_SOUND)
-        if not bool(stepped.all() & is_finite.all()):
+        # Where nobody looks, all is taken for sound: if it was not, the interval is trained again.
+        is_fine = not self._is_watched or bool(stepped.all() & is_finite.all())
+        due: Tensor | None = self._has_gradient
+        if not is_fine:
             self._explain(batch, index, stepped.tolist(), gradients, self._arena.split(norms), saved)
             self.norms.put_back(saved, (~stepped).nonzero().flatten())
-        due = is_finite & self._has_gradient & stepped[host_of]
+            due = is_finite & self._has_gradient & stepped.index_select(0, self._host_of)
+        elif self._plan.teaches_all:
+            due = None
         self._arena.update(gradients, norms, due, self._rates[index])
-        rms = norms.double() / self._arena.roots
-        of_host = rms[host_of]
-        ratios = torch.where(of_host > 0.0, rms / of_host, 0.0)
-        owners.add(norms, ratios, has_gradient=self._has_gradient, is_counted=counted[host_of])
-        totals.add(
-            losses,
-            metric_sums,
-            norms[:num_rows],
-            counted=counted,
-            stepped=stepped,
-            items=batch.targets.shape[1],
+        return BatchNumbers(
+            losses=losses,
+            metric_sums=metric_sums,
+            norms=norms,
+            is_counted=counted,
+            is_stepped=stepped,
+            has_gradient=self._has_gradient,
+            num_items=batch.targets.shape[1],
         )
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
