@@ -98,7 +98,7 @@ mutation: $(DEV_STAMP) ## plant small faults in gates and lifecycle and count th
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python scripts/mutation_table.py
 
-benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precision, a host run against a bare loop, fleets (an hour; needs Fashion-MNIST)
+benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precision, a host run against a bare loop, fleets, a training (an hour; needs Fashion-MNIST)
 	@mkdir -p build
 	$(BIN)/python benchmarks/data_path.py build/data_path.json
 	$(BIN)/python benchmarks/start_up.py build/start_up.json
@@ -109,6 +109,8 @@ benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precisi
 	$(BIN)/python benchmarks/precision.py build/precision.jsonl
 	$(BIN)/python benchmarks/attention_precision.py build/attention_precision.jsonl
 	$(BIN)/python benchmarks/fleets.py build/fleets.jsonl
+	$(BIN)/python benchmarks/process_fleet.py build/process_fleet.jsonl
+	$(BIN)/python benchmarks/training_shares.py build/training_shares.jsonl
 	$(BIN)/python benchmarks/bookkeeping.py --out build/bookkeeping.json
 
 # TASKS="digits waves" leaves out Fashion-MNIST; PEER="--tier smoke" takes seconds and writes below build/.

@@ -23,7 +23,9 @@ from fleet_tables import build_fleets
 from generated import settle
 from performance_rows import Row, read_plain_rows
 from precision_tables import build_attention, build_floors, build_metrics, build_rates, build_times
+from process_fleet_tables import build_process_targets, build_process_times
 from recompute_tables import MARKED
+from share_tables import build_amdahl, build_shares
 from source_tree import REPO
 from speed_tables import build_epochs, build_measuring, build_ratios
 
@@ -43,6 +45,10 @@ TABLES: Mapping[str, tuple[Builder, tuple[str, ...]]] = MappingProxyType(
         "host_run_epochs": (build_epochs, ("host_run",)),
         "host_run_measuring": (build_measuring, ("host_run",)),
         "fleets": (build_fleets, ("fleets",)),
+        "process_fleet_targets": (build_process_targets, ("process_fleet",)),
+        "process_fleet_times": (build_process_times, ("process_fleet",)),
+        "training_shares": (build_shares, ("training_shares",)),
+        "training_amdahl": (build_amdahl, ("training_shares",)),
     }
 )
 """Name -> what builds it, and the rows files that it is handed, without their ending."""

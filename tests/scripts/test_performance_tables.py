@@ -27,6 +27,14 @@ from precision_tables import (
 from speed_tables import build_epochs, build_measuring, build_ratios
 
 GIGA = 1e9
+WITH_PLACES = (
+    "roofline",
+    "precision",
+    "attention_precision",
+    "fleets",
+    "process_fleet",
+    "training_shares",
+)
 
 
 def kernel(kind: str, size: int, rates: list[float], dtype: str = "float32") -> Row:
@@ -230,7 +238,7 @@ def test_the_command_checks_and_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_row_that_the_page_rests_on_says_where_it_was_measured() -> None:
-    for name in ("roofline", "precision", "attention_precision", "fleets"):
+    for name in WITH_PLACES:
         for line in (ROWS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             assert {"device", "torch", "threads"} <= set(row), row
