@@ -139,7 +139,6 @@ def load_case(case: Case) -> Setup:
         config = replace(
             config,
             task=replace(config.task, is_augmented=False),
-            model=replace(config.model, base_channels=8),
             host=replace(config.host, batch_size=CIFAR_BATCH),
         )
     else:

@@ -15,9 +15,10 @@ from esper.kasmina import (
     build_seeded,
     builtin_registry,
     price_items,
+    price_saved,
 )
 from esper.kasmina.blueprints.spec import SlotSpec
-from esper.kasmina.cost import count_call_flops, count_flops
+from esper.kasmina.cost import count_call_flops, count_flops, count_saved_bytes
 from esper.kasmina.pricing import price_host, price_module
 from esper.leyline import Layout
 
@@ -55,9 +56,24 @@ def test_hosts_of_different_settings_are_told_apart() -> None:
     assert price_host(wide, torch.zeros(3, 4), book) == count_call_flops(wide, torch.zeros(3, 4))
 
 
+def test_what_autograd_keeps_is_what_counting_gives_first_and_again() -> None:
+    book = PriceBook()
+    for _ in range(2):
+        for channels, items in ((2, 4), (4, 4), (4, 8)):
+            config = CNNHostConfig(in_channels=1, num_classes=3, num_blocks=2, base_channels=channels)
+            host = CNNHost(config)
+            saved = price_saved(host, (1, 8, 8), book, batch_size=items)
+            assert saved == count_saved_bytes(host, (1, 8, 8), batch_size=items)
+        layer = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+        assert price_saved(layer, (6,), book, batch_size=4) == count_saved_bytes(layer, (6,), batch_size=4)
+    assert len(book) == 8
+
+
 @pytest.mark.parametrize("size", [3, 5])
 def test_an_unknown_module_is_counted_every_time(size: int) -> None:
     book = PriceBook()
     assert price_module(Unknown(size, 2), (size,), book) == 2 * size * 2
     assert price_host(Unknown(size, 2), torch.zeros(1, size), book) == 2 * size * 2
+    saved = price_saved(Unknown(size, 2), (size,), book, batch_size=4)
+    assert saved == count_saved_bytes(Unknown(size, 2), (size,), batch_size=4)
     assert len(book) == 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from esper.leyline import UnknownNameError
+from esper.runtime.assemble import build_host
 from esper.runtime.presets import PRESET_NAMES, build_preset, preset_for_task
-from esper.runtime.tasks import TASK_NAMES
+from esper.runtime.tasks import TASK_NAMES, task_spec
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
@@ -27,3 +28,9 @@ def test_unknown_preset_names_the_nearest_one() -> None:
 def test_unknown_task_is_refused_as_a_task() -> None:
     with pytest.raises(UnknownNameError, match="unknown task 'mnist'"):
         preset_for_task("mnist")
+
+
+def test_the_host_of_cifar10_has_the_parameters_that_its_preset_names() -> None:
+    model = build_preset("cifar10").model
+    host = build_host(model, task_spec("cifar10"))()
+    assert sum(parameter.numel() for parameter in host.parameters()) == 6_418

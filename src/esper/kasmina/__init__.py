@@ -42,7 +42,7 @@ from esper.kasmina.model import MorphogeneticModel, find_incubating
 from esper.kasmina.offer_prices import describe
 from esper.kasmina.plain_source import WEIGHTS_NAME, LayerSource, PlainSource, build_plain_source
 from esper.kasmina.price_book import PriceBook
-from esper.kasmina.pricing import price_items
+from esper.kasmina.pricing import price_items, price_saved
 from esper.kasmina.recomputing import RecomputeRule
 from esper.kasmina.seed_state import SeedState, SlotScores
 from esper.kasmina.seeded_build import build_seeded
@@ -152,6 +152,7 @@ __all__ = [
     "measure_largest",
     "norms_with_statistics",
     "price_items",
+    "price_saved",
     "require_contract",
     "run_on_copies",
     "signature",

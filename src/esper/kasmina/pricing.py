@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.cost import count_call_flops, count_flops
+from esper.kasmina.cost import SavedBytes, count_call_flops, count_flops, count_saved_bytes
 from esper.kasmina.hosts.protocol import SegmentedHost
 from esper.kasmina.inputs import Inputs
 from esper.kasmina.price_book import PriceBook
@@ -32,9 +32,8 @@ def price_module(
     Raises:
         HostError: As `count_flops`.
     """
-    try:
-        kind = signature(module)
-    except UnstackableError:
+    kind = _sign(module)
+    if kind is None:
         return count_flops(module, shape, dtype)
     return prices.look_up((kind, tuple(shape), dtype), lambda: count_flops(module, shape, dtype))
 
@@ -73,6 +72,47 @@ def price_items(host: nn.Module, shape: Sequence[int], dtype: torch.dtype, price
     if kind is None:
         return count_flops(host, shape, dtype)
     return prices.look_up(("items", kind, tuple(shape), dtype), lambda: count_flops(host, shape, dtype))
+
+
+def price_saved(
+    module: nn.Module,
+    shape: Sequence[int],
+    prices: PriceBook,
+    *,
+    batch_size: int,
+    dtype: torch.dtype = torch.float32,
+) -> SavedBytes:
+    """Return what autograd keeps of a module, as `count_saved_bytes`.
+
+    Args:
+        module: A host or a seed; what is neither a chain of segments nor can be stacked is not looked up.
+        shape: One item's input shape.
+        prices: Where counts are kept.
+        batch_size: Items, >= 1.
+        dtype: Of the input.
+
+    Raises:
+        HostError: If the forward pass looks at values.
+    """
+    kind = _sign_chain(module) if isinstance(module, SegmentedHost) else _sign(module)
+    if kind is None:
+        return count_saved_bytes(module, shape, batch_size=batch_size, dtype=dtype)
+
+    def look_up(part: str) -> int:
+        def count() -> int:
+            saved = count_saved_bytes(module, shape, batch_size=batch_size, dtype=dtype)
+            return saved.total if part == "total" else saved.largest
+
+        return prices.look_up(("saved", part, kind, tuple(shape), batch_size, dtype), count)
+
+    return SavedBytes(total=look_up("total"), largest=look_up("largest"))
+
+
+def _sign(module: nn.Module) -> Hashable | None:
+    try:
+        return signature(module)
+    except UnstackableError:
+        return None
 
 
 def _sign_chain(host: nn.Module) -> Hashable | None:

@@ -102,7 +102,8 @@ def emoji9() -> ExperimentConfig:
 
 def cifar10() -> ExperimentConfig:
     """CIFAR-10 from a local folder, with a deliberately weak host of 6,418 parameters."""
-    return replace(fashion_mnist(), task=TaskConfig(name="cifar10"))
+    grey = fashion_mnist()
+    return replace(grey, task=TaskConfig(name="cifar10"), model=replace(grey.model, base_channels=8))
 
 
 def cifar10_deep() -> ExperimentConfig:

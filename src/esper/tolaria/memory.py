@@ -25,11 +25,12 @@ import torch
 from esper.kasmina import (
     BlueprintRegistry,
     MorphogeneticModel,
+    PriceBook,
     Seed,
     SeedSlot,
     build_seed,
     build_seeded,
-    count_saved_bytes,
+    price_saved,
 )
 from esper.leyline import ActionSpace, BlendForm, BlueprintDescriptor, ConfigError, Layout, SeedStage
 from esper.tolaria.config import HostRunConfig
@@ -72,7 +73,11 @@ class MemoryNeed:
 
 
 def estimate_need(
-    module: nn.Module, shape: Sequence[int], config: HostRunConfig, dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    shape: Sequence[int],
+    config: HostRunConfig,
+    dtype: torch.dtype = torch.float32,
+    prices: PriceBook | None = None,
 ) -> MemoryNeed:
     """Return what training a module takes.
 
@@ -81,6 +86,7 @@ def estimate_need(
         shape: One item's input shape, without the batch dimension.
         config: Batch size, optimiser, size of evaluation passes.
         dtype: Of the input.
+        prices: Where what is kept for the backward pass was counted before; None counts it anew.
 
     Raises:
         HostError: If the forward pass looks at values.
@@ -89,7 +95,8 @@ def estimate_need(
     weights = sum(tensor.nbytes for tensor in (*parameters, *module.buffers()))
     trained = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
     moments = trained * _count_moments(config)
-    saved = count_saved_bytes(module, shape, batch_size=config.batch_size, dtype=dtype)
+    book = PriceBook() if prices is None else prices
+    saved = price_saved(module, shape, book, batch_size=config.batch_size, dtype=dtype)
     evaluated = _NUM_EVALUATED * saved.largest * config.measuring.chunk_items // config.batch_size
     return MemoryNeed(
         weights=weights,
@@ -171,7 +178,7 @@ class MemoryWatch:
         if budget is None and free is None:
             return None
         if self._host is None:
-            self._host = estimate_need(model.host, model.input_shape, self._config, model.input_dtype)
+            self._host = self._estimate(model.host, model.input_shape, model.input_dtype)
         if free is not None and free >= _AMPLE * self._host.total:
             return None
         needs = [self._host, *self._list_seed_needs(model)]
@@ -207,7 +214,7 @@ class MemoryWatch:
                 ),
                 0,
             )
-            need = estimate_need(seed, spec.seed_shape, self._config)
+            need = self._estimate(seed, spec.seed_shape)
             priced[blueprint_id] = replace(descriptor, memory_bytes=need.total)
         return priced
 
@@ -229,4 +236,9 @@ class MemoryWatch:
     def _estimate_seed(self, seed: Seed, shape: Sequence[int]) -> MemoryNeed:
         keeping = copy.deepcopy(seed)
         keeping.is_recomputed = False  # what is recomputed cannot be seen being kept
-        return estimate_need(keeping, shape, self._config)
+        return self._estimate(keeping, shape)
+
+    def _estimate(
+        self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> MemoryNeed:
+        return estimate_need(module, shape, self._config, dtype, self._registry.prices)
