@@ -75,7 +75,7 @@ T41 P  many data sets in one process: the cache on the device keeps its bound an
 T42 P  the clock on the wall jumps: no timeout fires, no duration is negative, order stays
 T43 P  any configuration: refused in one line that names the key, nothing written, or taken
 T44 P  damaged data files: exit 3 naming file and place
-T45 P  a worker process dies or raises: named; the run ends with code 3 or repeats it bit for bit
+T45 P  a worker process dies, hangs or raises: named; all end, or its hosts are given up and the rest live on
 T46 P  signals at random steps: one checkpoint, code 130 or 143; a second SIGINT ends at once
 T47 P  the event log under kills, full disks, sinks that fail or block: what was acknowledged is there
 T48 P  events with NaN, broken text and megabytes: valid JSON, bounded
@@ -87,7 +87,6 @@ _GAPS: Mapping[str, str] = MappingProxyType(
     {
         "T28": "needs two GPUs or more",
         "T40": _DASHBOARD,
-        "T45": "workers of a fleet have tests of their own, in tests/tolaria/fleet/test_process.py",
         "T49": _DASHBOARD,
     }
 )

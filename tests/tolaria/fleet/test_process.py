@@ -123,6 +123,7 @@ def oracle() -> Told:
     return Told(live(make_serial(small_hosts(ROLLBACK), sink=sink)), sink)
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.golden
 @pytest.mark.parametrize(
     "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
@@ -147,6 +148,7 @@ def test_the_oracle_saw_seeds_culls_and_a_rollback(oracle: Told) -> None:
     assert "CULL" in text
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("what", "how"), [("exit", "exited with code 7"), ("kill", r"was ended by signal 9 \(SIGKILL\)")]
@@ -163,6 +165,7 @@ def test_a_dead_worker_is_named_and_the_others_are_ended(what: str, how: str) ->
             fleet.train_epoch()
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.fault
 def test_a_worker_that_hangs_is_named_at_the_timeout() -> None:
     with open_fleet(small_hosts()) as fleet:
@@ -176,6 +179,7 @@ def test_a_worker_that_hangs_is_named_at_the_timeout() -> None:
         assert all(map(has_ended, pids))
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.fault
 @pytest.mark.slow
 def test_after_a_restart_lost_rows_end_and_the_others_live_as_before() -> None:
@@ -235,6 +239,7 @@ def test_a_worker_that_dies_while_it_is_reset_loses_only_the_rows_that_went_on()
             fleet.finish()
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.fault
 @pytest.mark.slow
 def test_restarts_that_do_not_help_end_the_fleet() -> None:
@@ -246,6 +251,7 @@ def test_restarts_that_do_not_help_end_the_fleet() -> None:
             fleet.train_epoch()
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.fault
 @pytest.mark.slow
 def test_an_error_in_a_host_keeps_its_type_and_message_and_says_where_it_was_raised() -> None:
@@ -326,6 +332,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.battery("T45")
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_no_worker_outlives_its_parent_however_that_ends(is_killed: bool) -> None:

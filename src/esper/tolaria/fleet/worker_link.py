@@ -155,7 +155,7 @@ def _open_context(start: WorkerStart) -> ForkServerContext:
     every worker. What the clean process imports is settled when the first worker of this process starts.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        raise ConfigError(f"fleet.kind='process': not on {sys.platform}; choose serial")
+        raise ConfigError(f"fleet of worker processes: not on {sys.platform}; choose serial")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_PRELOADED, type(start.make_builder).__module__])
     return context
