@@ -159,3 +159,25 @@ def test_tokens_have_no_other_kind_and_no_constants(kind: StorageKind) -> None:
         build_storage(split, device=CPU, mean=(), std=(), kind=kind)
     with pytest.raises(ConfigError, match="0 channels"):
         build_storage(split, device=CPU, mean=(0.5,), std=(1.0,))
+
+
+def test_who_asks_for_the_same_first_items_shares_them_and_they_go_with_the_last_holder() -> None:
+    cache, split = DeviceCache(), _split()
+    mine = cache.first_items(split, 4, device=CPU, mean=MEAN, std=STD)
+    theirs = cache.first_items(split, 4, device=CPU, mean=MEAN, std=STD)
+    assert mine[0] is theirs[0]
+    storage = build_storage(split, device=CPU, mean=MEAN, std=STD)
+    assert torch.equal(mine[0], storage.normalise(storage.inputs[:4].clone()))
+    assert torch.equal(mine[1], split.targets[:4])
+    held = weakref.ref(mine[0])
+    del mine, theirs
+    gc.collect()
+    assert held() is None
+
+
+def test_another_number_of_first_items_is_another_copy() -> None:
+    cache, split = DeviceCache(), _split()
+    few, all_ = (cache.first_items(split, limit, device=CPU, mean=MEAN, std=STD) for limit in (3, None))
+    assert (len(few[0]), len(all_[0])) == (3, 10)
+    other = cache.first_items(split, 3, device=CPU, mean=MEAN, std=MEAN)
+    assert not torch.equal(other[0], few[0])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, final
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -192,6 +193,7 @@ class DeviceCache:
             raise ConfigError(f"max_bytes={max_bytes}: must be >= 1, e.g. {DEFAULT_CACHE_BYTES}")
         self._max_bytes = max_bytes
         self._entries: OrderedDict[StorageKey, DeviceStorage] = OrderedDict()
+        self._ready: WeakValueDictionary[Hashable, torch.Tensor] = WeakValueDictionary()
         self._num_bytes = 0
         self._is_closed = False
 
@@ -269,6 +271,41 @@ class DeviceCache:
         self._entries[key] = storage
         self._num_bytes += storage.num_bytes
         return storage
+
+    def first_items(
+        self,
+        split: ArraySplit,
+        limit: int | None = None,
+        *,
+        device: torch.device,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first items of a split, ready for a model; who asks for the same shares one copy.
+
+        It lives as long as somebody holds it, and is not counted in the bound. Nobody may change it.
+
+        Args:
+            split: As for `storage`.
+            limit: How many, >= 1; None = all.
+            device: As for `storage`.
+            mean: As for `storage`.
+            std: As for `storage`.
+
+        Raises:
+            EsperError: As `storage`.
+        """
+        storage = self.storage(split, device=device, mean=mean, std=std)
+        key = (split.source, str(device), tuple(mean), tuple(std), limit)
+        inputs = self._ready.get((*key, "inputs"))
+        if inputs is None:
+            inputs = storage.normalise(storage.inputs[:limit].clone())
+            self._ready[*key, "inputs"] = inputs
+        targets = self._ready.get((*key, "targets"))
+        if targets is None:
+            targets = storage.label(storage.targets[:limit])
+            self._ready[*key, "targets"] = targets
+        return inputs, targets
 
     def close(self) -> None:
         """Drop every storage; the cache refuses further use. Closing twice is harmless."""

@@ -290,5 +290,4 @@ def build_space(model: MorphogeneticModel, parts: HostRunParts) -> ActionSpace:
 
 def _first_items(parts: HostRunParts, split: ArraySplit, limit: int | None = None) -> tuple[Tensor, Tensor]:
     data = parts.data
-    storage = parts.cache.storage(split, device=parts.device, mean=data.mean, std=data.std)
-    return storage.normalise(storage.inputs[:limit].clone()), storage.label(storage.targets[:limit])
+    return parts.cache.first_items(split, limit, device=parts.device, mean=data.mean, std=data.std)
