@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -181,3 +182,12 @@ def test_another_number_of_first_items_is_another_copy() -> None:
     assert (len(few[0]), len(all_[0])) == (3, 10)
     other = cache.first_items(split, 3, device=CPU, mean=MEAN, std=MEAN)
     assert not torch.equal(other[0], few[0])
+
+
+def test_a_cache_goes_to_another_process_with_its_storages() -> None:
+    cache, split = DeviceCache(), _split()
+    mine = cache.first_items(split, device=CPU, mean=MEAN, std=STD)
+    other = copy.deepcopy(cache)  # by the state that a pickle takes
+    assert len(other) == 1
+    theirs = other.first_items(split, device=CPU, mean=MEAN, std=STD)
+    assert torch.equal(mine[0], theirs[0])

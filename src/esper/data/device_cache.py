@@ -208,6 +208,13 @@ class DeviceCache:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process gets: the storages; what is made of them is made there anew."""
+        return {name: value for name, value in vars(self).items() if name != "_ready"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _ready=WeakValueDictionary())
+
     @property
     def max_bytes(self) -> int:
         """The bound."""
