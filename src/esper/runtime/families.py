@@ -264,6 +264,6 @@ def refuse_little_shared(num_bytes: int, folder: Path = SHARED_MEMORY) -> None:
     """Refuse data for which shared memory does not suffice: writing beyond it ends a process at once."""
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < num_bytes:
         raise ConfigError(
-            f"a fleet of worker processes: the data take {num_bytes / MIB:.1f} MiB of shared memory, {folder} "
+            f"fleet of worker processes: the data take {num_bytes / MIB:.1f} MiB of shared memory, {folder} "
             f"has {free / MIB:.1f} MiB free: enlarge it (of a container: --shm-size), or take --fleet serial"
         )
