@@ -1,4 +1,4 @@
-"""Many growing hosts at once: bare loops, one after another, in workers, and as one program, in turn.
+"""Many growing hosts at once: bare loops, one after another, and as one program, in turn.
 
     python benchmarks/fleets.py OUT.jsonl [--tasks digits synthetic] [--hosts 1 8 32] [--epochs 12]
 
@@ -6,14 +6,13 @@
     bare stack   the same loop over E hosts as stacked modules: what is possible without a lifecycle
     serial       host runs that take turns; few of them, because each costs the same
     fused        the E host runs of a `FusedFleet`
-    process      the E host runs in workers; wall time only, as its work is done elsewhere
-    fused process  both
+    dormant      the same fleet where nobody ever grows: what the lifecycle itself costs
 
-All fleets carry out the same recorded heuristic decisions, with seeds in every stage, counterfactuals,
-validation and the governor; the bare loops validate too. An epoch of each in turn, on one thread. CPU
-seconds count for what runs here, wall seconds where workers take part. `kept` is the gain of fused over
-serial divided by that of the bare stack over the bare loop. Absolute numbers say nothing about another
-machine.
+Fleets carry out the same recorded heuristic decisions, with seeds in every stage, counterfactuals, validation
+and the governor; the bare loops validate too, and both take torch's own optimiser. An epoch of each in turn,
+on one thread, CPU seconds. `kept` is the gain of fused over serial divided by that of the bare stack over the
+bare loop; `flops` is what the fleet's ledgers charge over what the bare loops do. Worker processes are timed
+by `benchmarks/process_fleet.py`. Absolute numbers say nothing about another machine.
 """
 
 from __future__ import annotations
@@ -37,11 +36,10 @@ from esper.kasmina import StackContext, to_arrangement
 from esper.leyline import Decision, Observation
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.families import HostFactory
-from esper.runtime.fleets import build_fleet
 from esper.runtime.policies import find_policy
 from esper.runtime.presets import build_preset
 from esper.tamiyo import HeuristicConfig
-from esper.tolaria import Fleet, FleetConfig, FusedFleet, HostRun, SerialFleet
+from esper.tolaria import Fleet, FusedFleet, HostRun, OptimizerConfig, SerialFleet
 from esper.tolaria.fleet.fused.stack import HostStack, NormRows
 
 FIRST_SEED = 1000
@@ -63,6 +61,9 @@ class Row:
     bare_stack: float
     serial: float
     fused: float
+    dormant: float
+    flops: float
+    """Of the fused fleet over those of as many bare loops, seeds and measuring included."""
     gain_bare: float
     """bare / bare stack, the median of the epochs' ratios."""
     gain_fused: float
@@ -73,10 +74,6 @@ class Row:
     """Of the intervals in which a seed lived, the part that ran fused."""
     acting_share: float
     """Time to observe and to apply over the whole of a fused epoch; deciding is the policy's."""
-    serial_wall: float
-    fused_wall: float
-    process_wall: float | None
-    fused_process_wall: float | None
     rss_per_host_mib: float
     stages: dict[str, int]
     """Host intervals by the stages of their slots."""
@@ -84,17 +81,15 @@ class Row:
 
 @dataclass(slots=True)
 class Clock:
-    """CPU and wall seconds of one way, per epoch."""
+    """CPU seconds of one way, per epoch."""
 
     cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
 
     def measure(self, work: Callable[[], object]) -> None:
         """Do the work and add what it took."""
-        cpu, wall = time.process_time(), time.perf_counter()
+        started = time.process_time()
         work()
-        self.cpu.append(time.process_time() - cpu)
-        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - started)
 
 
 def record_decisions(
@@ -117,6 +112,13 @@ def record_decisions(
     return decisions, stages
 
 
+def build_optimizer(config: OptimizerConfig, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Return torch's own; it works number by number, so that one may step stacked weights."""
+    if config.name == "sgd":
+        return torch.optim.SGD(weights, lr=1e-3, momentum=config.momentum, weight_decay=5e-4)
+    return torch.optim.AdamW(weights, lr=1e-4)
+
+
 class BareLoop:
     """One host, trained by a plain loop."""
 
@@ -125,11 +127,7 @@ class BareLoop:
         self.host = run.bench.model.host
         config = run.config.optimizer
         self.clip = config.clip_norm
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(self.host.parameters(), lr=1e-3, momentum=config.momentum, weight_decay=5e-4)
-            if config.name == "sgd"
-            else torch.optim.AdamW(self.host.parameters(), lr=1e-4)
-        )
+        self.optimizer = build_optimizer(config, list(self.host.parameters()))
 
     def run(self) -> None:
         """Train one epoch, then validate."""
@@ -160,11 +158,13 @@ class BareStack:
             ).requires_grad_()
             for name, _ in hosts[0].named_parameters()
         }
-        self.moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        config = runs[0].config.optimizer
+        self.clip = config.clip_norm
+        self.optimizer = build_optimizer(config, list(self.weights.values()))
         self.norms = NormRows(hosts)
 
     def run(self) -> None:
-        """Train one epoch with momentum and a clip per host, then validate."""
+        """Train one epoch with a clip per host, then validate."""
         num_hosts, bench = len(self.runs), self.runs[0].bench
         batches = StackedBatches([run.bench.batches for run in self.runs], [self.epoch] * num_hosts)
         context = StackContext(num_rows=num_hosts, running=self.norms.running)
@@ -176,12 +176,10 @@ class BareStack:
             gradients = torch.autograd.grad(loss, [self.weights[name] for name in names])
             total = sum(gradient.flatten(1).square().sum(dim=1) for gradient in gradients)
             assert isinstance(total, Tensor)
-            factor = (1.0 / (total.sqrt() + 1e-6)).clamp(max=1.0)
-            with torch.no_grad():
-                for name, gradient in zip(names, gradients, strict=True):
-                    shape = (-1, *[1] * (gradient.dim() - 1))
-                    self.moments[name].mul_(0.9).add_(gradient * factor.view(shape))
-                    self.weights[name].sub_(self.moments[name], alpha=1e-3)
+            factor = (self.clip / (total.sqrt() + 1e-6)).clamp(max=1.0)
+            for name, gradient in zip(names, gradients, strict=True):
+                self.weights[name].grad = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
+            self.optimizer.step()
         with torch.no_grad():
             inputs, targets = bench.validation
             wanted = targets.expand(num_hosts, *targets.shape)
@@ -197,7 +195,7 @@ class BareStack:
         return self.stack.run(entering, 0, lambda _: self.weights, lambda _: context, lambda _, h: h)
 
 
-def measure(config: ExperimentConfig, num_hosts: int, num_epochs: int, *, has_workers: bool) -> Row:
+def measure(config: ExperimentConfig, num_hosts: int, num_epochs: int) -> Row:
     """Return the row of one size."""
     factory = HostFactory(config)
     instances = range(FIRST_SEED, FIRST_SEED + num_hosts)
@@ -208,77 +206,75 @@ def measure(config: ExperimentConfig, num_hosts: int, num_epochs: int, *, has_wo
     fleets: dict[str, Fleet[tuple[Observation, ...]]] = {
         "serial": SerialFleet(factory.build, few, encode=tuple),
         "fused": fused,
+        "dormant": FusedFleet(factory.build, instances, encode=tuple, min_rows=1),
     }
-    if has_workers and num_hosts > 1:
-        for kind in ("process", "fused_process"):
-            fleets[kind] = build_fleet(FleetConfig(kind=kind), factory, instances, tuple)
     bare, stack = BareLoop(factory.build(FIRST_SEED)), BareStack([factory.build(i) for i in instances])
-    clocks = {name: Clock() for name in ("bare", "stack", *fleets)}
-    acting = Clock()
+    clocks = {name: Clock() for name in ("bare", "stack", "acting", *fleets)}
     for epoch in range(num_epochs):
         clocks["bare"].measure(bare.run)
         clocks["stack"].measure(stack.run)
         for name, fleet in fleets.items():
-            own = decisions[epoch][: fleet.num_hosts]
+            own = [Decision()] * num_hosts if name == "dormant" else decisions[epoch][: fleet.num_hosts]
 
             def act(fleet: Fleet[tuple[Observation, ...]] = fleet, own: list[Decision] = own) -> None:
                 fleet.observations()
                 fleet.apply(own)
 
-            aside = Clock()
-            (acting if name == "fused" else aside).measure(act)
+            (clocks["acting"] if name == "fused" else Clock()).measure(act)
             clocks[name].measure(fleet.train_epoch)
-    num_batches = fused.runs[0].bench.batches.num_batches
     memory = (resident_bytes() - before) / num_hosts / MIB
+    row = build_row(config.task.name, clocks, fused, len(few), memory, stages)
     for fleet in fleets.values():
         fleet.close()
-    return build_row(config.task.name, num_hosts, num_batches, clocks, acting, fused, few, memory, stages)
+    return row
 
 
-def build_row(  # noqa: PLR0913 - what was measured, piece by piece
+def count_flops(fused: FusedFleet[tuple[Observation, ...]], num_epochs: int) -> float:
+    """Return what the fleet's ledgers hold over what as many bare loops do, validation included."""
+    spent = sum(run.bench.ledger.total for run in fused.runs)
+    bench = fused.runs[0].bench
+    items = 3 * bench.data.train.num_items + bench.data.validation.num_items
+    return float(spent / (bench.model.host_flops * items * num_epochs * len(fused.runs)))
+
+
+def build_row(
     task: str,
-    num_hosts: int,
-    num_batches: int,
     clocks: dict[str, Clock],
-    acting: Clock,
     fused: FusedFleet[tuple[Observation, ...]],
-    few: Sequence[int],
+    num_serial: int,
     memory: float,
     stages: dict[str, int],
 ) -> Row:
     """Return the row of what the clocks say."""
-    hosts = {"bare": 1, "stack": num_hosts, "serial": len(few)}
+    num_hosts, num_batches = fused.num_hosts, fused.runs[0].bench.batches.num_batches
+    hosts = {"bare": 1, "serial": num_serial}
 
-    def per_step(name: str, *, is_wall: bool = False) -> list[float]:
-        values = clocks[name].wall if is_wall else clocks[name].cpu
-        return [1e6 * value / hosts.get(name, num_hosts) / num_batches for value in values[WARM_EPOCHS:]]
-
-    def median(name: str, *, is_wall: bool = False) -> float | None:
-        return statistics.median(per_step(name, is_wall=is_wall)) if name in clocks else None
+    def per_step(name: str) -> list[float]:
+        return [
+            1e6 * value / hosts.get(name, num_hosts) / num_batches for value in clocks[name].cpu[WARM_EPOCHS:]
+        ]
 
     def gain(slow: str, fast: str) -> float:
         return statistics.median(a / b for a, b in zip(per_step(slow), per_step(fast), strict=True))
 
     bare_gain, fused_gain = gain("bare", "stack"), gain("serial", "fused")
-    whole = sum(clocks["fused"].cpu[WARM_EPOCHS:]) + sum(acting.cpu[WARM_EPOCHS:])
+    acting = sum(per_step("acting"))
     return Row(
         task=task,
         num_hosts=num_hosts,
         num_batches=num_batches,
-        num_epochs=len(acting.cpu),
-        bare=median("bare") or 0.0,
-        bare_stack=median("stack") or 0.0,
-        serial=median("serial") or 0.0,
-        fused=median("fused") or 0.0,
+        num_epochs=len(clocks["bare"].cpu),
+        bare=statistics.median(per_step("bare")),
+        bare_stack=statistics.median(per_step("stack")),
+        serial=statistics.median(per_step("serial")),
+        fused=statistics.median(per_step("fused")),
+        dormant=statistics.median(per_step("dormant")),
+        flops=count_flops(fused, len(clocks["bare"].cpu)),
         gain_bare=bare_gain,
         gain_fused=fused_gain,
         kept=fused_gain / bare_gain,
         fused_share=fused.share.with_seeds,
-        acting_share=sum(acting.cpu[WARM_EPOCHS:]) / whole,
-        serial_wall=median("serial", is_wall=True) or 0.0,
-        fused_wall=median("fused", is_wall=True) or 0.0,
-        process_wall=median("process", is_wall=True),
-        fused_process_wall=median("fused_process", is_wall=True),
+        acting_share=acting / (acting + sum(per_step("fused"))),
         rss_per_host_mib=memory,
         stages=stages,
     )
@@ -311,12 +307,11 @@ def show(row: Row) -> None:
         f"bare {row.bare:7.1f} > {row.bare_stack:6.1f} ({row.gain_bare:4.2f}x)",
         f"fleet {row.serial:7.1f} > {row.fused:6.1f} ({row.gain_fused:4.2f}x)",
         f"kept {row.kept:4.2f}",
+        f"dormant {row.dormant:6.1f}",
+        f"flops {row.flops:4.2f}",
         f"fused {row.fused_share:4.2f}",
         f"acting {row.acting_share:4.2f}",
     ]
-    if row.process_wall is not None and row.fused_process_wall is not None:
-        ways = (row.serial_wall, row.fused_wall, row.process_wall, row.fused_process_wall)
-        parts.append("wall serial, fused, process, both " + " ".join(f"{way:.1f}" for way in ways))
     parts.append(f"{row.rss_per_host_mib:.1f} MiB/host")
     print("  ".join(parts), flush=True)
 
@@ -330,14 +325,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["digits", "synthetic"])
     parser.add_argument("--hosts", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128])
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--workers", action="store_true", help="measure worker processes as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for task in args.tasks:
         for num_hosts in args.hosts:
             config = grow_early(build_preset(task))
-            rows.append(measure(config, num_hosts, args.epochs, has_workers=args.workers))
+            rows.append(measure(config, num_hosts, args.epochs))
             show(rows[-1])
             lines = [json.dumps(asdict(row) | WHERE, sort_keys=True) for row in rows]
             args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

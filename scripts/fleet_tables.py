@@ -21,6 +21,8 @@ def build_fleets(rows: Sequence[Row]) -> str:
                 "gain": f"{number(row, 'gain_bare'):.2f}",
                 "serial fleet, us": f"{number(row, 'serial'):,.0f}",
                 "fused fleet, us": f"{number(row, 'fused'):,.0f}",
+                "dormant, us": f"{number(row, 'dormant'):,.0f}",
+                "FLOPs": f"{number(row, 'flops'):.2f}x",
                 "gain of the fleet": f"{number(row, 'gain_fused'):.2f}",
                 "kept": f"{number(row, 'kept'):.2f}",
                 "fused, with seeds": f"{number(row, 'fused_share'):.2f}",
