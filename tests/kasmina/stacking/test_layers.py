@@ -65,6 +65,14 @@ def test_a_layer_on_maps_equals_its_rows(name: str, num_rows: int, dtype: torch.
     )
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("num_rows", NUM_ROWS)
+def test_a_pointwise_convolution_of_large_maps_equals_its_rows(num_rows: int, *, has_bias: bool) -> None:
+    """Small ones, which run as a product per row, are among the layers above and in the blueprints."""
+    build = partial(nn.Conv2d, 4, 2, 1, bias=has_bias)
+    assert_stack_equals_rows(build, StackArrangement.MAPS, draw(num_rows, 5, 4, 60, 60))
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 4)])
 @pytest.mark.parametrize("num_rows", NUM_ROWS)
 @pytest.mark.parametrize("name", [*ROWS, *ANY])

@@ -20,6 +20,8 @@ from esper.kasmina.stacking.arrangement import as_maps, repeat_channels
 from esper.kasmina.stacking.contract import StackArrangement, StackContext, Stacked
 from esper.kasmina.stacking.kinds import Kind, Site, Weights, is_missing, is_off
 
+_FEW_NUMBERS = 49_152
+"""Of the input of a 1 x 1 convolution: below, starting a convolution costs more than turning its input."""
 _ONLY_MAPS = frozenset({StackArrangement.MAPS})
 _ONLY_ROWS = frozenset({StackArrangement.ROWS})
 
@@ -36,6 +38,21 @@ def apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     turned = weight.mT
     out = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
     return out if x.dim() == 3 else out.view(*x.shape[:-1], -1)
+
+
+def apply_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, num_rows: int) -> Tensor:
+    """Return a 1 x 1 convolution of every row, as a product per row over all positions.
+
+    Args:
+        x: [B, R C, H, W] channels last.
+        weight: [R, out, C].
+        bias: [R, out] or None.
+        num_rows: R.
+    """
+    num_items, _, height, width = x.shape
+    positions = x.permute(0, 2, 3, 1).reshape(num_items * height * width, num_rows, -1)  # [N, R, C]
+    out = apply_linear(positions.transpose(0, 1), weight, bias).transpose(0, 1)  # [N, R, out]
+    return out.reshape(num_items, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _build_linear(module: nn.Module, site: Site) -> Stacked:
@@ -58,8 +75,14 @@ def _build_conv(module: nn.Module, site: Site) -> Stacked:
     row_groups = module.groups
     fan_in, fan_out = module.in_channels // module.groups, module.out_channels // module.groups
 
+    is_pointwise = row_groups == 1 and module.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0)
+
     def compute(x: Tensor, weights: Weights, context: StackContext) -> Tensor:
         groups = context.num_rows * row_groups
+        if is_pointwise and x.numel() <= _FEW_NUMBERS:
+            return apply_pointwise(
+                x, weights[weight].flatten(2), None if bias is None else weights[bias], context.num_rows
+            )
         if fan_in == 1 < fan_out and not x.requires_grad:
             # The first layer on grey images. Where every output has an input of its own, the CPU fills its
             # vectors with channels; a group of one input and a few outputs leaves most lanes empty.
