@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
-from esper.leyline import ConfigError
+from esper.leyline import ConfigError, Decision, Observation
 from esper.runtime import fleet_choice
 from esper.runtime.families import HostFactory, WorkerHosts
 from esper.runtime.fleet_choice import FleetChoice, FleetTiming, choose_fleet, pick_kind
 from esper.runtime.fleets import build_fleet
 from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.training import EnvBuilder, assemble_training
-from esper.tolaria import FleetConfig
+from esper.tolaria import Fleet, FleetConfig
 from runtime.learning import tiny_training
 
 
@@ -58,6 +59,40 @@ def test_one_host_is_serial_and_little_work_starts_no_workers() -> None:
     two = choose_fleet(FleetConfig(kind="auto"), factory, (10_000, 10_001))
     assert [timing.kind for timing in two.timings] == ["serial", "fused", "process", "fused_process"]
     assert all(timing.seconds is None for timing in two.timings[2:])
+
+
+def test_hosts_are_measured_with_seeds_of_many_kinds_in_all_their_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planted: list[tuple[str | None, str | None]] = []
+
+    def build_spied(
+        config: FleetConfig,
+        factory: HostFactory,
+        instances: Sequence[int],
+        encode: Callable[[Sequence[Observation]], tuple[Observation, ...]],
+    ) -> Fleet[tuple[Observation, ...]]:
+        fleet = build_fleet(config, factory, instances, encode)
+        apply = fleet.apply
+
+        def spy(decisions: Sequence[Decision]) -> object:
+            planted.extend((d.action.slot, d.action.blueprint) for d in decisions if d.action.slot)
+            results = apply(decisions)
+            assert not any(result.is_refused for result in results)
+            return results
+
+        monkeypatch.setattr(type(fleet), "apply", lambda self, decisions: spy(decisions))
+        return fleet
+
+    config = tiny_training()
+    factory = HostFactory(config)
+    space = factory.build(10_000).observe().space
+    num_kinds = sum(cost.num_params > 0 for by_id in space.descriptors.values() for cost in by_id.values())
+    monkeypatch.setattr(fleet_choice, "build_fleet", build_spied)
+    fleet_choice._measure(FleetConfig(kind="serial"), factory, range(10_000, 10_000 + num_kinds))
+    assert len(planted) == num_kinds
+    assert {slot for slot, _ in planted} == set(space.slot_ids)
+    assert len(set(planted)) >= num_kinds // 2 > 1
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Which fleet is the fastest for a task, its hosts and this machine: measured, not believed.
 
 ```
-each candidate: build > one interval > a seed in every host > one interval > timed intervals > close
+each candidate: build > one interval > seeds of all kinds > one interval > timed intervals > close
 serial          on a few hosts, because hosts that take turns cost the same each
 processes       only where there is work enough to pay for starting them
 ```
@@ -23,7 +23,7 @@ from esper.runtime.fleets import build_fleet
 from esper.tolaria import FleetConfig
 
 _MAX_HOSTS = 32
-_NUM_SERIAL = 4
+_NUM_SERIAL = 8
 _NUM_TIMED = 2
 _MIN_GAIN = 1.1
 """Ratio of times from which a less simple fleet is taken: below it is noise."""
@@ -133,7 +133,7 @@ def _measure(config: FleetConfig, factory: HostFactory, instances: Sequence[int]
     try:
         fleet.apply([Decision()] * len(instances))
         fleet.train_epoch()
-        fleet.apply([_plant(observation) for observation in fleet.observations()])
+        fleet.apply([_plant(place, observation) for place, observation in enumerate(fleet.observations())])
         fleet.train_epoch()
         seconds = []
         for _ in range(_NUM_TIMED):
@@ -147,12 +147,16 @@ def _measure(config: FleetConfig, factory: HostFactory, instances: Sequence[int]
     return min(seconds) / len(instances)
 
 
-def _plant(observation: Observation) -> Decision:
-    """Return a germination in the first slot, of the first blueprint that has weights there."""
+def _plant(place: int, observation: Observation) -> Decision:
+    """Return a germination: slots and blueprints with weights in turn, as a policy that explores has them.
+
+    A fused fleet gains by seeds that are alike; with one blueprint in every host it would seem to gain more
+    than it will.
+    """
     space = observation.space
-    slot = space.slot_ids[0]
-    costs = space.descriptors[slot]
-    offered = [name for name, cost in costs.items() if cost.num_params > 0]
+    slot = space.slot_ids[place % len(space.slot_ids)]
+    offered = [name for name, cost in space.descriptors[slot].items() if cost.num_params > 0]
     if not offered:
         return Decision()
-    return Decision(action=Action(op=LifecycleOp.GERMINATE, slot=slot, blueprint=offered[0]))
+    blueprint = offered[place // len(space.slot_ids) % len(offered)]
+    return Decision(action=Action(op=LifecycleOp.GERMINATE, slot=slot, blueprint=blueprint))
