@@ -97,7 +97,7 @@ def test_rounds_of_several_seeds_are_pooled_and_a_seed_needs_both_fleets() -> No
 
 def test_fleets_stand_by_task_and_number_of_hosts() -> None:
     names = ("bare", "bare_stack", "gain_bare", "serial", "fused", "gain_fused", "kept", "fused_share")
-    row = dict.fromkeys((*names, "acting_share", "rss_per_host_mib"), 1.0)
+    row = dict.fromkeys((*names, "dormant", "flops", "acting_share", "rss_per_host_mib"), 1.0)
     rows: list[Row] = [{**row, "task": task, "num_hosts": n} for task, n in (("b", 1), ("a", 8), ("a", 2))]
     lines = build_fleets(rows).splitlines()[2:]
     assert [line.split(" | ")[:2] for line in lines] == [["| a", "2"], ["| a", "8"], ["| b", "1"]]
