@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -76,3 +78,22 @@ def test_banks_look_at_their_part_of_the_arena() -> None:
     changed = [not torch.equal(bank.values, was) for bank, was in zip(banks, before, strict=True)]
     assert changed == [False, False, True]
     assert [bank.num_updates.tolist() for bank in banks] == [[0, 0, 0], [0], [0, 1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bank_without_values_may_stand_among_large_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that does nothing has no weights; how values are filled by rows must not care."""
+    host = build_row(OptimizerConfig(name=name), 9)
+    host.optimizer.add_seed("idle", {}, birth_batch=0)
+    empty = replace(host, owner="idle", parameters={})
+    found = []
+    for largest in (0, 1_000_000):  # filled part by part, gathered
+        monkeypatch.setattr("esper.tolaria.fleet.fused.arena._LARGE_PART", largest)
+        banks = [*build_banks(name), ParameterBank([empty, empty])]
+        arena = UpdateArena(banks)
+        gradients = draw_gradients(banks, 0)
+        rates = torch.linspace(0.01, 0.2, 8, dtype=torch.float64)
+        arena.update(gradients, arena.compute_norms(gradients), None, rates)
+        found.append([bank.values.detach().clone() for bank in banks])
+    for left, right in zip(*found, strict=True):
+        assert torch.equal(left, right)

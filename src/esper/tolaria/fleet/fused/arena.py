@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LARGE_PART = 16_384
+"""Values of a bank, on average, from which rows are spread bank by bank; measured on one CPU core."""
 
 
 @final
@@ -136,9 +137,9 @@ class UpdateArena:
         if self._is_gathered:
             return rows.index_select(0, self._row_of)  # several times as fast as rows[row_of]
         out = rows.new_empty(len(self._row_of))
-        parts = zip(out.split_with_sizes(self._sizes), self.split(rows), strict=True)
-        for part, own in parts:
-            part.view(len(own), -1).copy_(own.unsqueeze(1))
+        parts = zip(self.banks, out.split_with_sizes(self._sizes), self.split(rows), strict=True)
+        for bank, part, own in parts:
+            part.view(bank.num_rows, bank.num_values).copy_(own.unsqueeze(1))
         return out
 
     def _hand_out(self) -> None:
