@@ -133,7 +133,8 @@ class DecisionMade(Event):
     alpha_target: float | None = None
     observation: Mapping[str, float] = field(default_factory=dict)
     """The encoded, bounded features by name: "feature" of the host, "slot/feature" of each slot, a wide one
-    as "feature/0", ...; rounded to 4 significant digits: for reading, not for computing. Empty: not kept."""
+    as "feature/0", ...; rounded to 4 significant digits: for reading, not for computing. What is left out is
+    0; all empty: not kept."""
     legal: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     """Head -> which of its options could be chosen, given the operation and slot that were; the heads that
     the operation uses, in the order of `probabilities`. Empty: not known."""

@@ -10,6 +10,7 @@ from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, im
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
 from esper.simic.intervals import PairedInterval, estimate_paired_interval
+from esper.simic.lone_reward import build_lone_reward
 from esper.simic.minibatches import count_minibatches
 from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
@@ -72,6 +73,7 @@ __all__ = [
     "TrainingConfig",
     "UpdateReport",
     "WeightedTerm",
+    "build_lone_reward",
     "build_rubric",
     "check_reward_term",
     "choose_best",
