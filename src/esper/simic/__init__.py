@@ -3,7 +3,9 @@
 from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
 from esper.simic.batch_rows import join_batches, pack_batch, unpack_batch
 from esper.simic.best_teacher import choose_best
+from esper.simic.carry_rows import ToldStep
 from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
+from esper.simic.decision_records import DecisionRecorder, TakenStep, TakingEnv
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
 from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
 from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, imitate
@@ -38,6 +40,7 @@ __all__ = [
     "ActorCritic",
     "Anomaly",
     "Bootstrap",
+    "DecisionRecorder",
     "Demonstrator",
     "EntropyConfig",
     "EnvStep",
@@ -67,8 +70,11 @@ __all__ = [
     "RoundReport",
     "Rubric",
     "StepFacts",
+    "TakenStep",
+    "TakingEnv",
     "TamiyoRolloutBuffer",
     "TermMemory",
+    "ToldStep",
     "TrainerParts",
     "TrainingConfig",
     "UpdateReport",
