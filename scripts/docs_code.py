@@ -31,7 +31,7 @@ FENCE = re.compile(
 )
 COMMAND = re.compile(r"^(?:\w+=\S+ )*(?:esper|python|pip|make|torchrun|sbatch|source|ssh) ", re.MULTILINE)
 LINKED = ("examples", "benchmarks", "scripts")
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
