@@ -1,10 +1,11 @@
-"""python scripts/docs_code.py: run the blocks of README.md and docs/ that are marked runnable; list the others.
+"""python scripts/docs_code.py: run the runnable blocks of README.md and docs/, and list the others.
 
-Before the fence of every block of Python or shell stands one of two marks: `<!-- runnable -->`, or `<!-- not run:
-REASON -->`; a page of measurements may say it once at its top, `<!-- what has no mark is not run: REASON -->`.
-The runnable blocks of one page run in order as one program, in a folder that holds nothing but links to
-`examples`, `benchmarks` and `scripts`, so that a page reads as one session in a clone of the repository. A shell
-block is a `bash` of its own that stops at the first command that fails.
+Before the fence of every block of Python or shell stands one of two marks: `<!-- runnable -->`, or
+`<!-- not run: REASON -->`; a page of measurements may say it once, in a line of its own,
+`<!-- what has no mark is not run: REASON -->`. The runnable blocks of one page run in order as one program,
+in a folder that holds nothing but links to `examples`, `benchmarks` and `scripts`, so a page reads as one
+session in a clone of the repository. A shell block is a `bash` of its own that stops at the first one that
+fails.
 """
 
 from __future__ import annotations
