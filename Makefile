@@ -82,10 +82,11 @@ docs: $(DEV_STAMP) ## build the documentation into site/, warnings are errors
 	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python scripts/site_requests.py site
 
-generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config, lifecycle and reward pages, frozen flags
+generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config, lifecycle and reward pages, pictures, frozen flags
 	$(BIN)/python scripts/readme_tree.py
 	$(BIN)/python scripts/config_reference.py
 	$(BIN)/python scripts/lifecycle_page.py
+	$(BIN)/python scripts/concept_pictures.py
 	$(BIN)/python scripts/rewards_page.py
 	$(BIN)/python scripts/cli_flags.py --update
 	$(BIN)/python scripts/battery_table.py

@@ -6,6 +6,7 @@ Read from the source text, so that types, defaults and the sentences under the f
 from __future__ import annotations
 
 import sys
+from html import escape
 from pathlib import Path
 
 from generated import NOTE, settle
@@ -39,7 +40,7 @@ def build_page(root: Path) -> str:
 
 def _section(config: ConfigClass) -> str:
     rows = [
-        f"| `{item.name}` | `{_cell(item.annotation)}` | {_default(item.default)} | {_cell(item.docstring)} |"
+        f"| `{item.name}` | {_code(item.annotation)} | {_default(item.default)} | {_cell(item.docstring)} |"
         for item in config.fields
     ]
     module = "esper." + config.file.name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -62,8 +63,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _code(text: str) -> str:
+    """Return a cell of code; a pipe has no form between back ticks that every reader of Markdown shows alike."""
+    return f"<code>{escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
+
+
 def _default(text: str | None) -> str:
-    return "required" if text is None else f"`{_cell(text)}`"
+    return "required" if text is None else _code(text)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_the_lifecycle_page_equals_the_tables() -> None:
 def test_a_changed_default_changes_the_configuration_page(tmp_path: Path) -> None:
     text = 'class AConfig:\n    """A."""\n    rate: float | None = {}\n    """In [0, 1]."""\n'
     page = config_reference.build_page(plant(tmp_path, {"data/a.py": text.format("0.1")}))
-    assert "| `rate` | `float \\| None` | `0.1` | In [0, 1]. |" in page
+    assert "| `rate` | <code>float &#124; None</code> | `0.1` | In [0, 1]. |" in page
     assert config_reference.build_page(plant(tmp_path, {"data/a.py": text.format("0.2")})) != page
 
 
