@@ -169,7 +169,7 @@ class Evaluator:
         calibration: Tensor,
         items: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Return the gate metric of every item with any number of alphas forced, on statistics of that network.
+        """Return the gate metric of every item with any alphas forced, on statistics of that network.
 
         Args:
             model: In any mode; its mode, buffers and random stream are as before afterwards.
