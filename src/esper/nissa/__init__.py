@@ -22,7 +22,7 @@ from esper.nissa.analytics.comparison import (
     compute_run_row,
 )
 from esper.nissa.analytics.comparison_document import build_comparison
-from esper.nissa.analytics.document import Document, Section, render_html, render_markdown
+from esper.nissa.analytics.document import Document, Section, render_fragment, render_html, render_markdown
 from esper.nissa.analytics.history import (
     MetricCurves,
     SeedFate,
@@ -37,6 +37,7 @@ from esper.nissa.analytics.pareto import ParetoPoint, find_front
 from esper.nissa.analytics.picture import build_picture
 from esper.nissa.analytics.report import (
     REPORT_FORMATS,
+    ReportFormat,
     ReportPaths,
     draw_images,
     render_report,
@@ -134,6 +135,7 @@ __all__ = [
     "PlainConsole",
     "PolicyRow",
     "Record",
+    "ReportFormat",
     "ReportPaths",
     "RichConsole",
     "RoundNotice",
@@ -193,6 +195,7 @@ __all__ = [
     "read_coalitions",
     "read_first_event",
     "read_run",
+    "render_fragment",
     "render_html",
     "render_markdown",
     "render_report",

@@ -28,7 +28,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bot
 nav a { margin-right: 0.9rem; color: #0072b2; } img { max-width: 100%; height: auto; }
 .table { overflow-x: auto; margin: 0.8rem 0; } table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top; }
-th { background: #f5f5f5; } td.number { text-align: right; white-space: nowrap;
+th { background: #f5f5f5; } th.number { text-align: right; } td.number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 footer { margin-top: 3rem; color: #777; font-size: 0.85rem; }
 """
@@ -163,6 +163,18 @@ def render_html(document: Document, images: Mapping[str, Image], *, made_by: str
     )
 
 
+def render_fragment(document: Document, images: Mapping[str, Image]) -> str:
+    """Return title, facts and all figures as HTML for a notebook's cell: no page around it, no style.
+
+    Args:
+        document: What to say.
+        images: Name of a figure -> the drawn figure; one that is not there is left out.
+    """
+    first = [block for block in document.head if not isinstance(block, FigureBlock)]
+    title = html.escape(clean_text(document.title))
+    return "\n".join((f"<h3>{title}</h3>", *_html_blocks((*first, *document.figures), images)))
+
+
 def escape_markdown(text: str) -> str:
     """Make foreign text inert in Markdown: no control characters, tags, links, emphasis or extra columns."""
     cleaned = clean_text(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -213,7 +225,10 @@ def _html_table(block: TableBlock) -> str:
         return f"<p>{_NONE}</p>"
     columns = range(len(block.head))
     is_number = [all(_NUMBER.fullmatch(row[column]) for row in block.rows) for column in columns]
-    head = "".join(f"<th>{html.escape(clean_text(cell))}</th>" for cell in block.head)
+    head = "".join(
+        f"<th{' class=number' if is_number[column] else ''}>{html.escape(clean_text(cell))}</th>"
+        for column, cell in enumerate(block.head)
+    )
     rows = "\n".join(
         "<tr>" + "".join(_html_cell(cell, is_number[column]) for column, cell in enumerate(row)) + "</tr>"
         for row in block.rows

@@ -114,7 +114,8 @@ def build_shares(table: CoalitionTable) -> Section:
         f"Measured on {table.num_items} validation items of checkpoint {table.checkpoint} (epoch "
         f"{table.epoch}): {how}, {flops} beside the run's own bill. A Shapley value is a fossil's share of "
         f"what all of them bring together, here {_whole(table)} in {_name_metric(table)}; the shares add up "
-        "to it."
+        "to it. A contribution in the table above is of the time when its seed was kept, these are of that "
+        "checkpoint."
     )
     shares = [
         (
