@@ -28,7 +28,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bot
 nav a { margin-right: 0.9rem; color: #0072b2; } img { max-width: 100%; height: auto; }
 .table { overflow-x: auto; margin: 0.8rem 0; } table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top; }
-th { background: #f5f5f5; } th.number { text-align: right; } td.number { text-align: right; white-space: nowrap;
+th { background: #f5f5f5; } th.number, td.number { text-align: right; } td.number { white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 footer { margin-top: 3rem; color: #777; font-size: 0.85rem; }
 """

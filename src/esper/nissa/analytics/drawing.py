@@ -78,7 +78,7 @@ def label_amount(axes: Axes, text: str) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     axes.set_xlabel(text, color=INK, parse_math=False)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     _format_axis(axes, "x", _short)
 
 
