@@ -6,6 +6,7 @@ controller = esper.Controller(grown, optimizer)              # growth in your ow
 esper.fit(grown, train_loader, validation_loader, ...)       # or a loop of ours
 plain = grown.export()                                       # what leaves has nothing of esper in it
 esper.save_exported(plain, "net.onnx", images[:2])           # or .pt2, or a folder
+run = esper.open_run("runs/digits")                          # what happened: curves, seeds, figures
 ```
 Names are looked up when they are first used, so that `import esper` alone pulls in no torch.
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from esper.runtime.fit import fit
     from esper.runtime.growable import Growable
     from esper.runtime.own_blueprints import blueprint
+    from esper.runtime.run_report import RunReport, open_run
     from esper.runtime.save_exported import save_exported
     from esper.tolaria import Budget
 
@@ -31,10 +33,12 @@ _HOMES = MappingProxyType(
         "Budget": "esper.tolaria",
         "Controller": "esper.runtime.controller",
         "Growable": "esper.runtime.growable",
+        "RunReport": "esper.runtime.run_report",
         "blueprint": "esper.runtime.own_blueprints",
         "compare": "esper.runtime.compare",
         "fit": "esper.runtime.fit",
         "grow": "esper.runtime.api",
+        "open_run": "esper.runtime.run_report",
         "propose": "esper.runtime.api",
         "save_exported": "esper.runtime.save_exported",
     }
@@ -45,10 +49,12 @@ __all__ = [
     "Budget",
     "Controller",
     "Growable",
+    "RunReport",
     "blueprint",
     "compare",
     "fit",
     "grow",
+    "open_run",
     "propose",
     "save_exported",
 ]

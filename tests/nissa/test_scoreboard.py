@@ -36,6 +36,8 @@ def test_counts_rate_and_mean_are_right() -> None:
             num_culled=2,
             keep_rate=1 / 3,
             mean_contribution=0.25,
+            churn=0.5,
+            params_added=1,
         ),
     )
 

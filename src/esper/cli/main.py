@@ -22,6 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "launch": ("esper.cli.launch", "train a policy in several processes; restart after a failure"),
         "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
         "runs": ("esper.cli.runs", "list runs, show one"),
+        "report": ("esper.cli.report", "write a run as a page with figures, or several side by side"),
+        "coalitions": ("esper.cli.coalitions", "measure what each fossil of a run is worth among the others"),
         "replay": ("esper.cli.replay", "repeat a run from its action log and compare every number"),
         "export": ("esper.cli.export", "write a run's network as a plain model without esper"),
         "data": ("esper.cli.data", "list the data sets, check their files"),

@@ -5,6 +5,24 @@ drawing library: those come in when a report is drawn.
 """
 
 from esper.nissa.alert_command import AlertCommand, check_command
+from esper.nissa.analytics.coalitions import (
+    COALITIONS_NAME,
+    CoalitionRow,
+    CoalitionTable,
+    ShapleyRow,
+    read_coalitions,
+    write_coalitions,
+)
+from esper.nissa.analytics.comparison import (
+    PolicyRow,
+    RunRow,
+    Spread,
+    TaskComparison,
+    compare_runs,
+    compute_run_row,
+)
+from esper.nissa.analytics.comparison_document import build_comparison
+from esper.nissa.analytics.document import Document, Section, render_fragment, render_html, render_markdown
 from esper.nissa.analytics.history import (
     MetricCurves,
     SeedFate,
@@ -13,10 +31,22 @@ from esper.nissa.analytics.history import (
     compute_fates,
     compute_strips,
     effective_events,
+    total_flops,
 )
-from esper.nissa.analytics.report import ReportPaths, render_report, write_report
+from esper.nissa.analytics.pareto import ParetoPoint, find_front
+from esper.nissa.analytics.picture import build_picture
+from esper.nissa.analytics.report import (
+    REPORT_FORMATS,
+    ReportFormat,
+    ReportPaths,
+    draw_images,
+    render_report,
+    write_document,
+    write_report,
+)
+from esper.nissa.analytics.run_document import build_run_document, collect_picture
 from esper.nissa.analytics.scoreboard import BlueprintScore, compute_scoreboard
-from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain, total_flops
+from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain
 from esper.nissa.analytics.tables import describe_summary
 from esper.nissa.analytics.training import (
     AnomalyTally,
@@ -31,6 +61,7 @@ from esper.nissa.analytics.training import (
     split_ends,
     training_to_plain,
 )
+from esper.nissa.analytics.training_document import build_training_document
 from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
@@ -76,8 +107,10 @@ __all__ = [
     "BLOCKS",
     "BOOKKEEPING_KINDS",
     "CLOCK_FIELDS",
+    "COALITIONS_NAME",
     "PLAIN_LEVELS",
     "PROGRESS_NAMES",
+    "REPORT_FORMATS",
     "SCHEMA_VERSION",
     "SUMMARY_NAME",
     "AlertBackend",
@@ -86,6 +119,9 @@ __all__ = [
     "BadLine",
     "BlueprintScore",
     "BufferedBackend",
+    "CoalitionRow",
+    "CoalitionTable",
+    "Document",
     "EventHub",
     "FileCaps",
     "Header",
@@ -95,27 +131,42 @@ __all__ = [
     "MetricCurves",
     "Narrator",
     "OutputBackend",
+    "ParetoPoint",
     "PlainConsole",
+    "PolicyRow",
     "Record",
+    "ReportFormat",
     "ReportPaths",
     "RichConsole",
     "RoundNotice",
     "RunDirectoryBackend",
     "RunLog",
+    "RunRow",
     "RunSummary",
+    "Section",
     "SeedFate",
+    "ShapleyRow",
+    "Spread",
     "StageSpan",
     "TailBatch",
+    "TaskComparison",
     "TelemetryConfig",
     "TrainingCurves",
     "TrainingSummary",
     "average_known",
+    "build_comparison",
     "build_console",
     "build_hub",
+    "build_picture",
+    "build_run_document",
+    "build_training_document",
     "check_command",
     "clean_text",
+    "collect_picture",
+    "compare_runs",
     "compute_curves",
     "compute_fates",
+    "compute_run_row",
     "compute_scoreboard",
     "compute_strips",
     "compute_summary",
@@ -125,6 +176,7 @@ __all__ = [
     "decode_event",
     "decode_line",
     "describe_summary",
+    "draw_images",
     "draw_sparkline",
     "drop_superseded",
     "effective_events",
@@ -132,6 +184,7 @@ __all__ = [
     "encode_header",
     "encode_record",
     "event_files",
+    "find_front",
     "format_count",
     "format_estimate",
     "format_flops",
@@ -140,14 +193,20 @@ __all__ = [
     "format_percent",
     "format_seconds",
     "is_training",
+    "read_coalitions",
     "read_first_event",
     "read_run",
+    "render_fragment",
+    "render_html",
+    "render_markdown",
     "render_report",
     "split_ends",
     "summary_to_plain",
     "tail",
     "total_flops",
     "training_to_plain",
+    "write_coalitions",
+    "write_document",
     "write_report",
     "write_summary",
 ]

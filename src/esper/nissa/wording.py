@@ -38,7 +38,7 @@ from esper.leyline import (
     StageChanged,
     UpdateSkipped,
 )
-from esper.nissa.analytics.summary import total_flops
+from esper.nissa.analytics.history import total_flops
 from esper.nissa.line import Line, Tone
 from esper.nissa.record import Record
 from esper.nissa.text import (

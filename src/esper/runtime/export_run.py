@@ -11,7 +11,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +32,8 @@ from esper.kasmina import (
     measure_largest,
 )
 from esper.leyline import ExportError, JsonValue
-from esper.runtime.assemble import Assembly, assemble
+from esper.runtime.assemble import Assembly
 from esper.runtime.checked_writing import write_checked
-from esper.runtime.config_file import read_config
 from esper.runtime.export_programs import (
     OnnxNetwork,
     build_program,
@@ -42,12 +41,10 @@ from esper.runtime.export_programs import (
     save_onnx,
     save_program,
 )
-from esper.runtime.resuming import refuse_unconfirmed_blueprints, restore_host
-from esper.runtime.run import CHECKPOINT_KIND
 from esper.runtime.run_folder import package_versions
-from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, read_meta
+from esper.runtime.run_records import read_meta
 from esper.runtime.save_exported import ARCHITECTURE_NAME, check_target
-from esper.tolaria import CheckpointStore
+from esper.runtime.saved_host import load_saved_host
 
 ARCHITECTURE_VERSION = 1
 CODE_NAME = "model.py"
@@ -120,28 +117,21 @@ def export_run(
     """
     read_meta(run)
     check_target(target)
-    config = read_config(run / CONFIG_NAME)
-    # Nothing is decided any more, so that whoever did is not built, and no user's code is imported.
-    refuse_unconfirmed_blueprints(run, config, is_trusted=is_code_trusted)
-    host = replace(config.host, device="cpu", compile="none")
-    assembly = assemble(replace(config, policy="never", host=host))
-    store = CheckpointStore(run / CHECKPOINTS_NAME, kind=CHECKPOINT_KIND, esper_version=version("esper-lite"))
-    loaded = store.load()
-    restore_host(assembly.host_run, loaded.record, loaded.topology_hash)
-    bench = assembly.host_run.bench
+    saved = load_saved_host(run, is_code_trusted=is_code_trusted)
+    bench = saved.assembly.host_run.bench
     model, sample = bench.model.eval(), bench.validation[0][:_NUM_CHECKED_ITEMS]
     plain = export_model(model, sample, allow_unfinished=allow_unfinished)
     is_whole = not any(report.stage.is_live for report in model.reports())
     with torch.no_grad():
         expected = (model if is_whole else plain)(sample)
-    write, load = _choose_format(target, plain, sample, assembly)
+    write, load = _choose_format(target, plain, sample, saved.assembly)
     difference = write_checked(target, write, lambda path: measure_difference(load(path), sample, expected))
     return ExportSummary(
         target=target,
-        checkpoint=loaded.name,
+        checkpoint=saved.checkpoint,
         num_params=count_trainable(plain),
         max_difference=difference,
-        passed_over=tuple(map(str, loaded.rejected)),
+        passed_over=saved.passed_over,
     )
 
 

@@ -162,6 +162,40 @@ class Evaluator:
             model, settings, len(calibration) if norms else 0, len(items[1])
         )
 
+    def measure_items(
+        self,
+        model: MorphogeneticModel,
+        alphas: Mapping[str, float],
+        calibration: Tensor,
+        items: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Return the gate metric of every item with any alphas forced, on statistics of that network.
+
+        Args:
+            model: In any mode; its mode, buffers and random stream are as before afterwards.
+            alphas: Slot -> alpha; 0 leaves the seed out. Other slots stay as they are.
+            calibration: Training inputs [M, ...]; not used where no norm keeps statistics.
+            items: Validation inputs [N, ...] and targets.
+
+        Returns:
+            A float32 [N] tensor, higher is better.
+        """
+        norms = norms_with_statistics(model)
+        saved, plan = read_statistics(norms), ForwardPlan(overrides=alphas)
+        try:
+            with eval_mode(model), torch.no_grad(), self._autocast.context(), model.planned(plan):
+                if norms:
+                    with batch_statistics(norms):
+                        model.host(calibration)
+                parts = [
+                    self._gate_metric(model.host(inputs), targets)
+                    for inputs, targets in _chunks(*items, self._config.chunk_items)
+                ]
+        finally:
+            write_statistics(norms, saved)
+            model.forget_records()
+        return torch.cat(parts)
+
     def refresh_statistics(self, model: MorphogeneticModel, calibration: Tensor) -> None:
         """Re-estimate every norm's running statistics for the network as it is now.
 

@@ -5,14 +5,16 @@ Pure functions over records of one host run; nothing here formats or draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import final
 
 from esper.leyline import (
     DecisionMade,
     EpochCompleted,
     Event,
+    JsonValue,
     RewardGranted,
     RolledBack,
     RunStarted,
@@ -24,6 +26,9 @@ from esper.leyline import (
     StageChanged,
 )
 from esper.nissa.record import Record
+
+NOT_COUNTED = "validation"
+"""Kind of spending outside totals: plain validation is the same in every arm of a comparison."""
 
 
 @final
@@ -43,6 +48,10 @@ class StageSpan:
     seed_id: str | None
     """None for an empty slot; a removed seed is named until its slot is free."""
 
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the fields by name."""
+        return asdict(self)
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +68,14 @@ class MetricCurves:
     train_metric: tuple[float, ...] | None
     """Same metric on training data; None where the run did not record it."""
     total_params: tuple[int, ...]
+    total_flops: tuple[int, ...] = ()
+    """Spent until then, `NOT_COUNTED` left out."""
+    is_higher_better: bool = True
+    """Of the metric as a reader expects it; False for a loss or a perplexity."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the fields by name."""
+        return asdict(self)
 
 
 @final
@@ -81,6 +98,17 @@ class SeedFate:
     contribution: float | None = None
     """At the end, or the last one measured; None = never measured."""
     contribution_error: float | None = None
+    blend_epoch: int | None = None
+    """Epochs finished when it began to blend in; None = it never did."""
+    gain: float | None = None
+    """Validation metric, higher is better, at the seed's end (or now) minus that at its germination: the
+    host's own progress included; None = one of the two was not measured."""
+    blend_delta: float | None = None
+    """The same since it began to blend in."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the fields by name."""
+        return asdict(self)
 
 
 def effective_events(records: Iterable[Record], instance: int = 0) -> tuple[Event, ...]:
@@ -135,7 +163,19 @@ def compute_curves(events: Iterable[Event]) -> MetricCurves:
         metric=tuple(row.raw_metrics.get(name, row.metric) for row in rows),
         train_metric=tuple(row.raw_metrics[train_name] for row in rows) if has_train else None,
         total_params=tuple(row.total_params for row in rows),
+        total_flops=tuple(total_flops(row.flops) for row in rows),
+        is_higher_better=all(_is_as_inside(row.metric, row.raw_metrics.get(name)) for row in rows),
     )
+
+
+def total_flops(flops: Mapping[str, int]) -> int:
+    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled."""
+    return sum(amount for kind, amount in flops.items() if kind != NOT_COUNTED)
+
+
+def _is_as_inside(inside: float, shown: float | None) -> bool:
+    """Whether a metric is shown as it is inside, where higher is better; else it was turned around."""
+    return shown is None or not math.isfinite(inside) or math.isclose(inside, shown, abs_tol=1e-12)
 
 
 def compute_strips(events: Iterable[Event]) -> Mapping[str, tuple[StageSpan, ...]]:
@@ -180,8 +220,13 @@ def compute_fates(events: Iterable[Event]) -> tuple[SeedFate, ...]:
         events: As `effective_events` returns them.
     """
     fates: dict[str, SeedFate] = {}
+    metrics: dict[int, float] = {}
     for event in events:
-        if isinstance(event, SeedGerminated):
+        if isinstance(event, EpochCompleted):
+            metrics[event.epoch] = event.metric
+        elif isinstance(event, StageChanged) and event.seed_id in fates:
+            fates[event.seed_id] = _begin_to_blend(fates[event.seed_id], event)
+        elif isinstance(event, SeedGerminated):
             fates[event.seed_id] = SeedFate(
                 seed_id=event.seed_id,
                 slot=event.slot,
@@ -192,7 +237,23 @@ def compute_fates(events: Iterable[Event]) -> tuple[SeedFate, ...]:
             )
         elif isinstance(event, SlotMeasured | SeedFossilized | SeedCulled) and event.seed_id in fates:
             fates[event.seed_id] = _follow(fates[event.seed_id], event)
-    return tuple(fates.values())
+    return tuple(_measure_gains(fate, metrics) for fate in fates.values())
+
+
+def _begin_to_blend(fate: SeedFate, event: StageChanged) -> SeedFate:
+    is_first = event.new == SeedStage.BLENDING.value and fate.blend_epoch is None
+    return replace(fate, blend_epoch=event.epoch) if is_first else fate
+
+
+def _measure_gains(fate: SeedFate, metrics: Mapping[int, float]) -> SeedFate:
+    last = max(metrics, default=0) if fate.end_epoch is None else fate.end_epoch
+
+    def since(epoch: int | None) -> float | None:
+        if epoch is None or epoch not in metrics or last not in metrics:
+            return None
+        return metrics[last] - metrics[epoch]
+
+    return replace(fate, gain=since(fate.start_epoch), blend_delta=since(fate.blend_epoch))
 
 
 def _follow(fate: SeedFate, event: SlotMeasured | SeedFossilized | SeedCulled) -> SeedFate:

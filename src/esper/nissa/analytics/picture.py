@@ -5,7 +5,6 @@ Draws on a figure of its own; matplotlib's global state is never touched.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from esper.leyline import SeedStage
+from esper.nissa.analytics.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    add_grid,
+    dress,
+    label_metric,
+    new_figure,
+    save_figure,
+    shorten,
+)
 from esper.nissa.analytics.history import MetricCurves, SeedFate, StageSpan
-from esper.nissa.text import clean_text, format_percent, is_fraction
+from esper.nissa.text import format_percent, is_fraction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STAGE_COLOURS: Mapping[str, str] = MappingProxyType(
     {
@@ -34,8 +45,7 @@ STAGE_COLOURS: Mapping[str, str] = MappingProxyType(
 )
 """Colours of Okabe and Ito (2008), distinct for every common form of colour blindness, greys for no seed."""
 
-_VALIDATION, _TRAINING = "#0072b2", "#8a8a8a"
-_INK = "#333333"
+_VALIDATION, _TRAINING = BLUE, GREY
 _MIN_LABEL_FRACTION = 0.008
 """Width of one letter of a strip's label as a fraction of the axis, at the figure's size."""
 
@@ -58,17 +68,18 @@ class PictureData:
 
 def draw_picture(data: PictureData) -> bytes:
     """Draw the run and return a PNG, 1,500 pixels wide."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - 0.3 s that only reports pay
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    return save_figure(build_picture(data), "png").data
 
+
+def build_picture(data: PictureData) -> Figure:
+    """Return the picture as a figure."""
     strip_height = 0.55 + min(14.0, 0.42 * max(1, len(data.strips)))
-    figure = Figure(figsize=(10.0, 5.6 + strip_height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.0, 5.6 + strip_height)
     grid = figure.add_gridspec(3, 1, height_ratios=(2.7, 2.1, strip_height))
     metric = figure.add_subplot(grid[0])
     loss = figure.add_subplot(grid[1], sharex=metric)
     strips = figure.add_subplot(grid[2], sharex=metric)
-    figure.suptitle(_shown(data.title), fontsize=12, color=_INK, parse_math=False)
+    figure.suptitle(shorten(data.title), fontsize=12, color=INK, parse_math=False)
     _draw_metric(metric, data)
     _draw_loss(loss, data.curves)
     _draw_strips(strips, data)
@@ -76,35 +87,18 @@ def draw_picture(data: PictureData) -> bytes:
     metric.set_xlim(0, last)
     _draw_growth(metric, loss, data)
     for axes in (metric, loss, strips):
-        _dress(axes)
+        dress(axes)
     for axes in (metric, loss):
         axes.tick_params(labelbottom=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _dress(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.set_axisbelow(True)
+    return figure
 
 
 def _draw_metric(axes: Axes, data: PictureData) -> None:
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
-
     curves = data.curves
     has_markers = len(curves.epochs) <= 60
     if curves.train_metric is not None:
         _draw_line(axes, curves.epochs, curves.train_metric, _TRAINING, "train", has_markers=False)
     _draw_line(axes, curves.epochs, curves.metric, _VALIDATION, "validation", has_markers=has_markers)
-    name = _shown(curves.metric_name)
-    if is_fraction(curves.metric_name):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.10g}"))
-        name += " (%)"
     if data.test_metric is not None and math.isfinite(data.test_metric):
         shown = (
             format_percent(data.test_metric) if is_fraction(curves.metric_name) else f"{data.test_metric:.3f}"
@@ -116,7 +110,7 @@ def _draw_metric(axes: Axes, data: PictureData) -> None:
             linestyle="--",
             label=f"test, at the end: {shown}",
         )
-    axes.set_ylabel(name, color=_INK, parse_math=False)
+    label_metric(axes, curves.metric_name)
     _grid_and_legend(axes)
 
 
@@ -130,7 +124,7 @@ def _draw_loss(axes: Axes, curves: MetricCurves) -> None:
     is_wide = bool(finite) and min(finite) > 0 and max(finite) > 30 * min(finite)
     if is_wide:
         axes.set_yscale("log")
-    axes.set_ylabel("loss per item" + (" (log)" if is_wide else ""), color=_INK)
+    axes.set_ylabel("loss per item" + (" (log)" if is_wide else ""), color=INK)
     _grid_and_legend(axes)
 
 
@@ -150,7 +144,7 @@ def _draw_line(
 
 
 def _grid_and_legend(axes: Axes) -> None:
-    axes.grid(visible=True, color="#e5e5e5", linewidth=0.7)
+    add_grid(axes)
     axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
 
 
@@ -171,10 +165,10 @@ def _draw_strips(axes: Axes, data: PictureData) -> None:
         for seed_id, start, end in _label_places(data.strips[slot]):
             _label_seed(axes, row, (start, end), blueprints.get(seed_id, ""), max(1, data.num_epochs))
     axes.set_yticks(range(len(slots)))
-    axes.set_yticklabels([_shown(slot)[-28:] for slot in slots], parse_math=False)
+    axes.set_yticklabels([shorten(slot)[-28:] for slot in slots], parse_math=False)
     axes.set_ylim(len(slots) - 0.5 if slots else 0.5, -0.5)
-    axes.set_ylabel("slot", color=_INK)
-    axes.set_xlabel("epoch (decision intervals finished)", color=_INK)
+    axes.set_ylabel("slot", color=INK)
+    axes.set_xlabel("epoch (decision intervals finished)", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     patches = [
         Patch(facecolor=colour, edgecolor="#999999", linewidth=0.5, label=stage.lower())
@@ -224,7 +218,7 @@ def _label_places(spans: Sequence[StageSpan]) -> list[tuple[str, int, int]]:
 def _label_seed(axes: Axes, row: int, extent: tuple[int, int], blueprint: str, num_epochs: int) -> None:
     """Write the blueprint into its bar, where it fits."""
     start, end = extent
-    text = _shown(blueprint)
+    text = shorten(blueprint)
     if text and (end - start) / num_epochs >= _MIN_LABEL_FRACTION * len(text):
         axes.text(
             (start + end) / 2,
@@ -236,8 +230,3 @@ def _label_seed(axes: Axes, row: int, extent: tuple[int, int], blueprint: str, n
             color="black",
             parse_math=False,
         )
-
-
-def _shown(text: str) -> str:
-    """Clean a name and keep what the default font can draw: up to U+024F, the rest as "?"."""
-    return "".join(char if char <= "\u024f" else "?" for char in clean_text(text))[:60]

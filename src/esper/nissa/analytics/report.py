@@ -1,28 +1,21 @@
-"""Writes the report of a run directory: `report.md` with its tables and `report.png` with its picture."""
+"""Reports as files: `report.md` and `report.png` at a run's end; Markdown, HTML and figures on demand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
-from esper.leyline import Event, RolledBack
-from esper.nissa.analytics.history import compute_curves, compute_fates, compute_strips, effective_events
-from esper.nissa.analytics.picture import PictureData, draw_picture
-from esper.nissa.analytics.scoreboard import compute_scoreboard
-from esper.nissa.analytics.summary import RunSummary, compute_summary
-from esper.nissa.analytics.tables import (
-    render_decisions,
-    render_flops,
-    render_head,
-    render_lifecycle,
-    render_rollbacks,
-    render_scoreboard,
-    render_seeds,
-    render_slots,
-)
+from esper.leyline import RunDirectoryError
+from esper.nissa.analytics.document import Document, Image, render_html, render_markdown
+from esper.nissa.analytics.drawing import FigureFormat, save_figure
+from esper.nissa.analytics.run_document import TIMELINE, build_run_document
 from esper.nissa.files import write_atomically
 from esper.nissa.reader import RunLog, read_run
+
+ReportFormat = Literal["md", "html"]
+REPORT_FORMATS: tuple[ReportFormat, ...] = ("md", "html")
 
 
 @final
@@ -46,57 +39,60 @@ def write_report(run_dir: Path, instance: int = 0) -> ReportPaths:
         DataError: If an event file has no header of this version.
         OSError: If the folder cannot be written.
     """
-    log = read_run(run_dir)
+    document = build_run_document(read_run(run_dir), None, instance)
     paths = ReportPaths(markdown=run_dir / "report.md", picture=run_dir / "report.png")
-    events = effective_events(log.records, instance)
-    summary = compute_summary(log.records, instance)
-    write_atomically(paths.picture, draw_picture(_picture_data(events, summary)))
-    write_atomically(paths.markdown, render_report(log, instance).encode())
+    timeline = next(figure for figure in document.figures if figure.name == TIMELINE)
+    write_atomically(paths.picture, save_figure(timeline.draw(), "png").data)
+    text = render_markdown(document, {TIMELINE: paths.picture.name})
+    write_atomically(paths.markdown, text.encode())
     return paths
 
 
 def render_report(log: RunLog, instance: int = 0) -> str:
     """Return the text of `report.md`."""
-    events = effective_events(log.records, instance)
-    summary = compute_summary(log.records, instance)
-    fates, strips = compute_fates(events), compute_strips(events)
-    parts = [
-        render_head(summary),
-        "\n![Metric, loss and the life of every slot](report.png)\n",
-        render_slots(fates, strips),
-        render_scoreboard(compute_scoreboard(fates)),
-        render_flops(summary),
-        render_seeds(fates),
-        render_decisions(events),
-        render_rollbacks(events),
-        render_lifecycle(fates, strips),
-        _render_reading(log),
-    ]
-    return "".join(parts)
+    return render_markdown(build_run_document(log, None, instance), {TIMELINE: "report.png"})
 
 
-def _picture_data(events: tuple[Event, ...], summary: RunSummary) -> PictureData:
-    curves = compute_curves(events)
-    last_told = max((event.epoch for event in events), default=0)
-    return PictureData(
-        title=f"{summary.task}, policy {summary.policy}, seed {summary.seed}",
-        curves=curves,
-        strips=compute_strips(events),
-        fates=compute_fates(events),
-        test_metric=summary.test_metrics.get(curves.metric_name),
-        rollback_epochs=tuple(event.restored_epoch for event in events if isinstance(event, RolledBack)),
-        num_epochs=max(last_told, summary.num_epochs),
-    )
+def write_document(
+    document: Document,
+    folder: Path,
+    *,
+    formats: Sequence[ReportFormat] = REPORT_FORMATS,
+    figures: FigureFormat = "svg",
+    made_by: str = "esper-lite",
+) -> tuple[Path, ...]:
+    """Write a document into a folder; return the files, `report.html` and `report.md` first.
+
+    The page holds its figures itself; the Markdown text has them beside it, one file each.
+
+    Args:
+        document: What to say.
+        folder: Made if it is not there.
+        formats: "md", "html", or both.
+        figures: Format of the figures.
+        made_by: Last line of the page.
+
+    Raises:
+        RunDirectoryError: If the folder cannot be written.
+    """
+    images = draw_images(document, figures)
+    files: list[tuple[Path, bytes]] = []
+    if "html" in formats:
+        page = render_html(document, images, made_by=made_by)
+        files.append((folder / "report.html", page.encode()))
+    if "md" in formats:
+        names = {name: f"{name}.{figures}" for name in images}
+        files.append((folder / "report.md", render_markdown(document, names).encode()))
+        files += [(folder / names[name], image.data) for name, image in images.items()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, data in files:
+            write_atomically(path, data)
+    except OSError as error:
+        raise RunDirectoryError(f"{folder} cannot be written: {error.strerror}") from error
+    return tuple(path for path, _ in files)
 
 
-def _render_reading(log: RunLog) -> str:
-    """Say what the event files lacked; an empty text where they were whole."""
-    facts = []
-    if log.num_torn:
-        facts.append(f"{log.num_torn} event files end in a torn line, which was left out.")
-    if log.num_superseded:
-        facts.append(f"{log.num_superseded} records were superseded by a resume and left out.")
-    facts += [f"{bad.file}, line {bad.line} could not be read." for bad in log.bad_lines[:20]]
-    if len(log.bad_lines) > 20:
-        facts.append(f"{len(log.bad_lines) - 20} more lines could not be read.")
-    return "\n## Event files\n\n" + "\n".join(f"* {fact}" for fact in facts) + "\n" if facts else ""
+def draw_images(document: Document, figures: FigureFormat = "svg") -> dict[str, Image]:
+    """Return every figure of a document, drawn, by name."""
+    return {figure.name: save_figure(figure.draw(), figures) for figure in document.figures}

@@ -1,20 +1,21 @@
-"""How every blueprint did in one run: tried, kept, culled, and what it brought."""
+"""How every blueprint did in one run: tried, kept, culled, what it brought, what it cost."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import final
 
+from esper.leyline import JsonValue
 from esper.nissa.analytics.history import SeedFate
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlueprintScore:
-    """One row of the scoreboard."""
+    """One row of the scoreboard; None = there was no such seed, or nothing was measured."""
 
     blueprint: str
     num_germinated: int
@@ -24,6 +25,22 @@ class BlueprintScore:
     """Fossilized over (fossilized + culled), in [0, 1]; None = nothing decided yet."""
     mean_contribution: float | None
     """Mean of the seeds' last contributions, in metric units; None = none was measured."""
+    mean_gain: float | None = None
+    """Mean change of the validation metric over a seed's life, the host's own progress included."""
+    mean_blend_delta: float | None = None
+    """Mean change since a seed began to blend in."""
+    churn: float | None = None
+    """Parameters of culled seeds over those of all that germinated, in [0, 1]: built for nothing."""
+    params_added: int = 0
+    """Of the seeds that were kept."""
+    mean_fossilized_age_epochs: float | None = None
+    """From germination to being kept."""
+    mean_culled_age_epochs: float | None = None
+    """From germination to being removed."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the fields by name."""
+        return asdict(self)
 
 
 def compute_scoreboard(fates: Iterable[SeedFate]) -> tuple[BlueprintScore, ...]:
@@ -45,15 +62,29 @@ def compute_scoreboard(fates: Iterable[SeedFate]) -> tuple[BlueprintScore, ...]:
 
 
 def _score(blueprint: str, fates: list[SeedFate]) -> BlueprintScore:
-    num_fossilized = sum(fate.outcome == "fossilized" for fate in fates)
-    num_culled = sum(fate.outcome == "culled" for fate in fates)
-    num_decided = num_fossilized + num_culled
-    measured = [f.contribution for f in fates if f.contribution is not None and math.isfinite(f.contribution)]
+    kept = [fate for fate in fates if fate.outcome == "fossilized"]
+    culled = [fate for fate in fates if fate.outcome == "culled"]
+    num_decided, num_built = len(kept) + len(culled), sum(fate.num_params for fate in fates)
     return BlueprintScore(
         blueprint=blueprint,
         num_germinated=len(fates),
-        num_fossilized=num_fossilized,
-        num_culled=num_culled,
-        keep_rate=num_fossilized / num_decided if num_decided else None,
-        mean_contribution=math.fsum(measured) / len(measured) if measured else None,
+        num_fossilized=len(kept),
+        num_culled=len(culled),
+        keep_rate=len(kept) / num_decided if num_decided else None,
+        mean_contribution=_mean(fate.contribution for fate in fates),
+        mean_gain=_mean(fate.gain for fate in fates),
+        mean_blend_delta=_mean(fate.blend_delta for fate in fates),
+        churn=sum(fate.num_params for fate in culled) / num_built if num_built else None,
+        params_added=sum(fate.num_params for fate in kept),
+        mean_fossilized_age_epochs=_mean(map(_age, kept)),
+        mean_culled_age_epochs=_mean(map(_age, culled)),
     )
+
+
+def _age(fate: SeedFate) -> float | None:
+    return None if fate.end_epoch is None else float(fate.end_epoch - fate.start_epoch)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else None

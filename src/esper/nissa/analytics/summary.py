@@ -12,9 +12,6 @@ from esper.nissa.analytics.history import SeedFate, compute_curves, compute_fate
 from esper.nissa.codec import SCHEMA_VERSION, to_plain_tree
 from esper.nissa.record import Record
 
-NOT_COUNTED = "validation"
-"""Kind of spending outside totals: plain validation is the same in every arm of a comparison."""
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +89,6 @@ def compute_summary(records: Sequence[Record], instance: int = 0) -> RunSummary:
         num_rollbacks=sum(isinstance(event, RolledBack) for event in events),
         seconds=math.fsum(event.seconds for event in epochs.values()),
     )
-
-
-def total_flops(flops: Mapping[str, int]) -> int:
-    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled."""
-    return sum(amount for kind, amount in flops.items() if kind != NOT_COUNTED)
 
 
 def summary_to_plain(summary: RunSummary) -> JsonValue:

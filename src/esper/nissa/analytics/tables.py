@@ -1,17 +1,16 @@
-"""The report's words: Markdown sections made of a run's summary, seeds, decisions and stages. Pure text."""
+"""The report's words: sections made of a run's summary, seeds, decisions and stages. Pure."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from esper.leyline import DecisionMade, Event, LifecycleOp, RolledBack, SeedStage
-from esper.nissa.analytics.history import SeedFate, StageSpan
+from esper.nissa.analytics.document import Block, Section, TextBlock, build_table
+from esper.nissa.analytics.history import NOT_COUNTED, SeedFate, StageSpan, total_flops
 from esper.nissa.analytics.scoreboard import BlueprintScore
-from esper.nissa.analytics.summary import NOT_COUNTED, RunSummary, total_flops
+from esper.nissa.analytics.summary import RunSummary
 from esper.nissa.text import (
-    clean_text,
     format_count,
     format_estimate,
     format_flops,
@@ -23,22 +22,22 @@ from esper.nissa.text import (
 MAX_DECISION_ROWS = 200
 """Decisions listed one by one; a longer run tells how many more there are in the event file."""
 
-_MARKUP = re.compile(r"[\\`*{}\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _PLUS_MINUS = "\u00b1"
 _DASH = "-"
 
 
-def render_head(summary: RunSummary) -> str:
-    """Return the title and the facts of the run."""
-    lines = [
-        f"# Growth run: {_cell(summary.task or 'unnamed task')}",
-        "",
-        f"Policy {_cell(summary.policy)}, seed {summary.seed}; {summary.num_epochs} of "
-        f"{summary.horizon_epochs} epochs in {format_seconds(summary.seconds)}; "
-        f"ended: {_cell(summary.status)}.",
-        "",
-    ]
-    return "\n".join(lines) + "\n" + _table(("quantity", "value"), describe_summary(summary))
+def name_run(summary: RunSummary) -> str:
+    """Return the title of a report."""
+    return f"Growth run: {summary.task or 'unnamed task'}"
+
+
+def build_head(summary: RunSummary) -> tuple[Block, ...]:
+    """Return the facts of the run."""
+    text = (
+        f"Policy {summary.policy}, seed {summary.seed}; {summary.num_epochs} of {summary.horizon_epochs} "
+        f"epochs in {format_seconds(summary.seconds)}; ended: {summary.status}."
+    )
+    return (TextBlock(text=text), build_table(("quantity", "value"), describe_summary(summary)))
 
 
 def describe_summary(summary: RunSummary) -> tuple[tuple[str, str], ...]:
@@ -61,7 +60,7 @@ def describe_summary(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     )  # fmt: skip
 
 
-def render_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> str:
+def build_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> Section:
     """Return the summary table: what lives in every slot at the end."""
     rows = []
     for slot, spans in strips.items():
@@ -81,11 +80,11 @@ def render_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageS
         )
     head = ("slot", "blueprint", "stage", f"contribution {_PLUS_MINUS} s.e.", "parameters", "FLOPs per item",
             "seeds tried")  # fmt: skip
-    note = "Contribution: metric with the seed minus metric without it, in the units that the gates used.\n"
-    return _section("Slots", _table(head, rows), note)
+    note = "Contribution: metric with the seed minus metric without it, in the units that the gates used."
+    return _section("Slots", build_table(head, rows), TextBlock(text=note))
 
 
-def render_flops(summary: RunSummary) -> str:
+def build_flops(summary: RunSummary) -> Section:
     """Return the compute bill by kind; plain validation stands below the total, which leaves it out."""
     total = total_flops(summary.flops)
     kinds = sorted(summary.flops.items(), key=lambda item: (-item[1], item[0]))
@@ -98,10 +97,10 @@ def render_flops(summary: RunSummary) -> str:
     rows += [
         (f"{kind} (not counted)", format_flops(flops), _DASH) for kind, flops in kinds if kind == NOT_COUNTED
     ]
-    return _section("Compute by kind", _table(("kind", "FLOPs", "share"), rows))
+    return _section("Compute by kind", build_table(("kind", "FLOPs", "share"), rows))
 
 
-def render_decisions(events: Iterable[Event]) -> str:
+def build_decisions(events: Iterable[Event]) -> Section:
     """Return how often each operation was chosen and refused, and every decision but WAIT."""
     decisions = [event for event in events if isinstance(event, DecisionMade)]
     chosen = Counter(event.op for event in decisions)
@@ -122,13 +121,13 @@ def render_decisions(events: Iterable[Event]) -> str:
     more = len(acts) - len(rows)
     return _section(
         "Decisions",
-        _table(("operation", "chosen", "refused"), counts),
-        _table(("epoch", "operation", "slot", "blueprint", "reason", "outcome"), rows),
-        f"{more} more decisions are in the event file.\n" if more else "",
+        build_table(("operation", "chosen", "refused"), counts),
+        build_table(("epoch", "operation", "slot", "blueprint", "reason", "outcome"), rows),
+        *([TextBlock(text=f"{more} more decisions are in the event file.")] if more else []),
     )
 
 
-def render_lifecycle(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> str:
+def build_lifecycle(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSpan]]) -> Section:
     """Return every stage of every seed with its epochs."""
     blueprints = {fate.seed_id: fate.blueprint for fate in fates}
     rows = [
@@ -145,10 +144,10 @@ def render_lifecycle(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[St
         if span.stage != SeedStage.DORMANT.value
     ]
     head = ("slot", "seed", "blueprint", "stage", "from epoch", "to epoch")
-    return _section("Lifecycle", _table(head, rows))
+    return _section("Lifecycle", build_table(head, rows))
 
 
-def render_seeds(fates: Sequence[SeedFate]) -> str:
+def build_seeds(fates: Sequence[SeedFate]) -> Section:
     """Return what became of every seed."""
     rows = [
         (
@@ -164,10 +163,10 @@ def render_seeds(fates: Sequence[SeedFate]) -> str:
     ]
     head = ("seed", "blueprint", "germinated", "ended", "outcome", f"contribution {_PLUS_MINUS} s.e.",
             "parameters")  # fmt: skip
-    return _section("Seeds", _table(head, rows))
+    return _section("Seeds", build_table(head, rows))
 
 
-def render_scoreboard(scores: Iterable[BlueprintScore]) -> str:
+def build_scoreboard(scores: Iterable[BlueprintScore]) -> Section:
     """Return the scoreboard of blueprints."""
     rows = [
         (
@@ -175,45 +174,41 @@ def render_scoreboard(scores: Iterable[BlueprintScore]) -> str:
             str(score.num_germinated),
             str(score.num_fossilized),
             str(score.num_culled),
-            _DASH if score.keep_rate is None else format_percent(score.keep_rate),
+            _optional_percent(score.keep_rate),
             format_estimate(score.mean_contribution, None),
+            _optional_change(score.mean_gain),
+            _optional_change(score.mean_blend_delta),
+            format_count(score.params_added),
+            _optional_percent(score.churn),
+            _optional_age(score.mean_fossilized_age_epochs),
+            _optional_age(score.mean_culled_age_epochs),
         )
         for score in scores
     ]
-    head = ("blueprint", "germinated", "fossilized", "culled", "keep rate", "mean contribution")
-    return _section("Blueprints", _table(head, rows))
+    head = ("blueprint", "germinated", "fossilized", "culled", "keep rate", "mean contribution", "mean gain",
+            "mean blend delta", "parameters added", "churn", "age when kept", "age when culled")  # fmt: skip
+    note = (
+        "Gain: change of the validation metric (higher is better) from germination to the end, the host's "
+        "own progress included; blend delta: the same since blending began. Churn: parameters of culled "
+        "seeds over those of all that germinated. Ages in epochs."
+    )
+    return _section("Blueprints", build_table(head, rows), *([TextBlock(text=note)] if rows else []))
 
 
-def render_rollbacks(events: Iterable[Event]) -> str:
-    """Return the rollbacks; an empty text where there was none."""
+def build_rollbacks(events: Iterable[Event]) -> Section | None:
+    """Return the rollbacks; None where there was none."""
     rows = [
         (str(event.restored_epoch), event.verdict, event.reason, event.blamed_slot or _DASH)
         for event in events
         if isinstance(event, RolledBack)
     ]
     if not rows:
-        return ""
-    return _section("Rollbacks", _table(("back to epoch", "verdict", "reason", "blamed slot"), rows))
+        return None
+    return _section("Rollbacks", build_table(("back to epoch", "verdict", "reason", "blamed slot"), rows))
 
 
-def _section(title: str, *parts: str) -> str:
-    return "\n".join((f"\n## {title}\n", *(part for part in parts if part)))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [_row(head), "|" + " --- |" * len(head), *map(_row, rows)]
-    return "\n".join(lines) + "\n" if len(lines) > 2 else "None.\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
-
-
-def _cell(text: str) -> str:
-    """Make foreign text inert in Markdown: no control characters, tags, links, emphasis or extra columns."""
-    cleaned = clean_text(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    cleaned = cleaned.replace("://", "&#58;//")  # no link by itself
-    return _MARKUP.sub(r"\\\g<0>", cleaned)
+def _section(title: str, *blocks: Block) -> Section:
+    return Section(title=title, blocks=blocks)
 
 
 def _estimate(fate: SeedFate) -> str:
@@ -227,3 +222,15 @@ def _optional_metric(name: str, value: float | None) -> str:
 def _best(summary: RunSummary) -> str:
     value = _optional_metric(summary.metric_name, summary.best_metric)
     return value if summary.best_epoch is None else f"{value} (epoch {summary.best_epoch})"
+
+
+def _optional_percent(value: float | None) -> str:
+    return _DASH if value is None else format_percent(value)
+
+
+def _optional_change(value: float | None) -> str:
+    return _DASH if value is None else f"{value:+.4f}"
+
+
+def _optional_age(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.1f}"
