@@ -61,7 +61,7 @@ def paid(epoch: int, total: float = 0.1, **more: int) -> RewardGranted:
     return RewardGranted(epoch=epoch, total=total, parts={"a": total}, return_so_far=total, **more)
 
 
-def rolled_back(epoch: int, **more: int) -> Event:
+def rolled_back(epoch: int, instance: int = 0) -> Event:
     return RolledBack(
         epoch=epoch,
         verdict="diverged",
@@ -69,7 +69,7 @@ def rolled_back(epoch: int, **more: int) -> Event:
         restored_epoch=epoch,
         blamed_slot=None,
         rollback_count=1,
-        **more,
+        instance=instance,
     )
 
 
