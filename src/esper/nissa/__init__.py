@@ -22,6 +22,13 @@ from esper.nissa.analytics.comparison import (
     compute_run_row,
 )
 from esper.nissa.analytics.comparison_document import build_comparison
+from esper.nissa.analytics.decisions import (
+    JoinedDecision,
+    Option,
+    decision_to_plain,
+    join_decisions,
+    pick_decisions,
+)
 from esper.nissa.analytics.document import Document, Section, render_fragment, render_html, render_markdown
 from esper.nissa.analytics.history import (
     MetricCurves,
@@ -102,6 +109,7 @@ from esper.nissa.text import (
     format_seconds,
 )
 from esper.nissa.wording import Narrator
+from esper.nissa.wording_decisions import word_decision, word_reward
 
 __all__ = [
     "BLOCKS",
@@ -125,11 +133,13 @@ __all__ = [
     "EventHub",
     "FileCaps",
     "Header",
+    "JoinedDecision",
     "JsonConsole",
     "JsonlBackend",
     "MemoryBackend",
     "MetricCurves",
     "Narrator",
+    "Option",
     "OutputBackend",
     "ParetoPoint",
     "PlainConsole",
@@ -173,6 +183,7 @@ __all__ = [
     "compute_training_curves",
     "compute_training_summary",
     "curves_to_plain",
+    "decision_to_plain",
     "decode_event",
     "decode_line",
     "describe_summary",
@@ -193,6 +204,8 @@ __all__ = [
     "format_percent",
     "format_seconds",
     "is_training",
+    "join_decisions",
+    "pick_decisions",
     "read_coalitions",
     "read_first_event",
     "read_run",
@@ -205,6 +218,8 @@ __all__ = [
     "tail",
     "total_flops",
     "training_to_plain",
+    "word_decision",
+    "word_reward",
     "write_coalitions",
     "write_document",
     "write_report",
