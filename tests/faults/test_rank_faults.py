@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -35,6 +36,7 @@ class Trained:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._outcomes: dict[int, dict[str, object]] = {}
+        self._took_s: dict[int, float] = {}
 
     def settings(self, num_ranks: int) -> Path:
         folder = self._folder / f"settings-{num_ranks}"
@@ -47,7 +49,13 @@ class Trained:
             ended = launch(run_dir, num_ranks, "ppo", "--config", str(self.settings(num_ranks)))
             assert ended.code == 0, ended.text
             self._outcomes[num_ranks] = read_outcome(run_dir)
+            self._took_s[num_ranks] = ended.took_s
         return self._outcomes[num_ranks]
+
+    def took_s(self, num_ranks: int) -> float:
+        """Return what an undisturbed training takes here, from its start to its end."""
+        self.outcome(num_ranks)
+        return self._took_s[num_ranks]
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +234,16 @@ def test_under_torchrun_with_the_documented_setting_a_killed_rank_is_replaced(
     assert read_outcome(run_dir) == trained.outcome(2)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_late_rank_is_cut_short_where_that_is_asked_for(trained: Trained, tmp_path: Path) -> None:
     run_dir, settings = tmp_path / "run", str(trained.settings(3))
-    # In the first round: whoever is last is cut in every round, and what a busy machine made late in one ends
-    # its episode in the next. Longer than a busy machine makes the others take.
-    late = "sleep@rank=2,phase=rollout,step=0,call=4,seconds=12,attempt=0"
-    cut = ("--distributed.preempt-after-fraction", "0.6")
+    # As long as a whole training, so that the others finish their rollout meanwhile however slow the machine
+    # is; and far below what they wait for a rank, who is late and not lost. In the first round: whoever is
+    # last is cut in every round, and what was late in one ends its episode in the next.
+    late_s = math.ceil(trained.took_s(3))
+    late = f"sleep@rank=2,phase=rollout,step=0,call=4,seconds={late_s},attempt=0"
+    waits = [f"--distributed.{name}-timeout-s={10 * late_s}" for name in ("gradient", "control")]
+    cut = ("--distributed.preempt-after-fraction", "0.6", *waits)
     ended = launch(run_dir, 3, "ppo", "--config", settings, *cut, faults=late, max_restarts=0)
     assert ended.code == 0, ended.text
     rounds = read_outcome(run_dir)["rounds"]

@@ -161,6 +161,18 @@ def test_training_and_its_ramp_begin_at_the_batch_of_their_clock() -> None:
     assert alphas == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+def test_a_ramp_lasts_its_tempo_and_begins_where_alpha_is() -> None:
+    model = make_model()
+    slot = grow(model, "block1", S.BLENDING)
+    slot.follow_ramp(BATCHES // 2)
+    assert slot.state.alpha == 0.5
+    model.lifecycle.cull(slot, make_clock(1), "test", tempo_epochs=3)
+    ramp = slot.state.ramp
+    assert ramp is not None
+    assert (ramp.start_value, ramp.target, ramp.start_batch) == (0.5, 0.0, BATCHES)
+    assert ramp.num_batches == 3 * BATCHES
+
+
 def test_the_shortest_ramp_takes_one_batch() -> None:
     slot = grow(make_model(), "block1", S.TRAINING)
     make_ready(slot)
@@ -185,15 +197,17 @@ def test_cull_with_tempo_removes_the_seed_after_the_ramp() -> None:
     assert not list(slot.parameters())
 
 
-def test_cooldown_lasts_as_configured() -> None:
-    slot, lifecycle = SeedSlot(make_spec()), make_lifecycle(LifecycleConfig(embargo_epochs=2, reset_epochs=1))
+@pytest.mark.parametrize(("embargo", "reset"), [(2, 1), (1, 2), (3, 3)])
+def test_cooldown_lasts_as_configured(embargo: int, reset: int) -> None:
+    config = LifecycleConfig(embargo_epochs=embargo, reset_epochs=reset)
+    slot, lifecycle = SeedSlot(make_spec()), make_lifecycle(config)
     lifecycle.germinate(slot, make_action(), make_birth(slot.spec), make_clock())
     lifecycle.cull(slot, make_clock(), "test")
     stages, moves = [], []
-    for epoch in range(1, 6):
+    for epoch in range(1, embargo + reset + 3):
         moves += _changes(lifecycle.tick(slot, make_clock(epoch)))
         stages.append(slot.state.stage)
-    assert stages == [S.EMBARGOED, S.EMBARGOED, S.RESETTING, S.DORMANT, S.DORMANT]
+    assert stages == [*[S.EMBARGOED] * embargo, *[S.RESETTING] * reset, S.DORMANT, S.DORMANT]
     assert moves == [("EMBARGOED", "cooling down"), ("RESETTING", "embargo over"), ("DORMANT", "free again")]
 
 

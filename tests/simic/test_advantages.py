@@ -290,6 +290,31 @@ def test_a_new_episode_ends_the_trace_of_the_one_before() -> None:
     )
 
 
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_an_end_alone_ends_the_trace_even_if_no_start_follows(end: str) -> None:
+    value, _, steps, bootstrap = rows_of(1, 4, 3)
+    flags = {name: torch.zeros_like(steps.valid) for name in ("terminated", "truncated", "episode_start")}
+    flags[end][0, 1] = True
+    bootstrap = Bootstrap(torch.full_like(value, 0.5), bootstrap.last_value)
+    found = ours(value, steps._replace(**flags), bootstrap, GAMMA, LAMBDA)
+    after = 0.5 if end == "truncated" else 0.0
+    assert float(found[0, 1]) == pytest.approx(
+        float(steps.reward[0, 1] + GAMMA * after - value[0, 1]), rel=1e-12
+    )
+
+
+def test_a_gap_without_any_flag_carries_no_trace_over_it() -> None:
+    value, next_value, steps, _ = rows_of(1, 4, 3)
+    never = torch.zeros_like(steps.valid)
+    gap = steps._replace(
+        terminated=never, truncated=never, episode_start=never, valid=torch.tensor([[1, 1, 0, 1]]).bool()
+    )
+    found = compute_gae(value, next_value, gap, gamma=GAMMA, gae_lambda=LAMBDA)
+    deltas = (steps.reward + GAMMA * next_value - value)[0].tolist()
+    expected = [deltas[0] + GAMMA * LAMBDA * deltas[1], deltas[1], 0.0, deltas[3]]
+    assert found.advantage[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
 # ---------------------------------------------------------------------- sums over rows and ranks
 
 

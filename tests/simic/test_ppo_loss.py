@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import gymnasium
 import pytest
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.objectives import ClipPPOLoss
 
-from esper.simic.config import PPOConfig
+from esper.simic.config import PPOConfig, TrainingConfig
 from esper.simic.ppo_loss import (
     MAX_LOG_RATIO,
     TERMS,
@@ -31,6 +32,7 @@ from esper.simic.ppo_loss import (
     LossTargets,
     Surrogate,
     SurrogateInputs,
+    build_targets,
     compute_entropy_ceilings,
     compute_entropy_means,
     compute_entropy_shares,
@@ -294,6 +296,17 @@ def test_log_ratios_are_clamped_and_counted() -> None:
         assert number(found.max_ratio) == pytest.approx(math.exp(MAX_LOG_RATIO))
 
 
+@pytest.mark.parametrize("mode", ["joint", "per_head"])
+def test_a_ratio_beyond_any_float_costs_what_the_largest_one_costs(mode: str) -> None:
+    """A rise is not clipped where the advantage is negative, so that only the clamp bounds it."""
+    shape = (1, 1, 1)
+    far, learn = torch.full(shape, 1_000.0, requires_grad=True), torch.ones(1, 1, dtype=torch.bool)
+    x = SurrogateInputs(far, torch.zeros(shape), learn[..., None], torch.full((1, 1), -1.0), learn)
+    found = surrogate(x, mode)
+    assert number(found.loss) == pytest.approx(math.exp(MAX_LOG_RATIO))
+    assert gradient(found.loss, far).tolist() == [[[0.0]]]
+
+
 # ---------------------------------------------------------------------- divergence
 
 
@@ -351,6 +364,15 @@ def test_a10_clipped_it_is_the_larger_of_both_losses_on_the_normalised_scale() -
     expected = 0.5 * (max(1.0, 1.8**2) + max(1.0, 0.2**2) + 0.1**2) / 3
     assert number(found) == pytest.approx(expected, rel=1e-6)
     assert PPOConfig().value_clip is None
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a10_the_clip_is_as_wide_below_the_anchor_as_above_it(side: float) -> None:
+    value, target, anchor = (torch.full((1, 1), side * x) for x in (0.9, 1.0, 0.0))
+    found = compute_value_loss(
+        value, target, torch.ones(1, 1), total_weight=1.0, clip=0.2, anchor_values=anchor
+    )
+    assert number(found) == pytest.approx(0.5 * 0.8**2, rel=1e-6)
 
 
 def test_forced_steps_weigh_in_the_value_loss_what_they_are_told_to() -> None:
@@ -570,6 +592,36 @@ def test_a40_two_ranks_with_unequal_counts_have_the_gradient_of_one(
     for whole, (first, second) in zip(one, ranks, strict=True):
         torch.testing.assert_close((first + second) / 2, whole, rtol=0, atol=1e-10)
     assert any(bool((g != 0).any()) for g in one)
+
+
+def test_the_total_is_put_together_as_documented() -> None:
+    scored, targets, counts, _ = real_case()
+    settings = coefs()
+    found = compute_loss(scored, targets, counts, settings)
+    policy, value, entropy, floors = (number(found.numbers[name]) for name in TERMS)
+    heads = compute_entropy_means(scored.entropy, targets.learn, counts["learn"])
+    bonus = sum(c * number(h) for c, h in zip(settings.entropy.values(), heads, strict=True))
+    assert floors > 0
+    assert entropy == pytest.approx(number(heads.sum()))
+    assert number(found.total) == pytest.approx(
+        policy + settings.ppo.vf_coef * value - bonus + floors, rel=1e-12
+    )
+
+
+def test_targets_have_the_discount_the_lambda_and_the_weights_of_the_configuration() -> None:
+    bench = build_bench(script=Script(lengths=(3, 5)))
+    batch = bench.collect().batch
+    never = torch.zeros_like(batch.learn)
+    num_valid, valid = torch.full_like(batch.num_valid, 2), ~never
+    num_valid[:, 1:3], valid[:, -1] = 1, False
+    steps = batch.steps._replace(terminated=never, truncated=never, episode_start=never, valid=valid)
+    config = TrainingConfig(gamma=0.7, gae_lambda=0.3, ppo=PPOConfig(forced_value_weight=0.25))
+    made = build_targets(replace(batch, num_valid=num_valid, steps=steps), bench.network.layout, config)
+    reward, value, last = batch.steps.reward[0].tolist(), batch.value[0].tolist(), valid.shape[1] - 2
+    first, second = (reward[t] + 0.7 * value[t + 1] - value[t] for t in (last - 1, last))
+    assert made.advantage[0, last - 1 :].tolist() == pytest.approx([first + 0.7 * 0.3 * second, second, 0.0])
+    weights = [1.0, 0.25, 0.25, *[1.0] * (last - 2), 0.0]
+    assert made.weights.tolist() == [weights] * len(valid)
 
 
 def test_every_term_says_whether_it_is_finite() -> None:

@@ -14,6 +14,7 @@ from esper.simic.rewards.costs import GovernorPenalty, Intervention
 from esper.simic.rewards.facts import StepFacts
 from esper.simic.rewards.modes import MODE_SUMMARIES, build_rubric, build_terms
 from esper.simic.rewards.rubric import RewardState, RewardTermSpec, TermMemory, WeightedTerm
+from esper.simic.rewards.shaping import StagePotential, compute_potential
 from simic.rewards.fact_strategies import wild_facts
 from simic.rewards.scripted_host import DISCOUNT, earn, grow, never, pay, play, sum_shares, sum_up
 
@@ -48,6 +49,16 @@ def test_any_numbers_pay_within_the_bounds_and_add_up(episode: list[StepFacts]) 
 def test_no_step_of_a_mode_can_exceed_one(mode: str) -> None:
     assert build_rubric(RewardConfig(mode=mode), discount=DISCOUNT).largest_total <= 1.0
     assert mode in MODE_SUMMARIES
+
+
+def test_shaping_has_the_discount_that_the_learner_has() -> None:
+    for discount in (0.0, 0.9, 1.0):
+        shaping = build_terms(RewardConfig(), discount=discount)["stage_potential"].term
+        assert isinstance(shaping, StagePotential)
+        facts = play(grow("good"))[1]
+        before, after = compute_potential(facts.before), compute_potential(facts.after)
+        assert after > 0
+        assert shaping.compute(facts, {}) == pytest.approx(discount * after - before)
 
 
 @MODES
