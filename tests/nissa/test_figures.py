@@ -19,10 +19,12 @@ from esper.nissa import (
 from esper.nissa.analytics.drawing import save_figure
 from esper.nissa.analytics.figures import (
     MAX_SEEDS,
+    MAX_SUBSETS,
     build_contributions,
     build_costs,
     build_fronts,
     build_rounds,
+    build_subsets,
 )
 from nissa.sample_run import numbered, run_events
 from nissa.sample_training import training_events
@@ -53,6 +55,16 @@ def test_contributions_show_errors_and_shapley_values() -> None:
     assert labels == ["block2#1  conv_light", "block1#1  norm"]  # the third was never measured
     _, names = axes.get_legend_handles_labels()
     assert set(names) == {"contribution, fossilized", "contribution, culled", "Shapley value"}
+    assert save_figure(figure, "svg").data
+
+
+def test_subsets_stand_with_their_errors_the_empty_one_first() -> None:
+    axes = build_subsets(TABLE).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "block2"]
+    many = replace(TABLE, values=TABLE.values * MAX_SUBSETS, metric_name="loss")
+    figure = build_subsets(many)
+    assert len(figure.axes[0].get_yticklabels()) == MAX_SUBSETS
+    assert figure.axes[0].get_xlabel().startswith("minus the loss")
     assert save_figure(figure, "svg").data
 
 
