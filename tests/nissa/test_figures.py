@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from esper.nissa import (
     MetricCurves,
     TrainingCurves,
@@ -17,10 +19,12 @@ from esper.nissa import (
 from esper.nissa.analytics.drawing import save_figure
 from esper.nissa.analytics.figures import (
     MAX_SEEDS,
+    MAX_SUBSETS,
     build_contributions,
     build_costs,
     build_fronts,
     build_rounds,
+    build_subsets,
 )
 from nissa.sample_run import numbered, run_events
 from nissa.sample_training import training_events
@@ -31,11 +35,16 @@ FATES, CURVES = compute_fates(EVENTS), compute_curves(EVENTS)
 ROW = compute_run_row("a", numbered(EVENTS))
 
 
+def _numbers(drawn: object) -> list[float]:
+    """The data of a line."""
+    return [float(value) for value in np.asarray(drawn)]
+
+
 def test_costs_show_every_epoch_against_both_costs() -> None:
     figure = build_costs(CURVES, 0.938)
     by_params, by_flops = figure.axes[:2]
-    assert list(by_params.lines[0].get_xdata()) == list(CURVES.total_params)
-    assert list(by_flops.lines[0].get_xdata()) == list(CURVES.total_flops)
+    assert _numbers(by_params.lines[0].get_xdata()) == list(CURVES.total_params)
+    assert _numbers(by_flops.lines[0].get_xdata()) == list(CURVES.total_flops)
     assert save_figure(figure, "svg").data
 
 
@@ -46,6 +55,16 @@ def test_contributions_show_errors_and_shapley_values() -> None:
     assert labels == ["block2#1  conv_light", "block1#1  norm"]  # the third was never measured
     _, names = axes.get_legend_handles_labels()
     assert set(names) == {"contribution, fossilized", "contribution, culled", "Shapley value"}
+    assert save_figure(figure, "svg").data
+
+
+def test_subsets_stand_with_their_errors_the_empty_one_first() -> None:
+    axes = build_subsets(TABLE).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "block2"]
+    many = replace(TABLE, values=TABLE.values * MAX_SUBSETS, metric_name="loss")
+    figure = build_subsets(many)
+    assert len(figure.axes[0].get_yticklabels()) == MAX_SUBSETS
+    assert figure.axes[0].get_xlabel().startswith("minus the loss")
     assert save_figure(figure, "svg").data
 
 
@@ -65,7 +84,7 @@ def test_rounds_show_return_kl_entropy_and_explained_variance() -> None:
         "entropy of the operation",
         "explained variance",
     ]
-    assert list(figure.axes[0].lines[0].get_ydata()) == list(curves.metrics["return"])
+    assert _numbers(figure.axes[0].lines[0].get_ydata()) == list(curves.metrics["return"])
 
 
 def test_empty_histories_still_draw() -> None:

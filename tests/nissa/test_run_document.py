@@ -8,7 +8,7 @@ from typing import final
 
 from esper.leyline import Event
 from esper.nissa import build_run_document, read_run, render_markdown
-from esper.nissa.analytics.document import render_section
+from esper.nissa.analytics.document import FigureBlock, render_section
 from esper.nissa.analytics.run_document import MAX_COALITIONS, MAX_RED_FLAGS, build_red_flags, build_shares
 from nissa.sample_run import numbered, run_events, write_run
 from nissa.test_coalitions import TABLE
@@ -31,7 +31,7 @@ def flag(epoch: int) -> Event:
 def test_a_run_has_its_figures_in_order(tmp_path: Path) -> None:
     write_run(tmp_path, numbered(run_events()))
     document = build_run_document(read_run(tmp_path), TABLE)
-    assert [figure.name for figure in document.figures] == ["timeline", "costs", "contributions"]
+    assert [figure.name for figure in document.figures] == ["timeline", "costs", "contributions", "subsets"]
     assert [section.title for section in document.sections] == [
         "Slots",
         "Blueprints",
@@ -65,6 +65,9 @@ def test_sampled_values_say_so_and_long_lists_are_cut() -> None:
     assert "subsets along 64 random orders" in text
     assert "| 0.0040 | 0.0010 |" in text
     assert "3 more subsets are in the file." in text
+    assert [
+        block for block in build_shares(replace(TABLE, shares=())).blocks if isinstance(block, FigureBlock)
+    ] == []
     assert "minus the loss" in render_section(build_shares(replace(TABLE, metric_name="loss")))
 
 

@@ -1,4 +1,4 @@
-"""A run's fossils are measured in its own rebuilt network, and the file says how; covers saved_host.py."""
+"""A run's fossils are measured in its own rebuilt network (runtime/saved_host.py); the file says how."""
 
 from __future__ import annotations
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import doctest
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import esper
 from cli.trainings import write_training
-from esper.leyline import ConfigError, DataError, RunDirectoryError
+from esper.leyline import ConfigError, DataError, EpochCompleted, RunDirectoryError
 from esper.nissa import write_coalitions
 from esper.runtime import run_report
 from esper.runtime.run_report import RunReport, open_comparison, open_run
@@ -64,6 +66,18 @@ def test_everything_is_json(host: Path, training: Path) -> None:
     assert data["coalitions"]["shares"][0]["slot"] == "block2"
     told = json.loads(json.dumps(open_run(training).to_dict(), allow_nan=False))
     assert (told["kind"], len(told["rounds"]), told["run"]["task"]) == ("training", 6, "digits")
+
+
+def test_numbers_that_are_not_finite_are_none_in_json(tmp_path: Path) -> None:
+    events = [replace(e, train_loss=math.nan) if isinstance(e, EpochCompleted) else e for e in run_events()]
+    write_run(tmp_path, numbered(events))
+    data = json.loads(json.dumps(open_run(tmp_path).to_dict(), allow_nan=False))
+    assert data["curves"]["train_loss"] == [None] * EPOCHS
+
+
+def test_it_names_itself_in_one_line(host: Path, training: Path) -> None:
+    assert repr(open_run(host)).endswith("digits': digits by heuristic, 40 of 40 epochs, 1 fossils)")
+    assert repr(open_run(training)).endswith("ppo': training, 6 of 6 rounds)")
 
 
 def test_plot_returns_the_figure_that_is_asked_for(host: Path, training: Path) -> None:

@@ -76,7 +76,16 @@ from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole,
 from esper.nissa.backends.jsonl import JsonlBackend
 from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
-from esper.nissa.codec import SCHEMA_VERSION, Header, decode_event, decode_line, encode_header, encode_record
+from esper.nissa.codec import (
+    SCHEMA_VERSION,
+    Header,
+    PlainTree,
+    decode_event,
+    decode_line,
+    encode_header,
+    encode_record,
+    to_plain_tree,
+)
 from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
@@ -143,6 +152,7 @@ __all__ = [
     "OutputBackend",
     "ParetoPoint",
     "PlainConsole",
+    "PlainTree",
     "PolicyRow",
     "Record",
     "ReportFormat",
@@ -216,6 +226,7 @@ __all__ = [
     "split_ends",
     "summary_to_plain",
     "tail",
+    "to_plain_tree",
     "total_flops",
     "training_to_plain",
     "word_decision",

@@ -45,6 +45,7 @@ from esper.nissa import (
     read_run,
     render_fragment,
     summary_to_plain,
+    to_plain_tree,
     training_to_plain,
     write_document,
 )
@@ -91,7 +92,7 @@ def open_run(path: Path | str) -> RunReport:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunReport:
     """A run as it was when it was opened: of a host, or of the training of a policy.
 
@@ -104,6 +105,19 @@ class RunReport:
     """None = the folder holds events and nothing else of a run."""
     coalitions: CoalitionTable | None
     """What subsets of its fossils are worth; None = not measured."""
+
+    def __repr__(self) -> str:
+        """Return one line: what it is, where, and how far it has come."""
+        if self.kind == "training":
+            told = self.training
+            return (
+                f"RunReport({str(self.path)!r}: training, {told.num_rounds} of {told.planned_rounds} rounds)"
+            )
+        summary = self.summary
+        return (
+            f"RunReport({str(self.path)!r}: {summary.task} by {summary.policy}, {summary.num_epochs} of "
+            f"{summary.horizon_epochs} epochs, {summary.num_fossilized} fossils)"
+        )
 
     @property
     def kind(self) -> Literal["host", "training"]:
@@ -163,7 +177,12 @@ class RunReport:
         return build_run_document(self.log, self.coalitions)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return everything as JSON data with stable keys."""
+        """Return everything as JSON data with stable keys; numbers that are not finite become None."""
+        plain = to_plain_tree(self._collect()).value
+        assert isinstance(plain, Mapping)
+        return dict(plain)
+
+    def _collect(self) -> dict[str, JsonValue]:
         head: dict[str, JsonValue] = {
             "path": str(self.path),
             "kind": self.kind,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_SEEDS = 40
 """Seeds in the figure of contributions, the latest; the table has all."""
+MAX_SUBSETS = 32
+"""Subsets of the fossils in their figure, the smallest; the file has all."""
 
 _OUTCOMES: Mapping[str, str] = MappingProxyType({"fossilized": GREEN, "culled": RED, "live": BLUE})
 _ROUNDS: Mapping[str, str] = MappingProxyType(
@@ -122,6 +124,38 @@ def build_contributions(fates: Sequence[SeedFate], coalitions: CoalitionTable | 
     dress(axes)
     if measured:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9, frameon=False)
+    return figure
+
+
+def build_subsets(table: CoalitionTable) -> Figure:
+    """Return the metric of every subset of the fossils with its standard error, the empty one first.
+
+    Args:
+        table: Of the fossils; the first `MAX_SUBSETS` are drawn.
+    """
+    shown = table.values[:MAX_SUBSETS]
+    figure = new_figure(10.0, 1.2 + 0.3 * max(2, len(shown)))
+    axes = figure.subplots()
+    axes.errorbar(
+        _finite([value.metric for value in shown]),
+        range(len(shown)),
+        xerr=_finite([value.standard_error for value in shown]),
+        fmt="o",
+        color=BLUE,
+        markersize=5,
+        capsize=2.5,
+        linewidth=1.0,
+    )
+    axes.set_yticks(range(len(shown)))
+    axes.set_yticklabels([shorten(" + ".join(value.slots) or "none") for value in shown], parse_math=False)
+    axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
+    axes.set_ylabel("fossils that are on", color=INK)
+    what = "minus the loss" if table.metric_name == "loss" else table.metric_name
+    axes.set_xlabel(
+        f"{shorten(what)} on validation items, \u00b1 standard error", color=INK, parse_math=False
+    )
+    add_grid(axes)
+    dress(axes)
     return figure
 
 

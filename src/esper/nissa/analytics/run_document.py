@@ -10,7 +10,7 @@ from functools import partial
 from esper.leyline import Event, RolledBack
 from esper.nissa.analytics.coalitions import CoalitionTable
 from esper.nissa.analytics.document import Block, Document, FigureBlock, Section, TextBlock, build_table
-from esper.nissa.analytics.figures import build_contributions, build_costs
+from esper.nissa.analytics.figures import build_contributions, build_costs, build_subsets
 from esper.nissa.analytics.history import (
     MetricCurves,
     SeedFate,
@@ -148,6 +148,7 @@ def build_shares(table: CoalitionTable) -> Section:
         blocks=(
             TextBlock(text=text),
             build_table(head, shares),
+            *_subset_figure(table),
             build_table(("fossils that are on", f"mean of {_name_metric(table)}", "s.e."), values),
             *([TextBlock(text=f"{more} more subsets are in the file.")] if more else []),
         ),
@@ -196,6 +197,13 @@ def _contribution_figure(fates: Sequence[SeedFate], coalitions: CoalitionTable |
         return ()
     draw = partial(build_contributions, fates, coalitions)
     return (FigureBlock(name="contributions", alt="Contribution of every seed with its error", draw=draw),)
+
+
+def _subset_figure(table: CoalitionTable) -> tuple[Block, ...]:
+    if not table.shares:
+        return ()
+    alt = "Metric of every subset of the fossils with its standard error"
+    return (FigureBlock(name="subsets", alt=alt, draw=partial(build_subsets, table)),)
 
 
 def _whole(table: CoalitionTable) -> str:
