@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from esper.nissa import build_comparison, compare_runs, render_markdown
+from esper.nissa import build_comparison, compare_tasks, render_markdown
 from nissa.test_comparison import ROW, row
 
 
 def test_every_run_policy_and_seed_is_told() -> None:
     rows = [row("a", "never", 0, 0.90), row("b", "never", 1, 0.92), row("c", "greedy", 0, 0.95)]
-    document = build_comparison(compare_runs(rows))
+    document = build_comparison(compare_tasks(rows))
     text = render_markdown(document, {"fronts-0": "fronts-0.svg"})
     assert "# 3 growth runs: digits" in text
     assert "| never | 2 | 91.0 \u00b1 1.4 % | 7,622 | 5.16 GFLOPs | 1.0 |" in text
@@ -23,7 +23,7 @@ def test_every_run_policy_and_seed_is_told() -> None:
 
 def test_a_run_without_numbers_is_told_as_such() -> None:
     blank = replace(ROW, test_metric=None, validation_metric=None, task="", total_params=0)
-    text = render_markdown(build_comparison(compare_runs([blank, replace(blank, name="b")])), {})
+    text = render_markdown(build_comparison(compare_tasks([blank, replace(blank, name="b")])), {})
     assert "unnamed task" in text
     assert "Not every run has read the test split." in text
     assert "| heuristic | 0 | - | 0 |" in text
@@ -31,5 +31,5 @@ def test_a_run_without_numbers_is_told_as_such() -> None:
 
 
 def test_two_tasks_have_two_figures() -> None:
-    document = build_comparison(compare_runs([ROW, replace(ROW, task="other", total_flops=1)]))
+    document = build_comparison(compare_tasks([ROW, replace(ROW, task="other", total_flops=1)]))
     assert [figure.name for figure in document.figures] == ["fronts-0", "fronts-1"]

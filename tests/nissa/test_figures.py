@@ -10,7 +10,7 @@ import numpy as np
 from esper.nissa import (
     MetricCurves,
     TrainingCurves,
-    compare_runs,
+    compare_tasks,
     compute_curves,
     compute_fates,
     compute_run_row,
@@ -89,7 +89,7 @@ def test_rounds_show_return_kl_entropy_and_explained_variance() -> None:
 
 def test_empty_histories_still_draw() -> None:
     empty = compute_curves([])
-    (comparison,) = compare_runs([replace(ROW, test_metric=None, validation_metric=None)])
+    (comparison,) = compare_tasks([replace(ROW, test_metric=None, validation_metric=None)])
     for figure in (
         build_costs(empty, None),
         build_contributions([], None),
@@ -104,7 +104,7 @@ def test_odd_names_and_numbers_draw_without_a_warning() -> None:
         CURVES, metric_name="$\\frac", metric=(math.nan, math.inf, *CURVES.metric[2:])
     )
     odd = replace(FATES[0], seed_id="$x^", blueprint="\u4e2d_$", contribution_error=None)
-    (comparison,) = compare_runs(
+    (comparison,) = compare_tasks(
         [replace(ROW, policy="$\\bad$ _", name="$"), replace(ROW, policy="_hidden", test_metric=math.nan)]
     )
     for figure in (build_costs(curves, math.nan), build_contributions([odd], None), build_fronts(comparison)):
@@ -113,6 +113,6 @@ def test_odd_names_and_numbers_draw_without_a_warning() -> None:
 
 def test_fronts_show_every_policy_once() -> None:
     rows = [ROW, replace(ROW, name="b", seed=4, test_metric=0.95), replace(ROW, name="c", policy="never")]
-    figure = build_fronts(compare_runs(rows)[0])
+    figure = build_fronts(compare_tasks(rows)[0])
     _, labels = figure.axes[0].get_legend_handles_labels()
     assert sorted(labels) == ["Pareto front", "heuristic", "never"]

@@ -13,12 +13,12 @@ from esper.nissa.analytics.coalitions import (
     read_coalitions,
     write_coalitions,
 )
-from esper.nissa.analytics.comparison import (
+from esper.nissa.analytics.task_comparison import (
     PolicyRow,
     RunRow,
     Spread,
     TaskComparison,
-    compare_runs,
+    compare_tasks,
     compute_run_row,
 )
 from esper.nissa.analytics.comparison_document import build_comparison
@@ -183,7 +183,7 @@ __all__ = [
     "check_command",
     "clean_text",
     "collect_picture",
-    "compare_runs",
+    "compare_tasks",
     "compute_curves",
     "compute_fates",
     "compute_run_row",

@@ -29,7 +29,7 @@ from esper.nissa import (
     build_comparison,
     build_run_document,
     build_training_document,
-    compare_runs,
+    compare_tasks,
     compute_curves,
     compute_fates,
     compute_run_row,
@@ -271,7 +271,7 @@ def open_comparison(paths: Sequence[Path]) -> tuple[dict[str, JsonValue], Docume
                 f"{path} trained a policy; only runs of hosts are compared, policies by `esper evaluate`"
             )
         rows.append(compute_run_row(name, log.records))
-    comparisons = compare_runs(rows)
+    comparisons = compare_tasks(rows)
     data: dict[str, JsonValue] = {"tasks": [comparison.to_json() for comparison in comparisons]}
     return data, build_comparison(comparisons)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from esper.nissa.analytics.comparison import RunRow, Spread, TaskComparison
+from esper.nissa.analytics.task_comparison import RunRow, Spread, TaskComparison
 from esper.nissa.analytics.document import Block, Document, FigureBlock, Section, TextBlock, build_table
 from esper.nissa.analytics.figures import build_fronts
 from esper.nissa.analytics.pareto import ParetoPoint
@@ -19,7 +19,7 @@ def build_comparison(comparisons: Sequence[TaskComparison]) -> Document:
     """Return the document of several runs.
 
     Args:
-        comparisons: As `compare_runs` returns them.
+        comparisons: As `compare_tasks` returns them.
     """
     num_runs = sum(len(comparison.rows) for comparison in comparisons)
     tasks = ", ".join(comparison.task or "unnamed task" for comparison in comparisons)

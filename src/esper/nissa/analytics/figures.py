@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from esper.nissa.analytics.coalitions import CoalitionTable
-from esper.nissa.analytics.comparison import RunRow, TaskComparison
+from esper.nissa.analytics.task_comparison import RunRow, TaskComparison
 from esper.nissa.analytics.drawing import (
     BLUE,
     GREEN,

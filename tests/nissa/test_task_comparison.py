@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from esper.leyline import EpochCompleted, Event, RunFinished
-from esper.nissa import RunRow, compare_runs, compute_run_row
-from esper.nissa.analytics.comparison import compute_spread
+from esper.nissa import RunRow, compare_tasks, compute_run_row
+from esper.nissa.analytics.task_comparison import compute_spread
 from nissa.sample_run import numbered, run_events
 
 ROW = compute_run_row("a", numbered(run_events()))
@@ -27,7 +27,7 @@ def test_a_row_sums_up_one_run() -> None:
 
 
 def test_policies_have_mean_and_spread_the_best_first() -> None:
-    (found,) = compare_runs(
+    (found,) = compare_tasks(
         [row("a", "never", 0, 0.90), row("b", "never", 1, 0.92), row("c", "greedy", 0, 0.95)]
     )
     assert [policy.policy for policy in found.policies] == ["greedy", "never"]
@@ -42,19 +42,19 @@ def test_policies_have_mean_and_spread_the_best_first() -> None:
 
 
 def test_without_the_test_split_of_one_run_the_best_validation_counts() -> None:
-    (found,) = compare_runs([row("a", "never", 0, 0.90), row("b", "never", 1, None)])
+    (found,) = compare_tasks([row("a", "never", 0, 0.90), row("b", "never", 1, None)])
     assert found.split == "best validation"
     assert found.policies[0].metric is not None
     assert found.policies[0].metric.mean == ROW.validation_metric
 
 
 def test_tasks_are_never_mixed() -> None:
-    found = compare_runs([row("a", "never", 0, 0.9), replace(ROW, task="other")])
+    found = compare_tasks([row("a", "never", 0, 0.9), replace(ROW, task="other")])
     assert [comparison.task for comparison in found] == ["digits", "other"]
 
 
 def test_fronts_hold_whom_nobody_beats() -> None:
-    (found,) = compare_runs(
+    (found,) = compare_tasks(
         [
             row("small", "never", 0, 0.90, total_params=100, total_flops=50),
             row("large", "never", 1, 0.95, total_params=200, total_flops=40),
@@ -82,7 +82,7 @@ def perplexed() -> list[Event]:
 def test_a_perplexity_is_the_better_the_lower_it_is() -> None:
     found = compute_run_row("a", numbered(perplexed()))
     assert (found.metric_name, found.is_higher_better, found.test_metric) == ("perplexity", False, 1.3)
-    (comparison,) = compare_runs(
+    (comparison,) = compare_tasks(
         [replace(found, policy="p", test_metric=1.4), replace(found, name="b", policy="q", test_metric=1.2)]
     )
     assert [policy.policy for policy in comparison.policies] == ["q", "p"]

@@ -123,7 +123,7 @@ def compute_run_row(name: str, records: Sequence[Record]) -> RunRow:
     )
 
 
-def compare_runs(rows: Iterable[RunRow]) -> tuple[TaskComparison, ...]:
+def compare_tasks(rows: Iterable[RunRow]) -> tuple[TaskComparison, ...]:
     """Return the runs of every task side by side, in the order in which the tasks were named."""
     tasks: dict[tuple[str, str], list[RunRow]] = {}
     for row in rows:
