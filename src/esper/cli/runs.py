@@ -10,14 +10,20 @@ Example: esper runs show runs/digits-heuristic-0-20260101-120000
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
-from esper.cli.output import Table, report_note, write_json, write_tables, write_text
+from esper.cli.output import (
+    Table,
+    can_show,
+    find_width,
+    report_note,
+    write_json,
+    write_tables,
+    write_text,
+)
 from esper.cli.run_view import format_time, render_tables, view_to_json
 from esper.cli.runs_removal import prune, remove_named
 from esper.cli.training_view import (
@@ -54,8 +60,6 @@ _REMOVALS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
 )
 _POLICY_FILE = "policy.json"
 """Written last into the folder of a policy; tamiyo's name for it, which would bring torch along."""
-_PIPE_WIDTH = 120
-"""Width where stdout is no terminal and COLUMNS is not set, in characters."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -106,7 +110,7 @@ def _render_lists(
         tables.append(_host_table(root, hosts))
     if trainings:
         shown = [(info, trainings[info.path]) for info in infos if info.path in trainings]
-        tables.append(render_training_list(str(root), shown, width=_find_width()))
+        tables.append(render_training_list(str(root), shown, width=find_width()))
     return tuple(tables)
 
 
@@ -180,9 +184,9 @@ def _show_training(info: RunInfo, records: Sequence[Record], *, is_json: bool) -
     if is_json:
         write_json(training_to_json(info, summary, has_policy=has_policy))
         return
-    levels = BLOCKS if _can_show(BLOCKS) else PLAIN_LEVELS
+    levels = BLOCKS if can_show(BLOCKS) else PLAIN_LEVELS
     write_tables(
-        render_training_tables(info, summary, has_policy=has_policy, width=_find_width(), levels=levels)
+        render_training_tables(info, summary, has_policy=has_policy, width=find_width(), levels=levels)
     )
     if has_policy:
         report_note(
@@ -191,16 +195,3 @@ def _show_training(info: RunInfo, records: Sequence[Record], *, is_json: bool) -
         )
     if info.state in RESUMABLE_STATES:
         report_note(f"go on: esper train --resume {info.path}")
-
-
-def _find_width() -> int:
-    return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
-
-
-def _can_show(text: str) -> bool:
-    """Whether stdout has these characters."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

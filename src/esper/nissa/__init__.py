@@ -31,6 +31,17 @@ from esper.nissa.analytics.training import (
     split_ends,
     training_to_plain,
 )
+from esper.nissa.analytics.watching import (
+    LiveSeed,
+    RedFlag,
+    WatchedEnvironment,
+    WatchedEvent,
+    WatchedHost,
+    WatchView,
+    compute_view,
+    tally_flags,
+    watch_to_plain,
+)
 from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
@@ -56,7 +67,7 @@ from esper.nissa.reader import (
     read_run,
     tail,
 )
-from esper.nissa.record import Record
+from esper.nissa.record import Record, wall_clock
 from esper.nissa.text import (
     BLOCKS,
     PLAIN_LEVELS,
@@ -70,6 +81,7 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.watch import RunWatch
 from esper.nissa.wording import Narrator
 
 __all__ = [
@@ -91,24 +103,31 @@ __all__ = [
     "Header",
     "JsonConsole",
     "JsonlBackend",
+    "LiveSeed",
     "MemoryBackend",
     "MetricCurves",
     "Narrator",
     "OutputBackend",
     "PlainConsole",
     "Record",
+    "RedFlag",
     "ReportPaths",
     "RichConsole",
     "RoundNotice",
     "RunDirectoryBackend",
     "RunLog",
     "RunSummary",
+    "RunWatch",
     "SeedFate",
     "StageSpan",
     "TailBatch",
     "TelemetryConfig",
     "TrainingCurves",
     "TrainingSummary",
+    "WatchView",
+    "WatchedEnvironment",
+    "WatchedEvent",
+    "WatchedHost",
     "average_known",
     "build_console",
     "build_hub",
@@ -121,6 +140,7 @@ __all__ = [
     "compute_summary",
     "compute_training_curves",
     "compute_training_summary",
+    "compute_view",
     "curves_to_plain",
     "decode_line",
     "describe_summary",
@@ -145,8 +165,11 @@ __all__ = [
     "split_ends",
     "summary_to_plain",
     "tail",
+    "tally_flags",
     "total_flops",
     "training_to_plain",
+    "wall_clock",
+    "watch_to_plain",
     "write_report",
     "write_summary",
 ]
