@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -98,9 +98,11 @@ def test_one_block_is_written_per_change_until_somebody_leaves(
 def test_the_view_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     running = _running(tmp_path / "a", list(run_events())[:5])
     running.__enter__()
-    follow(
-        tmp_path / "a", PlainOutput(), wait=_steps(lambda: bool(running.__exit__(None, None, None)) or None)
-    )
+
+    def end() -> None:
+        running.__exit__(None, None, None)
+
+    follow(tmp_path / "a", PlainOutput(), wait=_steps(end))
     out = capsys.readouterr().out
     assert "a  running" in out
     assert "a  finished" in out
@@ -205,11 +207,13 @@ def test_names_from_files_cannot_steer_a_terminal(tmp_path: Path) -> None:
     assert "\nslot " in text
 
 
-def _watch_on_terminal(path: Path, stop: int | None = None, **environ: str) -> tuple[int, str]:
+def _watch_on_terminal(
+    path: Path, stop: int | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Run `esper watch PATH` on a terminal of its own; return its exit code and what it wrote."""
     terminal, inner = pty.openpty()
     program = [sys.executable, "-m", "esper", "watch", str(path), "--interval", "0.1"]
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **environ}
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **(environ or {})}
     process = subprocess.Popen(program, stdin=inner, stdout=inner, stderr=inner, env=env)
     os.close(inner)
     written = b""
@@ -248,7 +252,7 @@ def test_leaving_puts_the_screen_back_and_the_run_goes_on(stop: int, code: int, 
 def test_colours_are_left_out_where_they_are_not_wanted(
     environ: dict[str, str], has_colour: bool, tmp_path: Path
 ) -> None:
-    code, written = _watch_on_terminal(_finished(tmp_path / "a", run_events()), **environ)
+    code, written = _watch_on_terminal(_finished(tmp_path / "a", run_events()), environ=environ)
     assert code == 0
     assert "\x1b[?1049h" not in written  # it has ended: one look on the ordinary screen
     assert ("\x1b[36m" in written) == has_colour

@@ -49,8 +49,11 @@ from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole,
 from esper.nissa.backends.jsonl import JsonlBackend
 from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
+from esper.nissa.backends.scalars import EPOCH_AXIS, STAGE_NUMBERS, STEP_AXIS, Scalars, compute_scalars
+from esper.nissa.backends.tensorboard import TensorBoardBackend
+from esper.nissa.backends.wandb import WandbBackend
 from esper.nissa.codec import SCHEMA_VERSION, Header, decode_line, encode_header, encode_record
-from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
+from esper.nissa.config import PROGRESS_NAMES, TRACKER_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
@@ -81,6 +84,7 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.trackers import TRACKERS, build_trackers, check_trackers
 from esper.nissa.watch import RunWatch
 from esper.nissa.wording import Narrator
 
@@ -88,10 +92,15 @@ __all__ = [
     "BLOCKS",
     "BOOKKEEPING_KINDS",
     "CLOCK_FIELDS",
+    "EPOCH_AXIS",
     "PLAIN_LEVELS",
     "PROGRESS_NAMES",
     "SCHEMA_VERSION",
+    "STAGE_NUMBERS",
+    "STEP_AXIS",
     "SUMMARY_NAME",
+    "TRACKERS",
+    "TRACKER_NAMES",
     "AlertBackend",
     "AlertCommand",
     "AnomalyTally",
@@ -118,12 +127,15 @@ __all__ = [
     "RunLog",
     "RunSummary",
     "RunWatch",
+    "Scalars",
     "SeedFate",
     "StageSpan",
     "TailBatch",
     "TelemetryConfig",
+    "TensorBoardBackend",
     "TrainingCurves",
     "TrainingSummary",
+    "WandbBackend",
     "WatchView",
     "WatchedEnvironment",
     "WatchedEvent",
@@ -131,10 +143,13 @@ __all__ = [
     "average_known",
     "build_console",
     "build_hub",
+    "build_trackers",
     "check_command",
+    "check_trackers",
     "clean_text",
     "compute_curves",
     "compute_fates",
+    "compute_scalars",
     "compute_scoreboard",
     "compute_strips",
     "compute_summary",
