@@ -35,12 +35,14 @@ def _read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_what_a_run_told_is_read_back(tmp_path: Path) -> None:
     _write(tmp_path, numbered(run_events()))
     curves = _read(tmp_path)
+    (end,) = curves["test/accuracy"]
+    (contribution,) = curves["slots/block2/contribution"]
+    assert (end[0], contribution[0]) == (EPOCHS, 19)
+    assert (end[1], contribution[1]) == (pytest.approx(0.938), pytest.approx(0.02))
     accuracy = curves["validation/accuracy"]
     assert [step for step, _ in accuracy] == list(range(1, EPOCHS + 1))
     wanted = [finished_epoch(epoch).raw_metrics["accuracy"] for epoch in range(1, EPOCHS + 1)]
     assert [value for _, value in accuracy] == pytest.approx(wanted)
-    assert curves["test/accuracy"] == [(EPOCHS, pytest.approx(0.938))]
-    assert curves["slots/block2/contribution"] == [(19, pytest.approx(0.02))]
 
 
 def test_a_training_lies_on_the_axis_of_steps_under_the_names_that_users_know(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""esper runs ls [ROOT] | show RUN | rm RUN | prune [ROOT]: what was run, what came of it, what may go.
+"""esper runs ls [ROOT] | show RUN | compare RUN RUN ... | rm RUN | prune [ROOT]: what was run, what came out.
 
 `ls` lists the runs below a folder, oldest first; `show` sums one up from its files: its state, its metrics,
 what grew in each slot and what that brought, and every step of each seed's life. Of a run that trained a
 policy it shows the rounds: curves, operations, signs of trouble, and where the policy is. Works while the
-run goes on. `rm` and `prune` remove runs, see `esper runs rm --help`. `ls` and `show` take --json.
+run goes on. `compare` puts several beside each other, see `esper runs compare --help`; `rm` and `prune`
+remove runs, see `esper runs rm --help`. `ls`, `show` and `compare` take --json.
 
 Example: esper runs show runs/digits-heuristic-0-20260101-120000
 """
@@ -25,6 +26,7 @@ from esper.cli.output import (
     write_text,
 )
 from esper.cli.run_view import format_time, render_tables, view_to_json
+from esper.cli.runs_compare import compare_named
 from esper.cli.runs_removal import prune, remove_named
 from esper.cli.training_view import (
     listed_to_json,
@@ -54,10 +56,11 @@ from esper.runtime.run_records import (
     read_run_info,
 )
 
-VERBS = ("ls", "show", "rm", "prune")
-_REMOVALS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
-    {"rm": remove_named, "prune": prune}
+VERBS = ("ls", "show", "compare", "rm", "prune")
+_ELSEWHERE: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
+    {"compare": compare_named, "rm": remove_named, "prune": prune}
 )
+"""Verbs with a file of their own."""
 _POLICY_FILE = "policy.json"
 """Written last into the folder of a policy; tamiyo's name for it, which would bring torch along."""
 
@@ -68,8 +71,8 @@ def run(args: Sequence[str]) -> int:
     Raises:
         EsperError: If an argument is wrong or the run cannot be read.
     """
-    if args and args[0] in _REMOVALS:
-        return _REMOVALS[args[0]](args[1:])
+    if args and args[0] in _ELSEWHERE:
+        return _ELSEWHERE[args[0]](args[1:])
     if asks_for_help(args):
         parser = CommandParser("runs", __doc__)
         write_text(parser.format_help())

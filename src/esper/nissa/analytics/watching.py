@@ -40,7 +40,9 @@ from esper.nissa.analytics.training import (
 from esper.nissa.codec import to_plain_tree
 from esper.nissa.line import Line
 from esper.nissa.record import Record
-from esper.nissa.wording import ETA_EPOCHS
+
+RECENT_EPOCHS = 8
+"""Epochs or rounds whose mean length predicts the rest: few enough to follow growth, enough for one slow."""
 
 
 @final
@@ -334,7 +336,7 @@ def _estimate(records: Sequence[Record], num_left: int) -> float | None:
     if not records or num_left <= 0:
         return None
     attempt, first = records[-1].attempt, None
-    times: deque[float] = deque(maxlen=ETA_EPOCHS + 1)
+    times: deque[float] = deque(maxlen=RECENT_EPOCHS + 1)
     for record in records:
         event = record.event
         if record.attempt != attempt or not isinstance(event, _MARKS):

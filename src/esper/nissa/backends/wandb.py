@@ -53,7 +53,7 @@ class WandbBackend:
             self._run = self._start(record)
         event = record.event
         if isinstance(event, RunStarted | PolicyTrainingStarted):
-            self._run.config.update(_describe(event), allow_val_change=True)
+            self._run.config.update(_describe(event), allow_val_change=True)  # type: ignore[no-untyped-call]
         scalars = compute_scalars(event)
         if scalars is not None:
             self._run.log({**scalars.values, scalars.axis: scalars.step})
