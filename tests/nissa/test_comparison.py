@@ -27,7 +27,12 @@ SETTINGS: Mapping[str, JsonValue] = {"seed": 0, "host.epochs": 40, "policy": "he
 
 
 def _host(
-    name: str, *, seed: int = 0, accuracy: float = 0.9, is_whole: bool = True, **others: JsonValue
+    name: str,
+    *,
+    seed: int = 0,
+    accuracy: float = 0.9,
+    is_whole: bool = True,
+    others: Mapping[str, JsonValue] | None = None,
 ) -> RunEntry:
     events: list[Event] = []
     for event in run_events():
@@ -36,7 +41,7 @@ def _host(
         elif isinstance(event, RunFinished):
             event = replace(event, test_metrics={"accuracy": accuracy})
         events.append(event)
-    settings = {**SETTINGS, "seed": seed, **others}
+    settings = {**SETTINGS, "seed": seed, **(others or {})}
     return RunEntry(name=name, settings=settings, records=numbered(events if is_whole else events[:-1]))
 
 
@@ -67,8 +72,8 @@ def test_runs_that_differ_by_seed_only_are_one_group() -> None:
     entries = [
         _host("a", seed=0, accuracy=0.8),
         _host("b", seed=1, accuracy=0.9),
-        _host("c", seed=2, accuracy=0.5, policy="never"),
-        _host("d", seed=3, accuracy=0.85, **{"telemetry.progress": "none", "git_commit": "abc"}),
+        _host("c", seed=2, accuracy=0.5, others={"policy": "never"}),
+        _host("d", seed=3, accuracy=0.85, others={"telemetry.progress": "none", "git_commit": "abc"}),
     ]
     (group,) = compare_runs(entries).groups
     assert (group.names, group.seeds, group.num_unfinished) == (("a", "b", "d"), (0, 1, 3), 0)

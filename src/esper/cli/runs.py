@@ -1,4 +1,4 @@
-"""esper runs ls [ROOT] | show RUN | compare RUN RUN ... | rm RUN | prune [ROOT]: what was run, what came out.
+"""esper runs ls [ROOT] | show RUN | compare RUN [RUN ...] | rm RUN | prune [ROOT]: what came of runs.
 
 `ls` lists the runs below a folder, oldest first; `show` sums one up from its files: its state, its metrics,
 what grew in each slot and what that brought, and every step of each seed's life. Of a run that trained a
@@ -34,7 +34,7 @@ from esper.cli.training_view import (
     render_training_tables,
     training_to_json,
 )
-from esper.leyline import EsperError, ExitCode, PolicyTrainingStarted
+from esper.leyline import EsperError, ExitCode, JsonValue, PolicyTrainingStarted
 from esper.nissa import (
     BLOCKS,
     PLAIN_LEVELS,
@@ -91,7 +91,7 @@ def _list(args: Sequence[str]) -> int:
     if given.is_json:
         write_json(
             [
-                listed_to_json(info, trainings[info.path]) if info.path in trainings else info.to_json()
+                listed_to_json(info, trainings[info.path]) if info.path in trainings else _host_to_json(info)
                 for info in infos
             ]
         )
@@ -135,6 +135,11 @@ def _host_table(root: Path, infos: Sequence[RunInfo]) -> Table:
         empty="none; `esper demo` and `esper train` write runs" if root.exists() else "no such folder",
         numbers=frozenset({"seed"}),
     )
+
+
+def _host_to_json(info: RunInfo) -> dict[str, JsonValue]:
+    """Return one run of a host as JSON; of one that cannot be read the kind is not known."""
+    return {**info.to_json(), "kind": None if info.problem else "host"}
 
 
 def _trains_policy(info: RunInfo) -> bool:

@@ -1,4 +1,4 @@
-"""esper runs compare RUN RUN ... [--json]: what several runs were told, what came of it, and how they grew.
+"""esper runs compare RUN RUN [RUN ...] [--json]: what runs were told, what came of it, how they grew.
 
 Shown are the settings that differ (versions of libraries included), the figures of every run, mean and spread
 of those that differ by their seed only, and the life of every slot on one axis of epochs; of trainings of
@@ -22,7 +22,7 @@ from esper.nissa import (
     BLOCKS,
     PLAIN_LEVELS,
     ComparedRun,
-    Comparison,
+    RunComparison,
     RunEntry,
     SeedGroup,
     Spread,
@@ -106,7 +106,7 @@ def read_entries(paths: Sequence[Path]) -> tuple[RunEntry, ...]:
     return tuple(entries)
 
 
-def render_comparison(comparison: Comparison, *, width: int, levels: str = BLOCKS) -> tuple[Table, ...]:
+def render_comparison(comparison: RunComparison, *, width: int, levels: str = BLOCKS) -> tuple[Table, ...]:
     """Return the tables of a comparison: settings, figures, spreads, growth, returns; the last three if any.
 
     Args:
@@ -128,7 +128,7 @@ def render_comparison(comparison: Comparison, *, width: int, levels: str = BLOCK
     return tuple(tables)
 
 
-def _setting_table(comparison: Comparison) -> Table:
+def _setting_table(comparison: RunComparison) -> Table:
     return Table(
         title="Settings that differ",
         columns=("setting", *(run.name for run in comparison.runs)),

@@ -7,7 +7,7 @@ drawing library: those come in when a report is drawn.
 from esper.nissa.alert_command import AlertCommand, check_command
 from esper.nissa.analytics.comparison import (
     ComparedRun,
-    Comparison,
+    RunComparison,
     RunEntry,
     SeedGroup,
     SettingDifference,
@@ -119,7 +119,6 @@ __all__ = [
     "BlueprintScore",
     "BufferedBackend",
     "ComparedRun",
-    "Comparison",
     "EventHub",
     "FileCaps",
     "Header",
@@ -136,6 +135,7 @@ __all__ = [
     "ReportPaths",
     "RichConsole",
     "RoundNotice",
+    "RunComparison",
     "RunDirectoryBackend",
     "RunEntry",
     "RunLog",

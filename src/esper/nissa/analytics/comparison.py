@@ -114,7 +114,7 @@ class SeedGroup:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Several runs beside each other."""
 
     runs: tuple[ComparedRun, ...]
@@ -131,7 +131,7 @@ class Comparison:
         return dict(tree.value) if isinstance(tree.value, Mapping) else {}
 
 
-def compare_runs(entries: Sequence[RunEntry]) -> Comparison:
+def compare_runs(entries: Sequence[RunEntry]) -> RunComparison:
     """Compare runs; they may be of several kinds, and unfinished.
 
     Args:
@@ -140,7 +140,7 @@ def compare_runs(entries: Sequence[RunEntry]) -> Comparison:
     runs = tuple(_sum_up(entry) for entry in entries)
     ends = [span.end_epoch for run in runs for spans in run.strips.values() for span in spans]
     planned = [run.num_planned for run in runs if run.kind == "host"]
-    return Comparison(
+    return RunComparison(
         runs=runs,
         differences=find_differences([entry.settings for entry in entries]),
         groups=_group(entries, runs),
