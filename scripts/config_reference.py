@@ -64,7 +64,7 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a cell of code; a pipe has no form between back ticks that every reader of Markdown shows alike."""
+    """Return a cell of code; no reader of Markdown shows a pipe between back ticks alike."""
     return f"<code>{escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 

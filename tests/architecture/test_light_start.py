@@ -56,7 +56,11 @@ def heavy_modules_of_import(module: str, source: Path, folder: Path) -> list[str
     return _run(IMPORT.format(module=module, heavy=HEAVY), source, folder)[1]
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["runs", "ls"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["--version"], ["runs", "ls"], ["watch", "--help"], ["runs", "compare", "--help"]],
+    ids=" ".join,
+)
 def test_a_light_command_imports_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     code, modules = heavy_modules_of_command(args, SRC, tmp_path)
     assert code == 0

@@ -46,6 +46,7 @@ WORDS = {
     "host.tracker.settles_against": "best",
     "telemetry.progress": "plain",
     "telemetry.observations": "all",
+    "telemetry.trackers": "tensorboard wandb",
     "fleet.kind": "process",
     "fleet.on_death": "restart",
     "network.kind": "flat",

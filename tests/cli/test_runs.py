@@ -121,6 +121,7 @@ def test_runs_are_listed_and_unreadable_ones_named_on_stderr(tmp_path: Path) -> 
         for item in json.loads(call(["runs", "ls", str(tmp_path), "--json"]).out)
     }
     assert (listed["good"]["state"], listed["bad"]["state"]) == ("finished", "")
+    assert (listed["good"]["kind"], listed["bad"]["kind"]) == ("host", None)
 
 
 def test_a_run_is_shown_as_tables(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_run_is_shown_as_tables(tmp_path: Path) -> None:
 def test_a_run_is_shown_as_json(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", _events())
     shown = json.loads(call(["runs", "show", str(path), "--json"]).out)
-    assert set(shown) == {"run", "summary", "seeds", "lifecycle"}
+    assert set(shown) == {"kind", "run", "summary", "seeds", "lifecycle"}
     (seed,) = shown["seeds"]
     assert (seed["stage"], seed["contribution"], seed["num_params"]) == ("FOSSILIZED", 0.02, 1204)
     assert [step["new"] for step in shown["lifecycle"]] == list(_LIFE[1:])

@@ -129,7 +129,7 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_training_as_json_has_stable_keys(tmp_path: Path) -> None:
     path = write_training(tmp_path / "a", training_events(20, 4))
     shown = json.loads(call(["runs", "show", str(path), "--json"]).out)
-    assert list(shown) == ["run", "training", "rounds", "policy_dir"]
+    assert list(shown) == ["kind", "run", "training", "rounds", "policy_dir"]
     assert shown["policy_dir"] is None
     assert [row["round"] for row in shown["rounds"]] == [1, 2, 3, 4]
     assert shown["training"] == json.loads((path / "summary.json").read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def test_listed_trainings_are_runs_with_more_keys(tmp_path: Path) -> None:
     listed = {
         Path(row["path"]).name: row for row in json.loads(call(["runs", "ls", str(tmp_path), "--json"]).out)
     }
-    assert tuple(listed["b"]) == RUN_KEYS
+    assert tuple(listed["b"]) == (*RUN_KEYS, "kind")
     assert tuple(listed["a"]) == (*RUN_KEYS, "kind", "num_rounds", "planned_rounds", "last_return")
     assert (listed["a"]["kind"], listed["a"]["num_rounds"], listed["a"]["last_return"]) == (
         "training",

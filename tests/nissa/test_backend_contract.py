@@ -20,6 +20,7 @@ from esper.nissa import (
     PlainConsole,
     RichConsole,
     RunDirectoryBackend,
+    TensorBoardBackend,
 )
 from nissa.sample_run import EPOCHS, numbered, run_events
 
@@ -31,6 +32,7 @@ BACKENDS: dict[str, Callable[[Path], OutputBackend]] = {
     "json": lambda folder: JsonConsole(io.StringIO()),
     "rich": lambda folder: RichConsole(io.StringIO()),
     "alerts": lambda folder: AlertBackend(AlertCommand(["true"], timeout_seconds=30.0), run_dir=folder),
+    "tensorboard": TensorBoardBackend,
     "buffered": lambda folder: BufferedBackend(MemoryBackend()),
 }
 

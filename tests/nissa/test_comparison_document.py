@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from esper.nissa import build_comparison, compare_tasks, render_markdown
-from nissa.test_comparison import ROW, row
+from nissa.test_task_comparison import ROW, row
 
 
 def test_every_run_policy_and_seed_is_told() -> None:

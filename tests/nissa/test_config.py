@@ -25,6 +25,8 @@ from esper.nissa import TelemetryConfig
         (lambda: TelemetryConfig(on_alert="mail 'me"), "No closing quotation"),
         (lambda: TelemetryConfig(alert_timeout_seconds=0.0), r"must be in \(0, 3600\]"),
         (lambda: TelemetryConfig(alert_interval_seconds=math.nan), "must be >= 0"),
+        (lambda: TelemetryConfig(trackers=("wanb",)), "did you mean 'wandb'"),
+        (lambda: TelemetryConfig(trackers=("wandb", "wandb")), "named twice"),
         (lambda: TelemetryConfig(buffer_records=0), "must be >= 16"),
     ],
 )

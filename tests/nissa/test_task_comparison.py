@@ -10,7 +10,7 @@ import pytest
 
 from esper.leyline import EpochCompleted, Event, RunFinished
 from esper.nissa import RunRow, compare_tasks, compute_run_row
-from esper.nissa.analytics.task_comparison import compute_spread
+from esper.nissa.analytics.comparison import compute_spread
 from nissa.sample_run import numbered, run_events
 
 ROW = compute_run_row("a", numbered(run_events()))
@@ -38,7 +38,7 @@ def test_policies_have_mean_and_spread_the_best_first() -> None:
     assert never.metric.deviation == pytest.approx(statistics.stdev([0.90, 0.92]))
     assert found.split == "test"
     assert found.policies[0].metric == compute_spread([0.95])
-    assert compute_spread([0.95]).deviation is None
+    assert found.policies[0].params.deviation is None
 
 
 def test_without_the_test_split_of_one_run_the_best_validation_counts() -> None:

@@ -21,7 +21,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "train": ("esper.cli.train", "train a host that grows, or (ppo) a policy; resume an interrupted run"),
         "launch": ("esper.cli.launch", "train a policy in several processes; restart after a failure"),
         "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
-        "runs": ("esper.cli.runs", "list runs, show one"),
+        "watch": (
+            "esper.cli.watch",
+            "watch a run go on: how far it is, what grows, what looks wrong",
+        ),
+        "runs": ("esper.cli.runs", "list runs, show one, compare several"),
         "report": ("esper.cli.report", "write a run as a page with figures, or several side by side"),
         "coalitions": ("esper.cli.coalitions", "measure what each fossil of a run is worth among the others"),
         "replay": ("esper.cli.replay", "repeat a run from its action log and compare every number"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from esper.leyline import JsonValue
 from esper.nissa import clean_text
 
 _GAP = "  "
+_PIPE_WIDTH = 120
+"""Width where stdout is no terminal and COLUMNS is not set, in characters."""
 _MOST_CHARACTERS = 1500
 """Of one line of an error: about the longest list of names that a message of ours holds."""
 
@@ -66,6 +69,22 @@ def write_tables(tables: Iterable[Table]) -> None:
         if index:
             sys.stdout.write("\n")
         write_table(table)
+
+
+def find_width() -> int:
+    """Return the width of the terminal, or of a line where stdout is none, in characters."""
+    return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
+
+
+def can_show(text: str) -> bool:
+    """Whether stdout has these characters."""
+    return make_encodable(text) == text
+
+
+def make_encodable(text: str) -> str:
+    """Return text with what stdout cannot hold as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def report_note(text: str) -> None:

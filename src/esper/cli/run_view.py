@@ -44,10 +44,11 @@ def render_tables(info: RunInfo, records: Sequence[Record]) -> tuple[Table, ...]
 
 
 def view_to_json(info: RunInfo, records: Sequence[Record]) -> dict[str, JsonValue]:
-    """Return the same as JSON: run, summary, seeds, lifecycle."""
+    """Return the same as JSON: kind, run, summary, seeds, lifecycle."""
     events = effective_events(records)
     strips = compute_strips(events)
     return {
+        "kind": "host",
         "run": info.to_json(),
         "summary": summary_to_plain(compute_summary(records)),
         "seeds": [_seed_to_json(fate, strips) for fate in compute_fates(events)],

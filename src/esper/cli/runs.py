@@ -1,25 +1,33 @@
-"""esper runs ls [ROOT] | show RUN | decisions RUN | rm RUN | prune [ROOT]: what was run, and what came of it.
+"""esper runs ls [ROOT] | show RUN | decisions RUN | compare RUN ... | rm RUN | prune: what came of runs.
 
 `ls` lists the runs below a folder, oldest first; `show` sums one up from its files: its state, its metrics,
 what grew in each slot and what that brought, and every step of each seed's life. Of a run that trained a
 policy it shows the rounds: curves, operations, signs of trouble, and where the policy is. Works while the
-run goes on. `decisions` tells why it did what it did. `rm` and `prune` remove runs, see
-`esper runs rm --help`. All but those take --json.
+run goes on. `decisions` tells why it did what it did; `compare` puts several beside each other, see
+`esper runs compare --help`; `rm` and `prune` remove runs, see `esper runs rm --help`. `ls`, `show`,
+`decisions` and `compare` take --json.
 
 Example: esper runs show runs/digits-heuristic-0-20260101-120000
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
-from esper.cli.output import Table, report_note, write_json, write_tables, write_text
+from esper.cli.output import (
+    Table,
+    can_show,
+    find_width,
+    report_note,
+    write_json,
+    write_tables,
+    write_text,
+)
 from esper.cli.run_view import format_time, render_tables, view_to_json
+from esper.cli.runs_compare import compare_named
 from esper.cli.runs_decisions import show_decisions
 from esper.cli.runs_removal import prune, remove_named
 from esper.cli.training_view import (
@@ -28,7 +36,7 @@ from esper.cli.training_view import (
     render_training_tables,
     training_to_json,
 )
-from esper.leyline import EsperError, ExitCode, PolicyTrainingStarted
+from esper.leyline import EsperError, ExitCode, JsonValue, PolicyTrainingStarted
 from esper.nissa import (
     BLOCKS,
     PLAIN_LEVELS,
@@ -50,14 +58,13 @@ from esper.runtime.run_records import (
     read_run_info,
 )
 
-VERBS = ("ls", "show", "decisions", "rm", "prune")
+VERBS = ("ls", "show", "decisions", "compare", "rm", "prune")
 _OWN_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
-    {"decisions": show_decisions, "rm": remove_named, "prune": prune}
+    {"decisions": show_decisions, "compare": compare_named, "rm": remove_named, "prune": prune}
 )
+"""Verbs with a file of their own."""
 _POLICY_FILE = "policy.json"
 """Written last into the folder of a policy; tamiyo's name for it, which would bring torch along."""
-_PIPE_WIDTH = 120
-"""Width where stdout is no terminal and COLUMNS is not set, in characters."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -86,7 +93,7 @@ def _list(args: Sequence[str]) -> int:
     if given.is_json:
         write_json(
             [
-                listed_to_json(info, trainings[info.path]) if info.path in trainings else info.to_json()
+                listed_to_json(info, trainings[info.path]) if info.path in trainings else _host_to_json(info)
                 for info in infos
             ]
         )
@@ -108,7 +115,7 @@ def _render_lists(
         tables.append(_host_table(root, hosts))
     if trainings:
         shown = [(info, trainings[info.path]) for info in infos if info.path in trainings]
-        tables.append(render_training_list(str(root), shown, width=_find_width()))
+        tables.append(render_training_list(str(root), shown, width=find_width()))
     return tuple(tables)
 
 
@@ -130,6 +137,11 @@ def _host_table(root: Path, infos: Sequence[RunInfo]) -> Table:
         empty="none; `esper demo` and `esper train` write runs" if root.exists() else "no such folder",
         numbers=frozenset({"seed"}),
     )
+
+
+def _host_to_json(info: RunInfo) -> dict[str, JsonValue]:
+    """Return one run of a host as JSON; of one that cannot be read the kind is not known."""
+    return {**info.to_json(), "kind": None if info.problem else "host"}
 
 
 def _trains_policy(info: RunInfo) -> bool:
@@ -182,9 +194,9 @@ def _show_training(info: RunInfo, records: Sequence[Record], *, is_json: bool) -
     if is_json:
         write_json(training_to_json(info, summary, has_policy=has_policy))
         return
-    levels = BLOCKS if _can_show(BLOCKS) else PLAIN_LEVELS
+    levels = BLOCKS if can_show(BLOCKS) else PLAIN_LEVELS
     write_tables(
-        render_training_tables(info, summary, has_policy=has_policy, width=_find_width(), levels=levels)
+        render_training_tables(info, summary, has_policy=has_policy, width=find_width(), levels=levels)
     )
     if has_policy:
         report_note(
@@ -193,16 +205,3 @@ def _show_training(info: RunInfo, records: Sequence[Record], *, is_json: bool) -
         )
     if info.state in RESUMABLE_STATES:
         report_note(f"go on: esper train --resume {info.path}")
-
-
-def _find_width() -> int:
-    return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
-
-
-def _can_show(text: str) -> bool:
-    """Whether stdout has these characters."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -35,7 +35,7 @@ from esper.cli.output import report_note, write_json, write_tables, write_text
 from esper.cli.result_view import render_numbers, render_slots
 from esper.cli.train_policy import run_training
 from esper.leyline import ConfigError, ExitCode, RunDirectoryError
-from esper.nissa import check_command
+from esper.nissa import check_command, check_trackers
 from esper.runtime.config_file import ResolvedExperiment, merge_table, render_config
 from esper.runtime.experiment import TRAINABLE_NAMES, ExperimentConfig
 from esper.runtime.host_parallel.host_training import HostTraining
@@ -150,6 +150,7 @@ def resolve_command(args: Sequence[str]) -> TrainCommand:
     else:
         resolved = resolve_request(request)
     check_command(resolved.config.telemetry.on_alert)
+    check_trackers(resolved.config.telemetry.trackers)
     return TrainCommand(given, resolved, run_dir, is_resumed)
 
 

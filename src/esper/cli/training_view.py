@@ -103,8 +103,9 @@ def render_training_tables(
 
 
 def training_to_json(info: RunInfo, summary: TrainingSummary, *, has_policy: bool) -> dict[str, JsonValue]:
-    """Return the same as JSON: run, training, rounds, policy_dir."""
+    """Return the same as JSON: kind, run, training, rounds, policy_dir."""
     return {
+        "kind": "training",
         "run": info.to_json(),
         "training": training_to_plain(summary),
         "rounds": list(curves_to_plain(summary.curves)),

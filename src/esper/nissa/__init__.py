@@ -13,13 +13,16 @@ from esper.nissa.analytics.coalitions import (
     read_coalitions,
     write_coalitions,
 )
-from esper.nissa.analytics.task_comparison import (
-    PolicyRow,
-    RunRow,
+from esper.nissa.analytics.comparison import (
+    ComparedRun,
+    RunComparison,
+    RunEntry,
+    SeedGroup,
+    SettingDifference,
     Spread,
-    TaskComparison,
-    compare_tasks,
-    compute_run_row,
+    compare_runs,
+    compute_spread,
+    find_differences,
 )
 from esper.nissa.analytics.comparison_document import build_comparison
 from esper.nissa.analytics.decisions import (
@@ -55,6 +58,13 @@ from esper.nissa.analytics.run_document import build_run_document, collect_pictu
 from esper.nissa.analytics.scoreboard import BlueprintScore, compute_scoreboard
 from esper.nissa.analytics.summary import RunSummary, compute_summary, summary_to_plain
 from esper.nissa.analytics.tables import describe_summary
+from esper.nissa.analytics.task_comparison import (
+    PolicyRow,
+    RunRow,
+    TaskComparison,
+    compare_tasks,
+    compute_run_row,
+)
 from esper.nissa.analytics.training import (
     AnomalyTally,
     RoundNotice,
@@ -69,6 +79,17 @@ from esper.nissa.analytics.training import (
     training_to_plain,
 )
 from esper.nissa.analytics.training_document import build_training_document
+from esper.nissa.analytics.watching import (
+    LiveSeed,
+    RedFlag,
+    WatchedEnvironment,
+    WatchedEvent,
+    WatchedHost,
+    WatchView,
+    compute_view,
+    tally_flags,
+    watch_to_plain,
+)
 from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
 from esper.nissa.backends.buffered import BufferedBackend
@@ -76,6 +97,9 @@ from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole,
 from esper.nissa.backends.jsonl import JsonlBackend
 from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
+from esper.nissa.backends.scalars import EPOCH_AXIS, STAGE_NUMBERS, STEP_AXIS, Scalars, compute_scalars
+from esper.nissa.backends.tensorboard import TensorBoardBackend
+from esper.nissa.backends.wandb import WandbBackend
 from esper.nissa.codec import (
     SCHEMA_VERSION,
     Header,
@@ -86,7 +110,7 @@ from esper.nissa.codec import (
     encode_record,
     to_plain_tree,
 )
-from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
+from esper.nissa.config import PROGRESS_NAMES, TRACKER_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
@@ -103,7 +127,7 @@ from esper.nissa.reader import (
     read_run,
     tail,
 )
-from esper.nissa.record import Record
+from esper.nissa.record import Record, wall_clock
 from esper.nissa.text import (
     BLOCKS,
     PLAIN_LEVELS,
@@ -117,6 +141,8 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.trackers import TRACKERS, build_trackers, check_trackers
+from esper.nissa.watch import RunWatch
 from esper.nissa.wording import Narrator
 from esper.nissa.wording_decisions import word_decision, word_reward
 
@@ -125,11 +151,16 @@ __all__ = [
     "BOOKKEEPING_KINDS",
     "CLOCK_FIELDS",
     "COALITIONS_NAME",
+    "EPOCH_AXIS",
     "PLAIN_LEVELS",
     "PROGRESS_NAMES",
     "REPORT_FORMATS",
     "SCHEMA_VERSION",
+    "STAGE_NUMBERS",
+    "STEP_AXIS",
     "SUMMARY_NAME",
+    "TRACKERS",
+    "TRACKER_NAMES",
     "AlertBackend",
     "AlertCommand",
     "AnomalyTally",
@@ -138,6 +169,7 @@ __all__ = [
     "BufferedBackend",
     "CoalitionRow",
     "CoalitionTable",
+    "ComparedRun",
     "Document",
     "EventHub",
     "FileCaps",
@@ -145,6 +177,7 @@ __all__ = [
     "JoinedDecision",
     "JsonConsole",
     "JsonlBackend",
+    "LiveSeed",
     "MemoryBackend",
     "MetricCurves",
     "Narrator",
@@ -155,43 +188,62 @@ __all__ = [
     "PlainTree",
     "PolicyRow",
     "Record",
+    "RedFlag",
     "ReportFormat",
     "ReportPaths",
     "RichConsole",
     "RoundNotice",
+    "RunComparison",
     "RunDirectoryBackend",
+    "RunEntry",
     "RunLog",
     "RunRow",
     "RunSummary",
+    "RunWatch",
+    "Scalars",
     "Section",
     "SeedFate",
+    "SeedGroup",
+    "SettingDifference",
     "ShapleyRow",
     "Spread",
     "StageSpan",
     "TailBatch",
     "TaskComparison",
     "TelemetryConfig",
+    "TensorBoardBackend",
     "TrainingCurves",
     "TrainingSummary",
+    "WandbBackend",
+    "WatchView",
+    "WatchedEnvironment",
+    "WatchedEvent",
+    "WatchedHost",
     "average_known",
     "build_comparison",
     "build_console",
     "build_hub",
     "build_picture",
     "build_run_document",
+    "build_trackers",
     "build_training_document",
     "check_command",
+    "check_trackers",
     "clean_text",
     "collect_picture",
+    "compare_runs",
     "compare_tasks",
     "compute_curves",
     "compute_fates",
     "compute_run_row",
+    "compute_scalars",
     "compute_scoreboard",
+    "compute_spread",
     "compute_strips",
     "compute_summary",
     "compute_training_curves",
     "compute_training_summary",
+    "compute_view",
     "curves_to_plain",
     "decision_to_plain",
     "decode_event",
@@ -205,6 +257,7 @@ __all__ = [
     "encode_header",
     "encode_record",
     "event_files",
+    "find_differences",
     "find_front",
     "format_count",
     "format_estimate",
@@ -226,9 +279,12 @@ __all__ = [
     "split_ends",
     "summary_to_plain",
     "tail",
+    "tally_flags",
     "to_plain_tree",
     "total_flops",
     "training_to_plain",
+    "wall_clock",
+    "watch_to_plain",
     "word_decision",
     "word_reward",
     "write_coalitions",

@@ -12,6 +12,9 @@ from esper.nissa.alert_command import split_command
 PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
 """Ways to show progress on stderr."""
 
+TRACKER_NAMES = ("tensorboard", "wandb")
+"""Trackers that a run can feed; their extras have the same names."""
+
 BYTES_PER_MB = 1_000_000
 OBSERVATION_CHOICES = ("all", "first", "none")
 """Of which hosts what a decision was made from may be kept."""
@@ -58,6 +61,9 @@ class TelemetryConfig:
     alert_interval_seconds: float = 60.0
     """Shortest time between two alerts of a kind, >= 0; those between are counted. A minute, because a sign
     of trouble can come back with every round."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that get every curve beside the event files: "tensorboard", "wandb" (offline runs). They write
+    below the run's directory and send nothing. None, because each needs its extra and writes a copy."""
     has_report: bool = True
     """Whether report.md and report.png are written at the end. On, because it costs about a second."""
 
@@ -89,6 +95,7 @@ class TelemetryConfig:
                 f"telemetry.max_events_mb={room}: must be at least twice max_event_file_mb ({file}), e.g. "
                 f"{10 * file}"
             )
+        _check_trackers(self.trackers)
         split_command(self.on_alert)
         if not 0.0 < self.alert_timeout_seconds <= _LONGEST_ALERT_SECONDS:
             raise ConfigError(
@@ -101,3 +108,11 @@ class TelemetryConfig:
             )
         if self.buffer_records < 16:
             raise ConfigError(f"telemetry.buffer_records={self.buffer_records}: must be >= 16, e.g. 4096")
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    for place, name in enumerate(names):
+        if name not in TRACKER_NAMES:
+            raise ConfigError(f"telemetry.trackers: {name!r}: {suggest(name, TRACKER_NAMES)}")
+        if name in names[:place]:
+            raise ConfigError(f"telemetry.trackers: {name!r} is named twice; name each tracker once")

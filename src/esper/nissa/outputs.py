@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from esper.leyline import ConfigError
 from esper.nissa.alert_command import AlertCommand, split_command
 from esper.nissa.backends.alerts import AlertBackend
 from esper.nissa.backends.base import OutputBackend
@@ -15,6 +16,7 @@ from esper.nissa.backends.run_directory import RunDirectoryBackend
 from esper.nissa.config import BYTES_PER_MB, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
+from esper.nissa.trackers import build_trackers
 
 
 def build_hub(
@@ -30,7 +32,8 @@ def build_hub(
     """Build the hub of one process; a directory that holds events already is continued.
 
     The event file is written directly, so that a lifecycle event is on its way to the disk when `emit`
-    returns; the console stands behind a buffer, because a stopped terminal must not stop training.
+    returns; the console and the trackers stand behind buffers, because a stopped terminal must not stop
+    training.
 
     Args:
         config: What is shown and written.
@@ -38,10 +41,11 @@ def build_hub(
         stream: Where progress goes: stderr.
         environ: Environment variables: NO_COLOR, CI and TERM are read.
         directory: The run's directory; None writes no files.
-        rank: This process; only rank 0 shows progress.
+        rank: This process; only rank 0 shows progress and feeds trackers.
         watchers: Further backends; they see every event after it was written.
 
     Raises:
+        ConfigError: If trackers are asked for without a directory, or are not installed.
         RunDirectoryError: If the directory is missing, cannot be written, or belongs to another run.
         DataError: If the event file is damaged beyond a torn last line.
     """
@@ -69,5 +73,17 @@ def build_hub(
         console = build_console(config.progress, stream=stream, environ=environ, is_quiet=config.is_quiet)
         if console is not None:
             backends.append(BufferedBackend(console, capacity=config.buffer_records))
+        backends += _buffered_trackers(config, directory, run_id)
     backends += watchers
     return EventHub(backends, run_id, attempt=attempt, rank=rank, first_seq=first_seq)
+
+
+def _buffered_trackers(
+    config: TelemetryConfig, directory: Path | None, run_id: str
+) -> Sequence[OutputBackend]:
+    if not config.trackers:
+        return ()
+    if directory is None:
+        raise ConfigError("telemetry.trackers: they write below the run's directory, and this run has none")
+    trackers = build_trackers(config.trackers, folder=directory, run_id=run_id)
+    return [BufferedBackend(tracker, capacity=config.buffer_records) for tracker in trackers]

@@ -39,6 +39,7 @@ from esper.leyline import (
     UpdateSkipped,
 )
 from esper.nissa.analytics.history import total_flops
+from esper.nissa.analytics.watching import RECENT_EPOCHS
 from esper.nissa.line import Line, Tone
 from esper.nissa.record import Record
 from esper.nissa.text import (
@@ -53,9 +54,6 @@ from esper.nissa.text import (
 from esper.nissa.wording_learning import tell_anomaly, tell_training_start, tell_update
 
 EventT = TypeVar("EventT", bound=Event)
-
-ETA_EPOCHS = 8
-"""Epochs whose mean length predicts the rest: few enough to follow growth, enough for one slow epoch."""
 
 _TOLD_ELSEWHERE = frozenset({"GERMINATED", "FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "DORMANT"})
 _FOSSIL = SeedStage.FOSSILIZED.value
@@ -77,7 +75,7 @@ class _Host:
     host_params: int = 0
     epoch: int = 0
     last_time: float | None = None
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=ETA_EPOCHS))
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_EPOCHS))
     stages: dict[str, str] = field(default_factory=dict)
     blueprints: dict[str, str] = field(default_factory=dict)
     cull_reasons: dict[str, str] = field(default_factory=dict)

@@ -7,7 +7,8 @@ format version is refused. Imports no torch: `esper runs ls` must be instant.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
@@ -145,6 +146,37 @@ def read_status(path: Path) -> dict[str, JsonValue]:
         RunDirectoryError: If it is missing, damaged, or of another format.
     """
     return _read_record(path / STATUS_NAME)
+
+
+def read_run_settings(path: Path) -> dict[str, JsonValue]:
+    """Return what a run was told: config.toml as dotted keys, versions and commit from meta.json.
+
+    A key that is not set is left out.
+
+    Raises:
+        RunDirectoryError: If one of the files is missing or damaged.
+    """
+    meta = read_meta(path)
+    try:
+        with (path / CONFIG_NAME).open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
+        if len(data) > _MAX_JSON_BYTES:
+            raise RunDirectoryError(f"{path / CONFIG_NAME} is damaged: over {_MAX_JSON_BYTES} bytes")
+        config = tomllib.loads(data.decode())
+    except OSError as error:
+        raise RunDirectoryError(f"{path / CONFIG_NAME} cannot be read: {_reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{path / CONFIG_NAME} is damaged: it is not TOML") from error
+    facts = {key: meta[key] for key in ("versions", "git_commit") if meta.get(key) is not None}
+    return dict(_flatten({**config, **facts}, ""))
+
+
+def _flatten(table: Mapping[str, JsonValue], prefix: str) -> Iterator[tuple[str, JsonValue]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _read_record(path: Path) -> dict[str, JsonValue]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from esper.nissa.analytics.task_comparison import RunRow, Spread, TaskComparison
+from esper.nissa.analytics.comparison import Spread
 from esper.nissa.analytics.document import Block, Document, FigureBlock, Section, TextBlock, build_table
 from esper.nissa.analytics.figures import build_fronts
 from esper.nissa.analytics.pareto import ParetoPoint
+from esper.nissa.analytics.task_comparison import RunRow, TaskComparison
 from esper.nissa.text import format_count, format_flops, format_metric, format_percent, is_fraction
 
 _PLUS_MINUS = "\u00b1"

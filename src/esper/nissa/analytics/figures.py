@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from esper.nissa.analytics.coalitions import CoalitionTable
-from esper.nissa.analytics.task_comparison import RunRow, TaskComparison
 from esper.nissa.analytics.drawing import (
     BLUE,
     GREEN,
@@ -24,6 +23,7 @@ from esper.nissa.analytics.drawing import (
     shorten,
 )
 from esper.nissa.analytics.history import MetricCurves, SeedFate
+from esper.nissa.analytics.task_comparison import RunRow, TaskComparison
 from esper.nissa.analytics.training import TrainingCurves
 
 if TYPE_CHECKING:

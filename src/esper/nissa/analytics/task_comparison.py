@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, final
 
 from esper.leyline import JsonValue
+from esper.nissa.analytics.comparison import Spread, compute_spread
 from esper.nissa.analytics.history import compute_curves, effective_events, total_flops
 from esper.nissa.analytics.pareto import ParetoPoint, find_front
 from esper.nissa.analytics.summary import compute_summary
@@ -49,17 +50,6 @@ class RunRow:
     def to_json(self) -> dict[str, JsonValue]:
         """Return the fields by name."""
         return asdict(self)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Mean of several runs, and how far they lie apart."""
-
-    mean: float
-    deviation: float | None
-    """Standard deviation over runs (n - 1); None = a single one."""
-    num_runs: int
 
 
 @final
@@ -164,17 +154,15 @@ def _sum_up(policy: str, rows: Sequence[RunRow], split: Split) -> PolicyRow:
     return PolicyRow(
         policy=policy,
         seeds=tuple(row.seed for row in rows),
-        metric=compute_spread(metrics) if metrics else None,
-        params=compute_spread([row.total_params for row in rows]),
-        flops=compute_spread([row.total_flops for row in rows]),
-        fossils=compute_spread([row.num_fossils for row in rows]),
+        metric=compute_spread(metrics),
+        params=_spread_counts([row.total_params for row in rows]),
+        flops=_spread_counts([row.total_flops for row in rows]),
+        fossils=_spread_counts([row.num_fossils for row in rows]),
     )
 
 
-def compute_spread(values: Sequence[float]) -> Spread:
-    """Return mean and standard deviation of at least one number."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Spread(mean=mean, deviation=None, num_runs=len(values))
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return Spread(mean=mean, deviation=math.sqrt(squares / (len(values) - 1)), num_runs=len(values))
+def _spread_counts(values: Sequence[int]) -> Spread:
+    spread = compute_spread(values)
+    if spread is None:
+        raise ValueError("a spread needs at least one number")
+    return spread
