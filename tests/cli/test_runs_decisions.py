@@ -41,6 +41,15 @@ def test_json_holds_what_is_known(tmp_path: Path) -> None:
     assert rows[1]["observation"] == {"epoch": 0.3}
 
 
+def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:
+    run = str(write_run(tmp_path / "run", [START, *(decided(epoch, "WAIT") for epoch in range(250))]))
+    answer = call(["runs", "decisions", run])
+    assert len(answer.out.splitlines()) == 2 + 200
+    assert "the last 200 of 250" in answer.err
+    assert len(call(["runs", "decisions", run, "--last", "250"]).out.splitlines()) == 2 + 250
+    assert len(json.loads(call(["runs", "decisions", run, "--json"]).out)) == 250
+
+
 def test_nothing_that_fits_is_said(tmp_path: Path) -> None:
     run = str(write_run(tmp_path / "run", EVENTS))
     answer = call(["runs", "decisions", run, "--epoch", "99"])

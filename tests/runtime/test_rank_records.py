@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +58,9 @@ def test_reports_of_ranks_join_by_environment_and_rows_are_counted_over_all() ->
     assert joined.episodes[3] == other.episodes[0]
     assert [(row.name, row.row) for row in joined.quarantined] == [("environment 1", 1), ("environment 2", 2)]
     assert (joined.round, joined.num_env_steps) == (1, 8)
+
+
+def test_what_was_told_of_steps_follows_the_order_of_the_ranks() -> None:
+    mine, other = (replace(report(env), told=({"decision": {"env_id": env}},)) for env in (0, 1))
+    joined = join_reports(mine, [pack_report(mine, 0), pack_report(other, 1)])
+    assert joined.told == (*mine.told, *other.told)

@@ -9,10 +9,11 @@ import torch
 
 from esper.leyline import JsonValue
 from esper.runtime.round_facts import read_step
-from esper.simic.carry_rows import ToldStep
+from esper.simic.carry_rows import ToldStep, unpack_told
 from esper.simic.config import PPOConfig, TrainingConfig
 from esper.simic.decision_records import DecisionRecorder
 from esper.simic.ppo import LearnerParts, PPOLearner
+from esper.simic.row_states import join_rows, pick_rows
 from esper.simic.trainer import PolicyTrainer, TrainerParts
 from esper.tamiyo import NetworkConfig, build_inputs, build_network
 from simic.growing import HORIZON, MetricReward, make_env
@@ -112,3 +113,34 @@ def test_a_round_is_told_once() -> None:
         report = trainer.run_round()
         assert report is not None
         assert len(report.told) == NUM_ENVS * HORIZON
+
+
+def test_what_was_told_is_dealt_and_joined_with_its_rows() -> None:
+    trainer, _ = make_trainer("all")
+    assert trainer.run_round(lambda: trainer.num_collected >= 3) is None
+    whole = trainer.state()
+    parts = [pick_rows(whole, [row], is_first=row == 0) for row in range(NUM_ENVS)]
+    joined = join_rows(parts)
+    assert joined.state["carry"] == whole.state["carry"]
+    carry = whole.state["carry"]
+    assert isinstance(carry, dict)
+    rows = carry["told"]
+    assert isinstance(rows, list)
+    for row, text in enumerate(rows):
+        steps = unpack_told(text)
+        assert [part(step, "decision")["epoch"] for step in steps] == [0, 1, 2]
+        assert {part(step, "decision")["env_id"] for step in steps} == {row}
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_and_tells_the_rest() -> None:
+    trainer, _ = make_trainer("none")
+    assert trainer.run_round(lambda: trainer.num_collected >= 3) is None
+    state = trainer.state()
+    carry = state.state["carry"]
+    assert isinstance(carry, dict)
+    del carry["told"]
+    other, _ = make_trainer("none")
+    other.restore(join_rows([state]))
+    report = other.run_round()
+    assert report is not None
+    assert len(report.told) == NUM_ENVS * (HORIZON - 3)

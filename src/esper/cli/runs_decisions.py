@@ -27,6 +27,8 @@ from esper.nissa import (
 )
 
 _DASH = "-"
+_MOST_ROWS = 200
+"""Of a list, unless --last asks for more."""
 
 
 def show_decisions(args: Sequence[str]) -> int:
@@ -52,7 +54,10 @@ def show_decisions(args: Sequence[str]) -> int:
     rows = pick_decisions(
         join_decisions(log.records), instance=given.instance, epoch=given.epoch, round_number=given.round
     )
-    rows = rows if given.last is None else rows[-given.last :]
+    if given.last is None and not given.is_json and len(rows) > _MOST_ROWS:
+        report_note(f"the last {_MOST_ROWS} of {len(rows)} decisions; --last {len(rows)} lists all")
+    most = len(rows) if given.is_json else _MOST_ROWS
+    rows = rows[-(most if given.last is None else given.last) :]
     if given.is_json:
         write_json([decision_to_plain(row) for row in rows])
     else:
