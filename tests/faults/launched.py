@@ -18,10 +18,11 @@ from esper.runtime.ranks import DistributedConfig, RankVerdict, read_verdicts
 from runtime.learning import tiny_training
 
 PATIENCE_S = 280
-TIMEOUT_S = 12.0
-"""How long ranks wait for each other here: several of the tiny rollouts, also on a busy machine."""
+TIMEOUT_S = 20.0
+"""How long ranks wait for each other here: as long as a whole training takes on two free cores, so that one in
+which nobody hangs ends on a machine that is many times busier."""
 WAITS = DistributedConfig(
-    init_timeout_s=60.0, gradient_timeout_s=TIMEOUT_S, control_timeout_s=TIMEOUT_S, heartbeat_every_s=0.1
+    init_timeout_s=120.0, gradient_timeout_s=TIMEOUT_S, control_timeout_s=TIMEOUT_S, heartbeat_every_s=0.5
 )
 
 

@@ -96,6 +96,37 @@ def test_if_all_beat_and_none_is_behind_nobody_is_to_blame(tmp_path: Path) -> No
     assert finding.describe().startswith("a collective failed, and no rank stands out (all beat and none is")
 
 
+def find_latecomer(folder: Path, now: Pulse, witness: Pulse = WAITING) -> RankFinding:
+    """Rank 1 was in its rollout at the first look; `now` is what it says at the second."""
+    publish(folder, replace(OWN, rank=1, counter=40, phase="rollout", operation="barrier"))
+    publish(folder, witness)
+
+    def pause() -> None:
+        publish(folder, replace(now, beat=1))
+        publish(folder, replace(witness, beat=1))
+
+    return find_culprit(folder, OWN, world_size=3, pause=pause)
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_rank_that_comes_while_the_others_look_for_it_is_to_blame(state: str, tmp_path: Path) -> None:
+    came = replace(OWN, rank=1, state=state)
+    finding = find_latecomer(tmp_path, came)
+    assert (finding.rank, finding.phase, finding.step) == (1, "rollout", 7)
+    assert finding.describe().endswith(
+        "(it came after the others had given up; collectives entered, by rank: 41, 41, 41)"
+    )
+
+
+def test_what_a_witness_saw_outweighs_that_another_came_late(tmp_path: Path) -> None:
+    witness = replace(WAITING, state="failed", suspect=2)
+    assert find_latecomer(tmp_path, replace(OWN, rank=1), witness).rank == 2
+
+
+def test_a_rank_that_failed_one_collective_earlier_is_not_late(tmp_path: Path) -> None:
+    assert find_latecomer(tmp_path, replace(OWN, rank=1, counter=40, state="failed")).rank is None
+
+
 def test_different_collectives_are_named_with_their_ranks(tmp_path: Path) -> None:
     finding = find(tmp_path, replace(OWN, rank=1, operation="barrier"), WAITING, moving=(1, 2))
     assert finding.rank is None

@@ -3,7 +3,8 @@
 A collective that failed says an address at best, and often that of a rank which only waited. So the evidence
 is, strongest first: no heartbeat at all; a beat that stands still; a rank that left; a rank that goes on
 beating but entered fewer collectives than this one. A rank whose own collective failed is a witness and
-never blamed by what it did; if there are only witnesses, what they said counts.
+never blamed by what it did; if there are only witnesses, what they said counts. If they blame nobody, a rank
+that entered this collective only between the two looks is the one that was waited for.
 """
 
 from __future__ import annotations
@@ -95,7 +96,18 @@ def find_culprit(folder: Path, own: Pulse, *, world_size: int, pause: Callable[[
     if suspicions:
         evidence, _, rank = min(suspicions)
         return _describe(rank, evidence, everybody)
-    return _ask_witnesses(everybody)
+    finding = _ask_witnesses(everybody)
+    late = [pulse for rank in others if (pulse := _find_late(before[rank], now[rank], own)) is not None]
+    if finding.rank is not None or not late:
+        return finding
+    latest = min(late, key=lambda pulse: (pulse.counter, pulse.rank))
+    return replace(
+        finding,
+        rank=latest.rank,
+        phase=latest.phase,
+        step=latest.step,
+        reason="it came after the others had given up",
+    )
 
 
 def find_dead(folder: Path, own: Pulse, *, world_size: int, pause: Callable[[], None]) -> RankFinding | None:
@@ -131,6 +143,13 @@ def _suspect(rank: int, before: Pulse | str, now: Pulse | str, own: Pulse) -> _S
     if now.counter < own.counter:
         return _Suspicion(_Evidence.BEHIND, now.counter, rank)
     return None
+
+
+def _find_late(before: Pulse | str, now: Pulse | str, own: Pulse) -> Pulse | None:
+    """Return what a rank was doing at the first look, if it entered this collective only after that."""
+    if isinstance(before, str) or isinstance(now, str) or before.state == FAILED:
+        return None
+    return before if before.counter < own.counter <= now.counter else None
 
 
 def _describe(rank: int, evidence: _Evidence, everybody: Mapping[int, Pulse | str]) -> RankFinding:
