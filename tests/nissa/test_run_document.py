@@ -55,7 +55,7 @@ def test_shapley_values_stand_with_their_errors() -> None:
     text = render_section(build_shares(TABLE))
     assert "| block2#1 | conv_light | +0.0200 | 0.0040 | exact | +0.0210 | +0.0190 |" in text
     assert "every one of 2 subsets" in text
-    assert "| none | 0.900 | 0.0100 |" in text
+    assert "| none | 0.9000 | 0.0100 |" in text
 
 
 def test_sampled_values_say_so_and_long_lists_are_cut() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from esper.cli.arguments import CommandParser
 from esper.cli.output import Table, write_json, write_tables
 from esper.leyline import ExitCode
-from esper.nissa import CoalitionTable, format_estimate, format_flops, format_number
+from esper.nissa import CoalitionTable, format_estimate, format_flops
 from esper.runtime.resuming import TRUST_FLAG
 from esper.runtime.run_coalitions import NUM_ORDERS, measure_run
 
@@ -75,7 +75,7 @@ def render_coalitions(table: CoalitionTable) -> tuple[Table, ...]:
         "as the last one",
     )
     shares = Table(
-        title=f"Shares in {table.metric_name} (higher is better): {how}, {table.num_items} validation items, "
+        title=f"Shares in {table.quantity} (higher is better): {how}, {table.num_items} validation items, "
         f"{format_flops(sum(table.flops.values()))}",
         columns=share_columns,
         rows=tuple(
@@ -93,12 +93,12 @@ def render_coalitions(table: CoalitionTable) -> tuple[Table, ...]:
         empty="no seed was kept",
         numbers=frozenset(share_columns[3:]),
     )
-    value_columns = ("fossils that are on", table.metric_name, "s.e.")
+    value_columns = ("fossils that are on", table.quantity, "s.e.")
     values = Table(
         title="Subsets",
         columns=value_columns,
         rows=tuple(
-            (", ".join(row.slots) or "none", format_number(row.metric), f"{row.standard_error:.4f}")
+            (", ".join(row.slots) or "none", f"{row.metric:.4f}", f"{row.standard_error:.4f}")
             for row in table.values
         ),
         numbers=frozenset(value_columns[1:]),

@@ -77,6 +77,11 @@ class CoalitionTable:
     shares: tuple[ShapleyRow, ...]
     values: tuple[CoalitionRow, ...]
 
+    @property
+    def quantity(self) -> str:
+        """What the values are, for a reader: a loss is turned around, so that higher is better."""
+        return "minus the loss" if self.metric_name == "loss" else self.metric_name
+
     def to_json(self) -> dict[str, JsonValue]:
         """Return what the file holds; numbers that are not finite become null and are named."""
         tree = to_plain_tree({"format_version": COALITIONS_VERSION, **asdict(self)})

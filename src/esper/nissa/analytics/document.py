@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MARKUP = re.compile(r"[\\`*{}\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _NUMBER = re.compile(r"[+-]?[0-9][0-9,.]*(?:e[+-]?[0-9]+)?(?: .*)?|-|nan|[+-]?inf|not measured")
-_NONE = "None."
+_NONE, _UNKNOWN = "None.", "-"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem;
   margin: 2rem auto; padding: 0 1rem; }
@@ -224,7 +224,7 @@ def _html_table(block: TableBlock) -> str:
     if not block.rows:
         return f"<p>{_NONE}</p>"
     columns = range(len(block.head))
-    is_number = [all(_NUMBER.fullmatch(row[column]) for row in block.rows) for column in columns]
+    is_number = [_holds_numbers([row[column] for row in block.rows]) for column in columns]
     head = "".join(
         f"<th{' class=number' if is_number[column] else ''}>{html.escape(clean_text(cell))}</th>"
         for column, cell in enumerate(block.head)
@@ -234,6 +234,11 @@ def _html_table(block: TableBlock) -> str:
         for row in block.rows
     )
     return f'<div class="table"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
+
+
+def _holds_numbers(cells: Sequence[str]) -> bool:
+    is_known = any(cell != _UNKNOWN for cell in cells)
+    return is_known and all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _html_cell(cell: str, is_number: bool) -> str:

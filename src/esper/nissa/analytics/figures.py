@@ -150,9 +150,8 @@ def build_subsets(table: CoalitionTable) -> Figure:
     axes.set_yticklabels([shorten(" + ".join(value.slots) or "none") for value in shown], parse_math=False)
     axes.set_ylim(max(len(shown), 1) - 0.4, -0.6)
     axes.set_ylabel("fossils that are on", color=INK)
-    what = "minus the loss" if table.metric_name == "loss" else table.metric_name
     axes.set_xlabel(
-        f"{shorten(what)} on validation items, \u00b1 standard error", color=INK, parse_math=False
+        f"{shorten(table.quantity)} on validation items, \u00b1 standard error", color=INK, parse_math=False
     )
     add_grid(axes)
     dress(axes)

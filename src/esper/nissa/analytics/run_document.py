@@ -113,9 +113,9 @@ def build_shares(table: CoalitionTable) -> Section:
     text = (
         f"Measured on {table.num_items} validation items of checkpoint {table.checkpoint} (epoch "
         f"{table.epoch}): {how}, {flops} beside the run's own bill. A Shapley value is a fossil's share of "
-        f"what all of them bring together, here {_whole(table)} in {_name_metric(table)}; the shares add up "
+        f"what all of them bring together, here {_whole(table)} in {table.quantity}; the shares add up "
         "to it. A contribution in the table above is of the time when its seed was kept, these are of that "
-        "checkpoint."
+        "checkpoint. The errors of the subsets are not those of their differences, which are paired by item."
     )
     shares = [
         (
@@ -139,7 +139,7 @@ def build_shares(table: CoalitionTable) -> Section:
         "as the last one",
     )
     values = [
-        (", ".join(row.slots) or "none", format_number(row.metric), f"{row.standard_error:.4f}")
+        (", ".join(row.slots) or "none", f"{row.metric:.4f}", f"{row.standard_error:.4f}")
         for row in table.values[:MAX_COALITIONS]
     ]
     more = len(table.values) - len(values)
@@ -149,7 +149,7 @@ def build_shares(table: CoalitionTable) -> Section:
             TextBlock(text=text),
             build_table(head, shares),
             *_subset_figure(table),
-            build_table(("fossils that are on", f"mean of {_name_metric(table)}", "s.e."), values),
+            build_table(("fossils that are on", f"mean of {table.quantity}", "s.e."), values),
             *([TextBlock(text=f"{more} more subsets are in the file.")] if more else []),
         ),
     )
@@ -208,11 +208,6 @@ def _subset_figure(table: CoalitionTable) -> tuple[Block, ...]:
 
 def _whole(table: CoalitionTable) -> str:
     return f"{math.fsum(row.shapley for row in table.shares):+.4f}"
-
-
-def _name_metric(table: CoalitionTable) -> str:
-    """Say what was measured: a loss is turned around, so that higher is better."""
-    return "minus the loss" if table.metric_name == "loss" else table.metric_name
 
 
 def _tell(value: object) -> str:
