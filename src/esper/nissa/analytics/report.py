@@ -45,6 +45,10 @@ def write_report(run_dir: Path, instance: int = 0) -> ReportPaths:
         RunDirectoryError: If there is no event file.
         DataError: If an event file has no header of this version.
         OSError: If the folder cannot be written.
+
+    Example:
+        >>> write_report(run_dir).markdown.name
+        'report.md'
     """
     log = read_run(run_dir)
     paths = ReportPaths(markdown=run_dir / "report.md", picture=run_dir / "report.png")
@@ -56,7 +60,12 @@ def write_report(run_dir: Path, instance: int = 0) -> ReportPaths:
 
 
 def render_report(log: RunLog, instance: int = 0) -> str:
-    """Return the text of `report.md`."""
+    """Return the text of `report.md`.
+
+    Example:
+        >>> render_report(log).splitlines()[0]
+        '# Growth run: synthetic'
+    """
     events = effective_events(log.records, instance)
     summary = compute_summary(log.records, instance)
     fates, strips = compute_fates(events), compute_strips(events)

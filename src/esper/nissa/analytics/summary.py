@@ -59,6 +59,11 @@ def compute_summary(records: Sequence[Record], instance: int = 0) -> RunSummary:
     Args:
         records: As a reader returns them.
         instance: Which host run of a fleet.
+
+    Example:
+        >>> summary = compute_summary(log.records)
+        >>> summary.task, summary.policy, summary.num_germinated
+        ('synthetic', 'cycle', 2)
     """
     events = effective_events(records, instance)
     curves, fates = compute_curves(events), compute_fates(events)
@@ -95,12 +100,22 @@ def compute_summary(records: Sequence[Record], instance: int = 0) -> RunSummary:
 
 
 def total_flops(flops: Mapping[str, int]) -> int:
-    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled."""
+    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled.
+
+    Example:
+        >>> total_flops({"train": 5, "validation": 3})
+        5
+    """
     return sum(amount for kind, amount in flops.items() if kind != NOT_COUNTED)
 
 
 def summary_to_plain(summary: RunSummary) -> JsonValue:
-    """Return the summary as JSON data with its format version; numbers that are not finite become null."""
+    """Return the summary as JSON data with its format version; numbers that are not finite become null.
+
+    Example:
+        >>> summary_to_plain(compute_summary(log.records))["task"]
+        'synthetic'
+    """
     tree = to_plain_tree({"schema_version": SCHEMA_VERSION, **asdict(summary)})
     value = dict(tree.value) if isinstance(tree.value, Mapping) else {}
     if tree.nonfinite:
