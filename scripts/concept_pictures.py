@@ -280,7 +280,7 @@ def draw_fleets() -> Canvas:
     canvas.words(120, 244, "fused", anchor="end", is_bold=True)
     for place, fill in enumerate(colours):
         canvas.bar(140, 208 + 14 * place, 170, 14, fill=fill)
-    canvas.words(676, 227, "weights stacked, one program for all;", anchor="start", size=12, colour=SOFT)
+    canvas.words(676, 227, "weights stacked, one program;", anchor="start", size=12, colour=SOFT)
     canvas.words(676, 244, "serial but for rounding", anchor="start", size=12, colour=SOFT)
     canvas.arrow([(140, 290), (660, 290)], colour=SOFT)
     canvas.words(

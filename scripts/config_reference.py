@@ -64,7 +64,7 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a cell of code; no reader of Markdown shows a pipe between back ticks alike."""
+    """Return a cell of code; readers of Markdown differ about a pipe between back ticks."""
     return f"<code>{escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 

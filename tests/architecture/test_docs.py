@@ -1,4 +1,4 @@
-"""The pages equal the code: generated ones are fresh, marked code runs, the site builds and loads nothing."""
+"""The pages equal the code: generated ones are fresh, the site builds and loads nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 import config_reference
 import lifecycle_page
-from docs_code import MARK, pages, run_page, runnable_program
 from generated import replace_between, settle
 from site_requests import find_requests
 from source_tree import REPO, SRC, exported_names, plant, read_sources
@@ -50,33 +49,6 @@ def test_check_mode_reports_a_stale_page_and_leaves_it(tmp_path: Path) -> None:
 def test_missing_or_doubled_markers_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected one line"):
         replace_between(text, "<a>", "<b>", "new")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", pages(REPO), ids=lambda page: page.name)
-def test_marked_code_runs(page: Path) -> None:
-    answer = run_page(page)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-
-
-def test_marked_blocks_of_a_page_are_one_program(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    block = "{mark}\n```python\n{code}\n```\n"
-    page.write_text(
-        "# Title\n" + block.format(mark=MARK, code="a = 20") + block.format(mark=MARK, code="print(a + 1)"),
-        "utf-8",
-    )
-    assert run_page(page).stdout == "21\n"
-    page.write_text("# Title\n" + block.format(mark=MARK, code="\nraise ValueError('broken')"), "utf-8")
-    answer = run_page(page)
-    assert answer.returncode == 1
-    assert "line 5" in answer.stderr
-
-
-@pytest.mark.parametrize("text", [MARK, f"{MARK}\n```text\nx\n```\n", f"{MARK}\n```python\nx\n"])
-def test_a_mark_without_a_closed_python_block_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="marks"):
-        runnable_program(text)
 
 
 @pytest.mark.slow

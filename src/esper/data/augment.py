@@ -58,6 +58,11 @@ def compute_augmented(
 
     Returns:
         [N, C, H, W] of the same type, a new tensor.
+
+    Example:
+        >>> images = torch.ones(2, 3, 8, 8)
+        >>> compute_augmented(images, AugmentConfig(padding=0), seed=0).equal(images)
+        True
     """
     num_items, num_channels, height, width = images.shape
     pad = config.padding

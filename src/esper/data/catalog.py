@@ -52,6 +52,10 @@ def dataset_record(name: str) -> DatasetRecord:
 
     Raises:
         UnknownNameError: If there is no such set.
+
+    Example:
+        >>> dataset_record("digits").licence
+        'BSD-3-Clause'
     """
     for record in DATASET_RECORDS:
         if record.name == name:
@@ -73,6 +77,10 @@ def locate(name: str, data_dir: Path | None = None) -> Path:
         UnknownNameError: If there is no such set.
         DataError: If `data_dir` is given and is no folder, if the set is generated and has no files, or if it
             is nowhere, saying where it was looked for and how to get it.
+
+    Example:
+        >>> locate("digits").name
+        'files'
     """
     record = dataset_record(name)
     if record.is_given:
@@ -90,6 +98,10 @@ def list_datasets(data_dir: Path | None = None) -> tuple[DatasetStatus, ...]:
 
     Raises:
         DataError: If `data_dir` is given and is no folder.
+
+    Example:
+        >>> [status.name for status in list_datasets()][:3]
+        ['austen', 'cifar10', 'cifar10_deep']
     """
     if data_dir is not None and not _is_folder(data_dir):
         raise DataError(
@@ -115,6 +127,10 @@ def check(name: str, data_dir: Path | None = None) -> tuple[Finding, ...]:
     Raises:
         UnknownNameError: If there is no such set.
         DataError: If the set is nowhere.
+
+    Example:
+        >>> check("synthetic")
+        ()
     """
     record = dataset_record(name)
     if not record.layouts:
@@ -127,6 +143,11 @@ def cache_folder() -> Path | None:
     """Return the user's cache folder for data; None where no home folder is known.
 
     XDG_CACHE_HOME counts only if it is absolute, as its specification demands.
+
+    Example:
+        >>> folder = cache_folder()
+        >>> folder is None or folder.parts[-2:] == ("esper", "data")
+        True
     """
     configured = os.environ.get("XDG_CACHE_HOME", "")
     if configured and Path(configured).is_absolute():

@@ -115,6 +115,11 @@ def build_storage(
 
     Raises:
         ConfigError: If `kind` is unknown or does not fit the split, or the constants do not fit its channels.
+
+    Example:
+        >>> train, _, _ = build_synthetic(SyntheticConfig(num_train=8))
+        >>> build_storage(train, device=torch.device("cpu"), mean=[0.0] * 16, std=[1.0] * 16).inputs.shape
+        torch.Size([8, 16])
     """
     _check_constants(split, mean, std)
     chosen = resolve_kind(split, kind)

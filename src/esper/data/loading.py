@@ -66,6 +66,11 @@ def load_dataset(name: str, data_dir: Path | None = None, options: LoadOptions |
         UnknownNameError: If there is no such set.
         ConfigError: If an option does not fit the set.
         DataError: If the set is missing or damaged.
+
+    Example:
+        >>> digits = load_dataset("digits")
+        >>> len(digits.train.inputs), len(digits.validation.inputs), len(digits.test.inputs)
+        (1077, 360, 360)
     """
     record = dataset_record(name)
     chosen = LoadOptions() if options is None else options

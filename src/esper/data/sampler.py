@@ -20,6 +20,10 @@ def epoch_order(seed: int, epoch: int, num_items: int) -> torch.Tensor:
 
     Returns:
         [num_items] int64 on the CPU; each item exactly once.
+
+    Example:
+        >>> sorted(epoch_order(seed=0, epoch=3, num_items=4).tolist())
+        [0, 1, 2, 3]
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(num_items, generator=generator)

@@ -147,6 +147,12 @@ def compute_channel_stats(split: ArraySplit) -> tuple[tuple[float, ...], tuple[f
 
     Raises:
         DataError: If a channel is constant (it cannot be normalised) or not finite.
+
+    Example:
+        >>> train, _, _ = build_synthetic(SyntheticConfig())
+        >>> mean, std = compute_channel_stats(train)
+        >>> len(mean), len(std)
+        (16, 16)
     """
     if split.is_tokens:
         return (), ()

@@ -73,6 +73,11 @@ def build_synthetic(config: SyntheticConfig) -> tuple[ArraySplit, ArraySplit, Ar
 
     Args:
         config: Sizes and seed.
+
+    Example:
+        >>> train, _, _ = build_synthetic(SyntheticConfig(num_train=100))
+        >>> train.inputs.shape, train.num_items
+        (torch.Size([100, 16]), 100)
     """
     teacher = _Teacher(config)
     parts = {"train": config.num_train, "validation": config.num_validation, "test": config.num_test}

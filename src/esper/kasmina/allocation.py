@@ -11,6 +11,10 @@ def is_allocation_failure(error: BaseException) -> bool:
     """Whether an error means that memory could not be had.
 
     The CPU allocator of torch raises a plain RuntimeError, which only its words tell from others.
+
+    Example:
+        >>> is_allocation_failure(MemoryError()), is_allocation_failure(ValueError())
+        (True, False)
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

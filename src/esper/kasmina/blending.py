@@ -30,6 +30,10 @@ def compute_curve(curve: AlphaCurve, progress: float) -> float:
 
     LINEAR t; COSINE (1 - cos(pi t)) / 2; SIGMOID the logistic of steepness 12, rescaled to meet both ends.
     Monotone in `progress`, which is clamped to [0, 1].
+
+    Example:
+        >>> [round(compute_curve(AlphaCurve.COSINE, t), 3) for t in (0.0, 0.25, 1.0)]
+        [0.0, 0.146, 1.0]
     """
     t = min(1.0, max(0.0, progress))
     if t in (0.0, 1.0) or curve is AlphaCurve.LINEAR:
@@ -154,6 +158,11 @@ def build_seed(
     """Return the seed of a branch.
 
     A GATE seed draws its gate's weights from the global random stream: call this inside `build_seeded`.
+
+    Example:
+        >>> seed = build_seed(nn.Identity(), BlendForm.ADD, 4, channel_dim=1, num_inner=1)
+        >>> type(seed).__name__
+        'Seed'
     """
     gate = SampleGate(num_channels, channel_dim, num_inner) if form is BlendForm.GATE else None
     return Seed(branch, form, gate)
@@ -166,6 +175,10 @@ def apply_blend(h: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
         h: Host feature [B, ...].
         residual: Same shape as h.
         alpha: float32, 0-dim, or [B, 1, ...] for one alpha per sample.
+
+    Example:
+        >>> apply_blend(torch.ones(2), torch.full((2,), 4.0), torch.tensor(0.5))
+        tensor([3., 3.])
     """
     if h.dtype == residual.dtype and h.dtype in (torch.float32, torch.float64):
         return torch.addcmul(h, residual, alpha)

@@ -34,7 +34,12 @@ _META_ERRORS = (
 
 
 def count_trainable(module: nn.Module) -> int:
-    """Return the number of trainable parameters, each once."""
+    """Return the number of trainable parameters, each once.
+
+    Example:
+        >>> count_trainable(nn.Linear(3, 2))
+        8
+    """
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
@@ -48,6 +53,10 @@ def count_flops(module: nn.Module, shape: Sequence[int], dtype: torch.dtype = to
 
     Raises:
         HostError: If the forward pass looks at values: on `meta` there are none.
+
+    Example:
+        >>> count_flops(nn.Linear(3, 2), (3,))
+        12
     """
     inputs = torch.empty(1, *shape, dtype=dtype, device="meta")
     with _naming_what_looks_at_values(module, inputs):
@@ -120,6 +129,11 @@ def count_saved_bytes(
 
     Raises:
         HostError: If the forward pass looks at values: on `meta` there are none.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> count_saved_bytes(net, (3,), batch_size=4).total
+        32
     """
     plain = _copy_to_meta(module).train()
     inputs = torch.empty(batch_size, *shape, dtype=dtype, device="meta")

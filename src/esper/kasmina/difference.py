@@ -24,6 +24,10 @@ def measure_largest(expected: object, got: object) -> float:
 
     Raises:
         ExportError: If there is no tensor to compare, or number or shapes of tensors differ.
+
+    Example:
+        >>> measure_largest(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))
+        0.5
     """
     pairs = list_tensors(expected), list_tensors(got)
     if not pairs[0]:
@@ -41,7 +45,12 @@ def measure_largest(expected: object, got: object) -> float:
 
 
 def list_tensors(value: object) -> list[Tensor]:
-    """Return every tensor in a structure, in order; fields of dataclasses that are no mapping count too."""
+    """Return every tensor in a structure, in order; fields of dataclasses that are no mapping count too.
+
+    Example:
+        >>> [tensor.shape for tensor in list_tensors([torch.zeros(2), "text"])]
+        [torch.Size([2])]
+    """
     if is_dataclass(value) and not isinstance(value, type) and not list(each_tensor(value)):
         return [
             tensor for field in fields(value) for tensor in list_tensors(getattr(value, field.name, None))

@@ -32,6 +32,10 @@ def export_model(
     Raises:
         ExportError: If a seed is in flight and may not be left out, the forward cannot be traced, or the
             export differs from the network by more than `MAX_DIFFERENCE`.
+
+    Example:
+        >>> export_model(model, torch.zeros(2, 16))(torch.zeros(2, 16)).shape
+        torch.Size([2, 4])
     """
     if not allow_unfinished:
         refuse_unfinished(model)

@@ -139,6 +139,10 @@ def export_grafted(
         ExportError: If a seed is in flight and may not be left out, the host cannot be copied, the branch of
             a seed cannot leave without this package, or the export differs from the network by more than
             `MAX_DIFFERENCE`.
+
+    Example:
+        >>> export_grafted(model, torch.zeros(2, 16)).module(torch.zeros(2, 16)).shape
+        torch.Size([2, 4])
     """
     if not allow_unfinished:
         refuse_unfinished(model)

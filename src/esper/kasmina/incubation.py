@@ -92,6 +92,11 @@ def compute_residual_target(features: Tensor, host_gradient: Tensor, scale: floa
 
     Functional-gradient regression: a step against dL/dh whose size is tied to the features' own spread
     (Friedman 2001, gradient boosting, applied to a hidden layer).
+
+    Example:
+        >>> h = torch.tensor([0.0, 2.0])
+        >>> compute_residual_target(h, torch.zeros(2), 1.0).abs()
+        tensor([0., 0.])
     """
     gradient = host_gradient.float()
     rms = gradient.square().mean().sqrt()
@@ -100,7 +105,14 @@ def compute_residual_target(features: Tensor, host_gradient: Tensor, scale: floa
 
 
 def apply_seed_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Add d(loss)/d(parameters) to their `.grad`; nothing else in the graph receives a gradient."""
+    """Add d(loss)/d(parameters) to their `.grad`; nothing else in the graph receives a gradient.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor(2.0))
+        >>> apply_seed_gradient(weight**2, [weight])
+        >>> weight.grad
+        tensor(4.)
+    """
     if not parameters:  # a seed that adds nothing learns nothing, and autograd refuses an empty list
         return
     # A parameter that the loss does not reach gets None here, which the annotation of torch does not say.
@@ -112,7 +124,12 @@ def apply_seed_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Non
 
 
 def norms_with_statistics(root: nn.Module) -> tuple[NormWithStatistics, ...]:
-    """Return the modules that keep running statistics (batch norms and tracking instance norms)."""
+    """Return the modules that keep running statistics (batch norms and tracking instance norms).
+
+    Example:
+        >>> len(norms_with_statistics(nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2))))
+        1
+    """
     return tuple(
         module
         for module in root.modules()
@@ -125,6 +142,13 @@ def untouched_statistics(norms: Sequence[NormWithStatistics]) -> Iterator[None]:
     """Normalise as in the module's present mode without updating running statistics.
 
     In training mode a norm that does not track uses the batch's own statistics and writes nothing.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with untouched_statistics([norm]): _ = norm(torch.randn(4, 2))
+        ...
+        >>> norm.num_batches_tracked
+        tensor(0)
     """
     training = [norm for norm in norms if norm.training]
     buffers = [(norm.running_mean, norm.running_var) for norm in training]
@@ -142,7 +166,15 @@ def untouched_statistics(norms: Sequence[NormWithStatistics]) -> Iterator[None]:
 
 @contextmanager
 def untouched_rng(device: torch.device) -> Iterator[None]:
-    """Put the device's random stream back afterwards, so that dropout in a second pass shifts nothing."""
+    """Put the device's random stream back afterwards, so that dropout in a second pass shifts nothing.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with untouched_rng(torch.device("cpu")): _ = torch.rand(3)
+        ...
+        >>> torch.get_rng_state().equal(state)
+        True
+    """
     state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
     try:
         yield

@@ -21,7 +21,12 @@ Inputs = Tensor | Sequence[object] | Mapping[str, object]
 
 
 def split_arguments(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Return positional arguments and arguments by name."""
+    """Return positional arguments and arguments by name.
+
+    Example:
+        >>> split_arguments({"x": 1})
+        ((), {'x': 1})
+    """
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
@@ -30,7 +35,12 @@ def split_arguments(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, objec
 
 
 def call_host(host: nn.Module, inputs: Inputs) -> object:
-    """Run a host's forward on a batch and return what it returns."""
+    """Run a host's forward on a batch and return what it returns.
+
+    Example:
+        >>> call_host(nn.Identity(), Tensor([1.0]))
+        tensor([1.])
+    """
     positional, named = split_arguments(inputs)
     return host(*positional, **named)
 
@@ -42,6 +52,12 @@ def run_on_copies(host: nn.Module, run: Callable[[], ResultT]) -> ResultT:
         host: Any module; its parameters stay its own, and get gradients where these are wanted.
         run: Calls the host, and takes gradients if it needs them: what is computed anew in a backward pass
             must meet the copies, too.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> _ = run_on_copies(norm, lambda: norm(torch.randn(4, 2)))
+        >>> norm.num_batches_tracked
+        tensor(0)
     """
     copies = {f"host.{name}": buffer.clone() for name, buffer in host.named_buffers()}
     found: ResultT = functional_call(_Borrowed(host), copies, (run,))
@@ -61,7 +77,12 @@ class _Borrowed(nn.Module):
 
 
 def each_tensor(value: object) -> Iterator[Tensor]:
-    """Yield every tensor in nested tuples, lists and mappings, in order."""
+    """Yield every tensor in nested tuples, lists and mappings, in order.
+
+    Example:
+        >>> len(list(each_tensor((torch.zeros(1), {"a": torch.zeros(2)}))))
+        2
+    """
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -73,7 +94,12 @@ def each_tensor(value: object) -> Iterator[Tensor]:
 
 
 def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
-    """Return a value of the same nesting with every tensor replaced; what is no tensor stays."""
+    """Return a value of the same nesting with every tensor replaced; what is no tensor stays.
+
+    Example:
+        >>> map_tensors((torch.ones(1), "a"), lambda tensor: 2 * tensor)
+        (tensor([2.]), 'a')
+    """
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -84,7 +110,12 @@ def map_tensors(value: object, change: Callable[[Tensor], Tensor]) -> object:
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """Return inputs on a device."""
+    """Return inputs on a device.
+
+    Example:
+        >>> to_device({"x": torch.zeros(1)}, torch.device("cpu"))
+        {'x': tensor([0.])}
+    """
     moved = map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True))
     assert isinstance(moved, Tensor | tuple | dict)
     return moved
@@ -95,6 +126,10 @@ def count_items(inputs: Inputs) -> int:
 
     Raises:
         HostError: If there is no tensor with an axis, or it has no item.
+
+    Example:
+        >>> count_items(torch.zeros(5, 3))
+        5
     """
     for tensor in each_tensor(inputs):
         if tensor.dim() > 0 and len(tensor) > 0:
@@ -106,7 +141,12 @@ def count_items(inputs: Inputs) -> int:
 
 
 def describe_inputs(inputs: object) -> str:
-    """Return what inputs look like, such as "[2, 3, 32, 32]" or "input_ids [2, 16], mask [2, 16]"."""
+    """Return what inputs look like, such as "[2, 3, 32, 32]" or "input_ids [2, 16], mask [2, 16]".
+
+    Example:
+        >>> describe_inputs({"tokens": torch.zeros(2, 16)})
+        'tokens [2, 16]'
+    """
     if isinstance(inputs, Tensor):
         return str(list(inputs.shape))
     if isinstance(inputs, Mapping):

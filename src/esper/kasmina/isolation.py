@@ -109,6 +109,13 @@ def join_loss(loss: Tensor, gradients: Sequence[Tensor | None], parameters: Sequ
         loss: Scalar with gradient.
         gradients: What each parameter gets where the loss itself gets 1; None = nothing.
         parameters: As many, in the same order.
+
+    Example:
+        >>> weight = torch.tensor(1.0, requires_grad=True)
+        >>> loss = torch.tensor(3.0, requires_grad=True)
+        >>> join_loss(loss, [torch.tensor(0.5)], [weight]).backward()
+        >>> weight.grad, loss.grad
+        (tensor(0.5000), tensor(1.))
     """
     out: Tensor = JoinedLoss.apply(loss, tuple(gradients), *parameters)  # type: ignore[no-untyped-call]
     return out

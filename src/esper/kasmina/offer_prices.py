@@ -21,6 +21,11 @@ def describe(
         registry: Where the ids are registered.
         spec: The slot.
         ids: Blueprints that fit it.
+
+    Example:
+        >>> slot = next(iter(model.each_slot())).spec
+        >>> describe(builtin_registry(), slot, ["mlp"])["mlp"].num_params
+        2128
     """
     described = {}
     for blueprint_id in ids:

@@ -100,6 +100,12 @@ def build_plain_source(
     Raises:
         ExportError: If a layer's description does not build the layer again, or the graph calls anything
             but torch and the layers.
+
+    Example:
+        >>> network = export_model(model, torch.zeros(2, 16))
+        >>> source = build_plain_source(network, input_shape=(16,), num_outputs=4)
+        >>> type(source).__name__
+        'PlainSource'
     """
     graph = copy.deepcopy(network.graph)
     parts: dict[str, nn.Module | Tensor] = {}

@@ -67,6 +67,10 @@ def price_items(host: nn.Module, shape: Sequence[int], dtype: torch.dtype, price
 
     Raises:
         HostError: If the forward pass looks at values.
+
+    Example:
+        >>> price_items(nn.Linear(3, 2), (3,), torch.float32, PriceBook())
+        12
     """
     kind = _sign_chain(host)
     if kind is None:
@@ -93,6 +97,11 @@ def price_saved(
 
     Raises:
         HostError: If the forward pass looks at values.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> price_saved(net, (3,), PriceBook(), batch_size=4).total
+        32
     """
     kind = _sign_chain(module) if isinstance(module, SegmentedHost) else _sign(module)
     if kind is None:

@@ -37,6 +37,12 @@ def seeded_streams(seed: int) -> Iterator[None]:
 
 
 def build_seeded(build: Callable[[], ModuleT], seed: int) -> ModuleT:
-    """Return `build()` with its weights drawn from a seed in [0, 2**63); global streams stay as they were."""
+    """Return `build()` with its weights drawn from a seed in [0, 2**63); global streams stay as they were.
+
+    Example:
+        >>> first, second = (build_seeded(lambda: torch.nn.Linear(2, 2), 7) for _ in range(2))
+        >>> first.weight.equal(second.weight)
+        True
+    """
     with seeded_streams(seed):
         return build()

@@ -154,7 +154,12 @@ class SummaryDiff:
 
 
 def summarize(model: MorphogeneticModel) -> Summary:
-    """Return what a grown network is made of now; the model is left as it is."""
+    """Return what a grown network is made of now; the model is left as it is.
+
+    Example:
+        >>> [row.stage for row in summarize(model).rows]
+        ['DORMANT', 'DORMANT']
+    """
     paths = {module: path for path, module in model.host.named_modules()}
     targets = find_targets(model.host)
     rows = []
@@ -187,6 +192,11 @@ def diff(before: Summary, after: Summary) -> SummaryDiff:
 
     Raises:
         ValueError: If they are of hosts with other slots.
+
+    Example:
+        >>> before = summarize(model)
+        >>> diff(before, before).after == before
+        True
     """
     slots = [[row.slot for row in summary.rows] for summary in (before, after)]
     if slots[0] != slots[1]:

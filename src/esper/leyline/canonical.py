@@ -14,12 +14,21 @@ def canonical_json(value: JsonValue) -> str:
 
     Raises:
         ValueError: If a float is NaN or infinite.
+
+    Example:
+        >>> canonical_json({"b": 1, "a": 0.5})
+        '{"a":"0x1.0000000000000p-1","b":1}'
     """
     return json.dumps(_freeze_floats(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_hash(value: JsonValue) -> str:
-    """Return the SHA-256 hex digest of `canonical_json(value)`."""
+    """Return the SHA-256 hex digest of `canonical_json(value)`.
+
+    Example:
+        >>> canonical_hash({"b": 1, "a": 0.5}) == canonical_hash({"a": 0.5, "b": 1})
+        True
+    """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 

@@ -139,6 +139,10 @@ def suggest(got: str, known: Iterable[str]) -> str:
     Args:
         got: What the user wrote.
         known: The valid names.
+
+    Example:
+        >>> suggest("digts", ["digits", "text"])
+        "did you mean 'digits'? (known: digits, text)"
     """
     names = sorted(known)
     near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)

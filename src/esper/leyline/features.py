@@ -57,12 +57,22 @@ class FeatureSpec:
 
 
 def feature_width(features: Iterable[FeatureSpec]) -> int:
-    """Return how many columns a group takes."""
+    """Return how many columns a group takes.
+
+    Example:
+        >>> feature_width(SLOT_FEATURES) == sum(spec.width for spec in SLOT_FEATURES)
+        True
+    """
     return sum(spec.width for spec in features)
 
 
 def feature_columns(features: Iterable[FeatureSpec]) -> tuple[str, ...]:
-    """Return the name of each column in order; a wide feature numbers its own: "loss_history/0", ..."""
+    """Return the name of each column in order; a wide feature numbers its own: "loss_history/0", ...
+
+    Example:
+        >>> len(feature_columns(GLOBAL_FEATURES)) == feature_width(GLOBAL_FEATURES)
+        True
+    """
     return tuple(
         spec.name if spec.width == 1 else f"{spec.name}/{place}"
         for spec in features

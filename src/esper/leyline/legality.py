@@ -22,6 +22,10 @@ def refuse_op(op: LifecycleOp, report: SlotReport, observation: Observation) -> 
         op: The operation.
         report: The addressed slot (one of `observation.slots`).
         observation: The whole decision point.
+
+    Example:
+        >>> refuse_op(LifecycleOp.CULL, report, observation)
+        "CULL on 'hidden1': stage is DORMANT, needs GERMINATED, TRAINING, BLENDING, PROBATIONARY"
     """
     if op is LifecycleOp.WAIT:
         return None
@@ -45,7 +49,12 @@ def refuse_op(op: LifecycleOp, report: SlotReport, observation: Observation) -> 
 
 
 def refuse_blueprint(blueprint: str | None, report: SlotReport, observation: Observation) -> str | None:
-    """Return why `blueprint` cannot be germinated in this slot (fit, parameters, memory), or None."""
+    """Return why `blueprint` cannot be germinated in this slot (fit, parameters, memory), or None.
+
+    Example:
+        >>> refuse_blueprint("mpl", report, observation)
+        "unknown blueprint 'mpl': did you mean 'mlp'? (known: low_rank, mlp, mlp_small, noop, norm)"
+    """
     space, budgets = observation.space, observation.budgets
     if blueprint is None:
         return "GERMINATE needs a blueprint"
@@ -66,7 +75,12 @@ def refuse_blueprint(blueprint: str | None, report: SlotReport, observation: Obs
 
 
 def refuse_action(action: Action, observation: Observation) -> str | None:
-    """Return why the joint action would be refused now, or None if it is legal."""
+    """Return why the joint action would be refused now, or None if it is legal.
+
+    Example:
+        >>> refuse_action(Action(op=LifecycleOp.FOSSILIZE, slot="hidden1"), observation)
+        "FOSSILIZE on 'hidden1': stage is DORMANT, needs PROBATIONARY"
+    """
     if action.op is LifecycleOp.WAIT:
         return None
     space = observation.space
@@ -84,7 +98,12 @@ def refuse_action(action: Action, observation: Observation) -> str | None:
 
 
 def legal_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp, ...]:
-    """Return the operations that are legal on this slot now, WAIT first."""
+    """Return the operations that are legal on this slot now, WAIT first.
+
+    Example:
+        >>> [op.value for op in legal_ops(report, observation)]
+        ['WAIT', 'GERMINATE']
+    """
     legal = [op for op in LifecycleOp if refuse_op(op, report, observation) is None]
     if LifecycleOp.GERMINATE in legal and not legal_blueprints(report, observation):
         legal.remove(LifecycleOp.GERMINATE)
@@ -92,7 +111,12 @@ def legal_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp
 
 
 def legal_blueprints(report: SlotReport, observation: Observation) -> tuple[str, ...]:
-    """Return the blueprint ids that could be germinated in this slot within the budget."""
+    """Return the blueprint ids that could be germinated in this slot within the budget.
+
+    Example:
+        >>> legal_blueprints(report, observation)
+        ('noop', 'norm', 'mlp', 'mlp_small', 'low_rank')
+    """
     ids = observation.space.blueprint_ids
     return tuple(b for b in ids if refuse_blueprint(b, report, observation) is None)
 

@@ -41,6 +41,9 @@ def check_command(text: str) -> None:
 
     Raises:
         ConfigError: If it cannot be found, or must not be run.
+
+    Example:
+        >>> check_command("true --twice")
     """
     words = split_command(text)
     if words and shutil.which(words[0]) is None:

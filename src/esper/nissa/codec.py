@@ -66,7 +66,12 @@ def to_plain_tree(value: object) -> PlainTree:
 
 
 def encode_header(header: Header) -> str:
-    """Return the header as one line of JSON, without a line end."""
+    """Return the header as one line of JSON, without a line end.
+
+    Example:
+        >>> encode_header(log.headers[0])[:16]
+        '{"kind":"Header"'
+    """
     return _dump(
         {
             "kind": _HEADER_KIND,
@@ -83,6 +88,10 @@ def encode_record(record: Record) -> str:
 
     Raises:
         TypeError: If the event holds something that is not plain data.
+
+    Example:
+        >>> encode_record(log.records[0])[:20]
+        '{"kind":"RunStarted"'
     """
     line: dict[str, JsonValue] = {
         "kind": record.event.kind,
@@ -117,6 +126,10 @@ def decode_line(line: str | bytes) -> Header | Record:
     Raises:
         DataError: If the line is not JSON, lacks a field, has a field too many, or one of the wrong type.
         UnknownNameError: If the kind of event does not exist.
+
+    Example:
+        >>> decode_line(encode_record(log.records[0])) == log.records[0]
+        True
     """
     data = _require_mapping(_parse(line), "line")
     kind = _read_str(_take(data, "kind"), "kind")

@@ -48,6 +48,12 @@ def build_hub(
         ConfigError: If trackers are asked for without a directory, or are not installed.
         RunDirectoryError: If the directory is missing, cannot be written, or belongs to another run.
         DataError: If the event file is damaged beyond a torn last line.
+
+    Example:
+        >>> import io
+        >>> hub = build_hub(TelemetryConfig(progress="none"), run_id="a", stream=io.StringIO(), environ={})
+        >>> hub.next_seq
+        0
     """
     backends: list[OutputBackend] = []
     attempt = first_seq = 0

@@ -94,6 +94,11 @@ def read_run(path: Path) -> RunLog:
     Raises:
         RunDirectoryError: If there is no event file, or files of several runs.
         DataError: If a file's first line is not a header of this version.
+
+    Example:
+        >>> log = read_run(run_dir)
+        >>> log.bad_lines, log.num_torn
+        ((), 0)
     """
     files = find_event_files(path)
     if not files:
@@ -121,6 +126,10 @@ def read_first_event(path: Path) -> Event | None:
     """Return the first event of a run directory: what kind of run it is; None = not one that can be read yet.
 
     Reads two lines of the first event file, so that a list of runs stays fast.
+
+    Example:
+        >>> type(read_first_event(run_dir)).__name__
+        'RunStarted'
     """
     for file in event_files(path)[:1]:
         with file.open("rb") as lines:
@@ -131,7 +140,12 @@ def read_first_event(path: Path) -> Event | None:
 
 
 def event_files(path: Path) -> tuple[Path, ...]:
-    """Return the event files of a run directory, by rank and in the order in which they were written."""
+    """Return the event files of a run directory, by rank and in the order in which they were written.
+
+    Example:
+        >>> [file.name for file in event_files(run_dir)]
+        ['events-0.jsonl']
+    """
     return tuple(file.path for file in find_event_files(path))
 
 
@@ -140,6 +154,10 @@ def drop_superseded(records: Iterable[Record]) -> tuple[Record, ...]:
 
     A start (RunStarted or PolicyTrainingStarted) of attempt a with `rewinds_to_seq` s supersedes, on its own
     rank, the records of attempts before a with a sequence number over s.
+
+    Example:
+        >>> drop_superseded(log.records) == log.records
+        True
     """
     records = tuple(records)
     cuts: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -164,6 +182,10 @@ def effective_log(path: Path) -> tuple[str, ...]:
     Raises:
         RunDirectoryError: If there is no event file, or files of several runs.
         DataError: If a line cannot be read: a damaged log equals nothing.
+
+    Example:
+        >>> effective_log(run_dir) == effective_log(run_dir)
+        True
     """
     log = read_run(path)
     if log.bad_lines:
@@ -188,6 +210,9 @@ def tail(path: Path) -> Iterator[TailBatch]:
         for batch in tail(folder):
             show(batch.records)
             wait_a_second()
+        >>> batch = next(tail(run_dir))
+        >>> len(batch.records) == len(log.records)
+        True
     """
     cursors: dict[EventFile, _Cursor] = {}
     while True:

@@ -26,6 +26,10 @@ def clean_text(text: str) -> str:
     """Return text that cannot steer a terminal: no ANSI sequence, control, direction mark or lone surrogate.
 
     Line ends and tabs become one blank; a lone surrogate becomes U+FFFD.
+
+    Example:
+        >>> clean_text("one" + chr(10) + "two" + chr(7))
+        'one two'
     """
     text = re.sub(r"[\r\n\t\u2028\u2029]+", " ", _ESCAPES.sub("", text))
     kept = (char for char in text if unicodedata.category(char) not in _FORBIDDEN)
@@ -33,12 +37,22 @@ def clean_text(text: str) -> str:
 
 
 def format_percent(fraction: float) -> str:
-    """Return 0.942 as "94.2 %"; "nan" and "inf" stay as they are."""
+    """Return 0.942 as "94.2 %"; "nan" and "inf" stay as they are.
+
+    Example:
+        >>> format_percent(0.942)
+        '94.2 %'
+    """
     return f"{100 * fraction:.1f} %" if math.isfinite(fraction) else str(fraction)
 
 
 def format_metric(name: str, value: float) -> str:
-    """Return a metric's value: per cent where its name says that it is an accuracy, else three digits."""
+    """Return a metric's value: per cent where its name says that it is an accuracy, else three digits.
+
+    Example:
+        >>> format_metric("accuracy", 0.942), format_metric("loss", 0.3)
+        ('94.2 %', '0.300')
+    """
     return format_percent(value) if is_fraction(name) else format_number(value)
 
 
@@ -48,26 +62,46 @@ def is_fraction(name: str) -> bool:
 
 
 def format_number(value: float) -> str:
-    """Return three decimals from 0.01 to 1,000 and three significant digits elsewhere."""
+    """Return three decimals from 0.01 to 1,000 and three significant digits elsewhere.
+
+    Example:
+        >>> format_number(0.1234), format_number(0.0001234)
+        ('0.123', '0.000123')
+    """
     if value == 0 or 0.01 <= abs(value) < 1000:
         return f"{value:.3f}"
     return f"{value:.3g}"
 
 
 def format_estimate(mean: float | None, error: float | None, *, sign: str = "+-") -> str:
-    """Return "+0.0123 +- 0.0041", "+0.0123", or "not measured"."""
+    """Return "+0.0123 +- 0.0041", "+0.0123", or "not measured".
+
+    Example:
+        >>> format_estimate(0.0123, 0.0041)
+        '+0.0123 +- 0.0041'
+    """
     if mean is None:
         return "not measured"
     return f"{mean:+.4f}" if error is None else f"{mean:+.4f} {sign} {error:.4f}"
 
 
 def format_count(number: int) -> str:
-    """Return 1204 as "1,204"."""
+    """Return 1204 as "1,204".
+
+    Example:
+        >>> format_count(1204)
+        '1,204'
+    """
     return f"{number:,}"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return "21 s", "3 min 20 s" or "2 h 05 min"."""
+    """Return "21 s", "3 min 20 s" or "2 h 05 min".
+
+    Example:
+        >>> format_seconds(200)
+        '3 min 20 s'
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -78,7 +112,12 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_flops(flops: int) -> str:
-    """Return 12_300_000_000 as "12.3 GFLOPs"."""
+    """Return 12_300_000_000 as "12.3 GFLOPs".
+
+    Example:
+        >>> format_flops(12_300_000_000)
+        '12.3 GFLOPs'
+    """
     number = float(flops)
     for unit in ("", "k", "M", "G", "T"):
         if abs(number) < 1000:
@@ -97,6 +136,10 @@ def draw_sparkline(values: Sequence[float | None], *, width: int, levels: str = 
         values: One per round.
         width: In characters, at least 1.
         levels: Characters from low to high, at least two.
+
+    Example:
+        >>> draw_sparkline([0.0, 1.0, 2.0], width=3, levels="_-^")
+        '_-^'
     """
     num_columns = min(width, len(values))
     edges = [place * len(values) // num_columns for place in range(num_columns + 1)] if num_columns else [0]

@@ -53,6 +53,11 @@ def propose(
 
     Raises:
         HostError: If nothing can be proposed; says what to do.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> [place.point.path for place in propose(net, torch.zeros(2, 6))]
+        ['1', '3']
     """
     _check_model(model, sample)
     return find_growth_points(model, sample, PointWishes(layout=layout, select=select, has_width=width))
@@ -95,6 +100,12 @@ def grow(  # noqa: PLR0913 - each is a fact about somebody else's model
     Raises:
         HostError: If nothing can grow there; names the nearest valid choice.
         ConfigError: If a name is unknown or a value out of its range.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> grown = grow(net, sample=torch.zeros(2, 6), at=["1"])
+        >>> grown.slot_ids, grown.host is net
+        (('1',), True)
     """
     _check_model(model, sample)
     _check_plan(policy, budget, seed)

@@ -154,6 +154,16 @@ def compare(  # noqa: PLR0913 - each is a fact about somebody else's training
     Raises:
         ConfigError: If an arm is unknown, "wider" has no model, or a setting does not fit.
         HostError: If the model cannot grow.
+
+    Example:
+        >>> def make_model(): return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+        ...
+        >>> batches = [(torch.zeros(8, 6), torch.zeros(8, dtype=torch.long))]
+        >>> result = compare(make_model, batches, batches, sample=torch.zeros(2, 6), arms=("grow",), seeds=1,
+        ...                  epochs=2, loss=nn.CrossEntropyLoss(), grow_settings={"at": ["1"]},
+        ...                  optimizer=lambda named: torch.optim.SGD(named, lr=0.1))
+        >>> [row.arm for row in result.rows]
+        ['never', 'grow']
     """
     wanted = [arm for arm in ARMS if arm in (*arms, "never")]
     for arm in arms:

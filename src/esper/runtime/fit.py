@@ -91,6 +91,16 @@ def fit(  # noqa: PLR0913 - each is a fact about somebody else's training
         ConfigError: If a setting, loader, loss or metric does not fit.
         GovernorGaveUpError: If training still fails after the allowed number of rollbacks.
         CheckpointError: If the folder holds another training.
+
+    Example:
+        >>> from esper import grow
+        >>> net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> grown = grow(net, sample=torch.zeros(2, 6), at=["1"])
+        >>> batches = [(torch.zeros(8, 6), torch.zeros(8, dtype=torch.long))]
+        >>> result = fit(grown, batches, batches, loss=nn.CrossEntropyLoss(), epochs=2, progress=False,
+        ...              optimizer=lambda named: torch.optim.SGD(named, lr=0.1))
+        >>> type(result).__name__
+        'FitResult'
     """
     if not isinstance(grown, Growable):
         raise ConfigError(f"fit() trains what esper.grow returns, got {type(grown).__name__}: grow it first")

@@ -52,13 +52,17 @@ def blueprint(
             says which.
 
     Example:
-        @esper.blueprint("scale", needs="flat")
-        def scale(spec):
-            layer = nn.Linear(spec.num_channels, spec.num_channels)
-            nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
-            return layer
-
-        grown = esper.grow(model, sample=x, blueprints=["mlp", scale])
+        >>> import esper
+        >>> from torch import nn
+        >>> @esper.blueprint("twice", needs="flat")
+        ... def twice(slot):
+        ...     layer = nn.Linear(slot.num_channels, slot.num_channels)
+        ...     nn.init.zeros_(layer.weight)
+        ...     nn.init.zeros_(layer.bias)
+        ...     return layer
+        ...
+        >>> twice.id  # esper.grow(model, sample=x, blueprints=["mlp", twice])
+        'twice'
     """
     known = {layout.value: layout for layout in Layout}
     wanted = (needs,) if isinstance(needs, str) else tuple(needs)

@@ -82,6 +82,10 @@ def list_runs(root: Path) -> tuple[RunInfo, ...]:
 
     Raises:
         RunDirectoryError: If `root` exists and cannot be listed.
+
+    Example:
+        >>> [info.state for info in list_runs(runs)]
+        ['finished']
     """
     try:
         found = root.iterdir() if root.exists() else ()
@@ -104,6 +108,11 @@ def read_run_info(path: Path) -> RunInfo:
 
     Raises:
         RunDirectoryError: If it is not a run of this format.
+
+    Example:
+        >>> info = read_run_info(run_dir)
+        >>> info.task, info.state, info.exit_code
+        ('synthetic', 'finished', 0)
     """
     meta, status = read_meta(path), read_status(path)
     state, exit_code = read_text_field(status, "state"), status.get("exit_code")

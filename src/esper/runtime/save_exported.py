@@ -82,6 +82,12 @@ def save_exported(
     Raises:
         ConfigError: If the path exists or has another suffix, or packages of the extra "export" are missing.
         ExportError: If it cannot be written so, or what was written differs; nothing is left behind then.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "net.pt2"
+        >>> save_exported(nn.Linear(3, 2).eval(), path, torch.zeros(2, 3)).format
+        'pt2'
     """
     target = Path(path)
     check_target(target)

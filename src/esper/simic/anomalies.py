@@ -208,6 +208,10 @@ def find_anomalies(history: Sequence[Metrics], config: AnomalyConfig) -> tuple[A
     Args:
         history: Rounds, the present one last.
         config: Thresholds and patience.
+
+    Example:
+        >>> find_anomalies([], AnomalyConfig())
+        ()
     """
     if not history:
         return ()

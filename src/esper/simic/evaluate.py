@@ -64,6 +64,12 @@ def evaluate_policy(
         seeds: Of the hosts; none of them may have been trained on.
         prices: lambda_p and lambda_f of the objective.
         on_episode: Called after each host.
+
+    Example:
+        >>> policy = build_policy("never", seed=0)
+        >>> results = evaluate_policy(lambda seed: host_run(), policy, [20, 21], prices=RewardConfig())
+        >>> [result.seed for result in results]
+        [20, 21]
     """
     results = []
     for seed in seeds:
@@ -74,7 +80,14 @@ def evaluate_policy(
 
 
 def run_episode(run: HostRun, policy: TamiyoPolicy, seed: int, *, prices: RewardConfig) -> EpisodeResult:
-    """Let a policy grow one fresh host to its horizon and read its test split once."""
+    """Let a policy grow one fresh host to its horizon and read its test split once.
+
+    Example:
+        >>> policy = build_policy("never", seed=0)
+        >>> result = run_episode(host_run(), policy, 0, prices=RewardConfig())
+        >>> result.seed, result.num_refused
+        (0, 0)
+    """
     policy.reset()
     ops: Counter[str] = Counter()
     num_refused = 0

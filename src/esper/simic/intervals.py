@@ -57,6 +57,11 @@ def estimate_paired_interval(differences: Sequence[float], confidence: float = 0
 
     Raises:
         ValueError: If there is no difference.
+
+    Example:
+        >>> interval = estimate_paired_interval([0.01, 0.02, 0.03])
+        >>> round(interval.mean, 3), round(interval.low, 3), round(interval.high, 3)
+        (0.02, -0.005, 0.045)
     """
     count = len(differences)
     if count == 0:

@@ -29,6 +29,10 @@ def count_minibatches(ppo: PPOConfig, num_rows: int) -> int:
     Raises:
         ConfigError: If there are fewer rows than that, or the one and only step leaves nothing for
             `target_kl` to stop.
+
+    Example:
+        >>> count_minibatches(PPOConfig(), num_rows=4), count_minibatches(PPOConfig(), num_rows=64)
+        (4, 8)
     """
     count = min(MOST_BY_ITSELF, num_rows) if ppo.num_minibatches is None else ppo.num_minibatches
     if count > num_rows:

@@ -33,6 +33,10 @@ def count_rows(record: StateRecord) -> int:
 
     Raises:
         ForeignCheckpointError: If it holds none.
+
+    Example:
+        >>> count_rows(StateRecord(tensors={"carry/has_ended": torch.zeros(4)}, state={}))
+        4
     """
     flags = record.tensors.get("carry/has_ended")
     if flags is None:

@@ -108,7 +108,12 @@ class ActionLayout:
 
 
 def build_growth_layout(space: ActionSpace) -> ActionLayout:
-    """Return the layout of a host's actions; hosts that offer the same arguments share it."""
+    """Return the layout of a host's actions; hosts that offer the same arguments share it.
+
+    Example:
+        >>> build_growth_layout(observation.space).op_names
+        ('WAIT', 'GERMINATE', 'ADVANCE', 'FOSSILIZE', 'CULL', 'SET_ALPHA')
+    """
     names = {
         "blend": tuple(blend.value for blend in space.blend_ids),
         "curve": tuple(curve.value for curve in space.curve_ids),
@@ -133,6 +138,11 @@ def build_action(indices: tuple[int, ...], space: ActionSpace) -> Action:
 
     Raises:
         ValueError: If a column that the operation uses is outside its table.
+
+    Example:
+        >>> from esper.leyline import WAIT
+        >>> build_action(build_indices(WAIT, observation.space), observation.space) == WAIT
+        True
     """
     chosen = dict(zip(HEAD_OPS, indices, strict=True))
     op = _look_up(OP_HEAD, space.op_ids, chosen)
@@ -158,6 +168,11 @@ def build_indices(action: Action, space: ActionSpace) -> tuple[int, ...]:
 
     Raises:
         ValueError: If the action names something that the space lacks.
+
+    Example:
+        >>> from esper.leyline import WAIT
+        >>> build_indices(WAIT, observation.space)
+        (0, 0, 0, 0, 0, 0, 0)
     """
     tables: Mapping[str, tuple[tuple[object, ...], object]] = {
         OP_HEAD: (space.op_ids, action.op),

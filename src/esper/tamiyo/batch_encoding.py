@@ -96,6 +96,10 @@ def encode_many(
 
     Raises:
         ValueError: If there is no observation.
+
+    Example:
+        >>> encode_many([observation, observation]).slots.shape[:2]
+        torch.Size([2, 2])
     """
     if not observations:
         raise ValueError("encode_many needs at least one observation, got none")

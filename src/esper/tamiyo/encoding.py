@@ -65,6 +65,10 @@ def encode(observation: Observation) -> EncodedObservation:
 
     Returns:
         Tensors whose columns are those of `GLOBAL_FEATURES`, `SLOT_FEATURES` and `BLUEPRINT_FEATURES`.
+
+    Example:
+        >>> encode(observation).slots.abs().max() <= 10
+        tensor(True)
     """
     space = observation.space
     descriptors = [

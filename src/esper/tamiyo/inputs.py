@@ -57,6 +57,10 @@ def build_inputs(
     Raises:
         ConfigError: If hosts with different operations are mixed, or a number is < 1.
         ValueError: If there is no observation.
+
+    Example:
+        >>> build_inputs([observation, observation])["slots"].shape[:2]
+        torch.Size([2, 2])
     """
     for name, number in (("num_slots", num_slots), ("num_blueprints", num_blueprints)):
         if number < 1:
@@ -84,6 +88,10 @@ def describe_contract() -> dict[str, JsonValue]:
 
     How many slots and blueprints there are is no part of it, nor which families exist: those are only ever
     appended to.
+
+    Example:
+        >>> sorted(describe_contract())[:3]
+        ['blends', 'blueprints', 'bound']
     """
     groups = {
         "global": GLOBAL_FEATURES,
@@ -105,7 +113,12 @@ def describe_contract() -> dict[str, JsonValue]:
 
 
 def observation_contract() -> str:
-    """Return the SHA-256 of `describe_contract()`: equal ids mean inputs with equal meaning."""
+    """Return the SHA-256 of `describe_contract()`: equal ids mean inputs with equal meaning.
+
+    Example:
+        >>> observation_contract() == observation_contract()
+        True
+    """
     return canonical_hash(describe_contract())
 
 

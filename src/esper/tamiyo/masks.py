@@ -45,14 +45,24 @@ class ActionMasks:
 
 
 def growable_blueprints(report: SlotReport, observation: Observation) -> tuple[str, ...]:
-    """Return the blueprints that could be germinated in this slot within the budget, "noop" left out."""
+    """Return the blueprints that could be germinated in this slot within the budget, "noop" left out.
+
+    Example:
+        >>> growable_blueprints(report, observation)
+        ('norm', 'mlp', 'mlp_small', 'low_rank')
+    """
     costs = observation.space.descriptors.get(report.slot, {})
     legal = legal_blueprints(report, observation)
     return tuple(name for name in legal if costs[name].family != NOOP_FAMILY)
 
 
 def choosable_ops(report: SlotReport, observation: Observation) -> tuple[LifecycleOp, ...]:
-    """Return the operations that a policy may pick on this slot now, WAIT first."""
+    """Return the operations that a policy may pick on this slot now, WAIT first.
+
+    Example:
+        >>> [op.value for op in choosable_ops(report, observation)]
+        ['WAIT', 'GERMINATE']
+    """
     return _find_choices(report, observation)[0]
 
 
@@ -74,6 +84,10 @@ def compute_masks(observation: Observation) -> ActionMasks:
 
     No row that can be reached is empty: WAIT is legal whatever happens, every legal op has a slot, and every
     slot with GERMINATE has a blueprint.
+
+    Example:
+        >>> compute_masks(observation).ops.tolist()
+        [True, True, False, False, False, False]
     """
     masks = compute_masks_many([observation])
     return ActionMasks(ops=masks.ops[0], slots=masks.slots[0], blueprints=masks.blueprints[0])

@@ -27,6 +27,10 @@ def draw_noise(keys: Tensor, steps: Tensor, num_heads: int) -> Tensor:
         keys: [N] int64, one per row: who draws.
         steps: [N] int64, >= 0: how many decisions that row has behind it.
         num_heads: H >= 1.
+
+    Example:
+        >>> draw_noise(torch.tensor([7, 7]), torch.tensor([0, 0]), 2).unique(dim=0).shape
+        torch.Size([1, 2])
     """
     heads = torch.arange(num_heads, device=keys.device)
     counter = steps[:, None] * num_heads + heads + 1

@@ -58,6 +58,10 @@ def check_policy(policy: object) -> tuple[str, ...]:
 
     Args:
         policy: Any policy; it has seen other hosts afterwards, so build a new one for a run that counts.
+
+    Example:
+        >>> check_policy(build_policy("never", seed=0))
+        ()
     """
     missing = [name for name in _METHODS if not callable(getattr(policy, name, None))]
     if missing or not isinstance(policy, TamiyoPolicy):
@@ -78,6 +82,10 @@ def require_policy(policy: object) -> TamiyoPolicy:
 
     Raises:
         ConfigError: If it does not; every failure is named.
+
+    Example:
+        >>> type(require_policy(build_policy("never", seed=0))).__name__
+        'NeverGrow'
     """
     failures = check_policy(policy)
     if failures or not isinstance(policy, TamiyoPolicy):

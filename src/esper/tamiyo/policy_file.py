@@ -104,6 +104,15 @@ def save_policy(
     Raises:
         ConfigError: If the network does not fit the configuration, or something is too large or not JSON.
         OSError: If a file cannot be written; a policy that stood in the folder is still whole then.
+
+    Example:
+        >>> import tempfile
+        >>> layout, config = build_growth_layout(observation.space), NetworkConfig()
+        >>> network = build_network(config, layout, seed=0)
+        >>> folder = Path(tempfile.mkdtemp()) / "policy"
+        >>> save_policy(folder, network, config, {"task": "digits"})
+        >>> load_policy(folder).config == config
+        True
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     problem = _find_misfit(
@@ -157,6 +166,14 @@ def load_policy(folder: Path) -> LoadedPolicy:
         ForeignCheckpointError: If there is no policy, or it has another format version, another observation
             contract (the first difference is named), a configuration that is not ours, or other tensors.
         CheckpointError: If a file is damaged, too large, or the weights are missing.
+
+    Example:
+        >>> import tempfile
+        >>> layout, config = build_growth_layout(observation.space), NetworkConfig()
+        >>> folder = Path(tempfile.mkdtemp()) / "policy"
+        >>> save_policy(folder, build_network(config, layout, seed=0), config, {"task": "digits"})
+        >>> type(load_policy(folder)).__name__
+        'LoadedPolicy'
     """
     path = folder / POLICY_FILE
     document = _read_document(path)

@@ -32,6 +32,10 @@ def build_policy(
 
     Raises:
         UnknownNameError: If there is no policy of that name.
+
+    Example:
+        >>> build_policy("never", seed=0).decide(observation).action.op.value
+        'WAIT'
     """
     rules = HeuristicConfig() if config is None else config
     if name == "heuristic":

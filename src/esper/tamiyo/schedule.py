@@ -156,6 +156,10 @@ def build_even_schedule(config: HeuristicConfig) -> tuple[ScheduledAction, ...]:
     One germination per interval of the calendar, as many as the longest rotation has blueprints, each with
     one ADVANCE after the incubation and one FOSSILIZE after the blend, in the first slots where they are
     legal. What no gate lets through stays until the horizon removes it.
+
+    Example:
+        >>> [entry.action.op.value for entry in build_even_schedule(HeuristicConfig())][:3]
+        ['GERMINATE', 'ADVANCE', 'FOSSILIZE']
     """
     rotations = (config.blueprints_2d, config.blueprints_sequence, config.blueprints_flat)
     rounds = max(1, *(len(names) for names in rotations))

@@ -240,6 +240,12 @@ def missing_from(
     Args:
         optimizer: Of the user; need not be followed by anything.
         named_parameters: Of the model as it is now.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> optimizer = torch.optim.SGD([layer.weight], lr=0.1)
+        >>> missing_from(optimizer, dict(layer.named_parameters()))
+        ('bias',)
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return tuple(n for n, p in named_parameters.items() if p.requires_grad and id(p) not in held)
@@ -251,6 +257,10 @@ def describe_missing(slot: str, names: Sequence[str]) -> str:
     Args:
         slot: Whose seed.
         names: What `missing_from` gave for its parameters, at least one.
+
+    Example:
+        >>> describe_missing("block1", ["a.weight"])[:60]
+        'the optimiser does not hold the 1 parameter(s) of the seed i'
     """
     return (
         f"the optimiser does not hold the {len(names)} parameter(s) of the seed in slot {slot!r} "
@@ -289,6 +299,10 @@ def refuse_foreign(optimizer: torch.optim.Optimizer, host_parameters: Mapping[st
 
     Raises:
         ConfigError: If the model has trainable parameters, and the optimiser holds none of them.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> refuse_foreign(torch.optim.SGD(layer.parameters(), lr=0.1), dict(layer.named_parameters()))
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     own = [parameter for parameter in host_parameters.values() if parameter.requires_grad]

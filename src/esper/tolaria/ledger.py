@@ -36,6 +36,10 @@ def train_flops(forward_flops: int, *, input_needs_grad: bool, weights_frozen: b
         forward_flops: Of one forward pass, 2 per multiply-add, >= 0.
         input_needs_grad: Whether a gradient flows on to what lies before the module.
         weights_frozen: Whether the module's own weights get no gradient.
+
+    Example:
+        >>> train_flops(100, input_needs_grad=True, weights_frozen=False)
+        300
     """
     passes = 1 + (0 if weights_frozen else 1) + (1 if input_needs_grad else 0)
     return passes * forward_flops

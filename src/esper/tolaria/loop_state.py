@@ -125,7 +125,13 @@ def _describe_metric(controller: LoopController) -> str:
 
 
 def add_extra(record: StateRecord, extra: StateRecord | None) -> StateRecord:
-    """Return a record that also holds what somebody else's loop must remember."""
+    """Return a record that also holds what somebody else's loop must remember.
+
+    Example:
+        >>> record = StateRecord(tensors={}, state={"step": 3})
+        >>> add_extra(record, StateRecord(tensors={}, state={"lr": 0.1})).state
+        {'step': 3, 'extra': {'lr': 0.1}}
+    """
     if extra is None:
         return record
     tensors = {f"{_EXTRA}.{name}": tensor for name, tensor in extra.tensors.items()}
@@ -133,7 +139,14 @@ def add_extra(record: StateRecord, extra: StateRecord | None) -> StateRecord:
 
 
 def split_extra(record: StateRecord) -> tuple[StateRecord, StateRecord]:
-    """Return the loop's own record, and what `add_extra` added; empty if nothing was."""
+    """Return the loop's own record, and what `add_extra` added; empty if nothing was.
+
+    Example:
+        >>> record = StateRecord(tensors={}, state={"step": 3})
+        >>> own, extra = split_extra(add_extra(record, StateRecord(tensors={}, state={"lr": 0.1})))
+        >>> own.state, extra.state
+        ({'step': 3}, {'lr': 0.1})
+    """
     added = take_part(record.tensors, f"{_EXTRA}.")
     own = {name: t for name, t in record.tensors.items() if not name.startswith(f"{_EXTRA}.")}
     extra = record.state.get(_EXTRA)

@@ -310,7 +310,13 @@ class ContributionPool:
 
 
 def estimate_mean(differences: Tensor, *, num_intervals: int = 1) -> Estimate:
-    """Return the mean of paired differences [N] with its standard error std / sqrt(N); N >= 2."""
+    """Return the mean of paired differences [N] with its standard error std / sqrt(N); N >= 2.
+
+    Example:
+        >>> estimate = estimate_mean(torch.tensor([1.0, 2.0, 3.0]))
+        >>> estimate.mean, round(estimate.standard_error, 3)
+        (2.0, 0.577)
+    """
     count = len(differences)
     values = differences.double()
     error = float(values.std(unbiased=True)) / count**0.5

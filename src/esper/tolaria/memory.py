@@ -90,6 +90,11 @@ def estimate_need(
 
     Raises:
         HostError: If the forward pass looks at values.
+
+    Example:
+        >>> need = estimate_need(nn.Linear(3, 2), (3,), HostRunConfig())
+        >>> need.total > 0
+        True
     """
     parameters = list(module.parameters())
     weights = sum(tensor.nbytes for tensor in (*parameters, *module.buffers()))
@@ -128,6 +133,10 @@ def refuse_shortage(
 
     Raises:
         ConfigError: Saying what is needed, what there is, and what to change.
+
+    Example:
+        >>> need = estimate_need(nn.Linear(3, 2), (3,), HostRunConfig())
+        >>> refuse_shortage(need, HostRunConfig(), None, device="cpu")
     """
     limit = available if config.max_memory_mb is None else int(config.max_memory_mb * MIB)
     total = num_hosts * (need.total - need.activations) + need.activations

@@ -148,10 +148,22 @@ def _score_classes(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def input_dtype(task: TaskSpec) -> torch.dtype:
-    """Return the type of a task's inputs as a host gets them: int64 tokens for language, else float32."""
+    """Return the type of a task's inputs as a host gets them: int64 tokens for language, else float32.
+
+    Example:
+        >>> from esper.runtime.tasks import task_spec
+        >>> input_dtype(task_spec("digits"))
+        torch.float32
+    """
     return torch.int64 if task.loss is LossKind.LANGUAGE_MODEL else torch.float32
 
 
 def build_objective(task: TaskSpec) -> Objective:
-    """Return the objective of a task."""
+    """Return the objective of a task.
+
+    Example:
+        >>> from esper.runtime.tasks import task_spec
+        >>> type(build_objective(task_spec("digits"))).__name__
+        'Objective'
+    """
     return Objective(task.loss)

@@ -152,7 +152,12 @@ def build_plan(
 
 
 def hash_layout(entries: Sequence[PlanEntry]) -> int:
-    """Return 63 bits of SHA-256 over the entries, ordered by name whatever their given order."""
+    """Return 63 bits of SHA-256 over the entries, ordered by name whatever their given order.
+
+    Example:
+        >>> hash_layout([]) == hash_layout(())
+        True
+    """
     layout: JsonValue = [
         [entry.name, list(entry.shape), entry.dtype, entry.group, entry.is_isolated]
         for entry in sorted(entries, key=lambda entry: entry.name)
@@ -165,6 +170,9 @@ def check_plan(entries: Sequence[PlanEntry], parameters: Mapping[str, nn.Paramet
 
     Raises:
         ValueError: Naming the first difference.
+
+    Example:
+        >>> check_plan([], {})
     """
     names = [entry.name for entry in entries]
     if len(set(names)) != len(names):

@@ -67,6 +67,11 @@ def check_blueprint(blueprint: BlueprintSpec, spec: SlotSpec, *, seed: int = 0) 
         blueprint: The recipe.
         spec: The slot; its shape is what the check runs on (float32, CPU).
         seed: Decides weights and data.
+
+    Example:
+        >>> slot = next(iter(model.each_slot())).spec
+        >>> check_blueprint(builtin_registry().get("mlp"), slot).is_kept
+        True
     """
     if not blueprint.fits(spec):
         layouts = ", ".join(sorted(layout.value for layout in blueprint.layouts))
@@ -97,6 +102,11 @@ def require_contract(blueprint: BlueprintSpec, spec: SlotSpec, *, seed: int = 0)
 
     Raises:
         BlueprintContractError: If it does not; every failure is named.
+
+    Example:
+        >>> slot = next(iter(model.each_slot())).spec
+        >>> require_contract(builtin_registry().get("mlp"), slot).failures
+        ()
     """
     report = check_blueprint(blueprint, spec, seed=seed)
     if not report.is_kept:

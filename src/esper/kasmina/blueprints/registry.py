@@ -152,7 +152,12 @@ class BlueprintRegistry:
 
 
 def builtin_registry() -> BlueprintRegistry:
-    """Return a fresh frozen registry with every built-in blueprint."""
+    """Return a fresh frozen registry with every built-in blueprint.
+
+    Example:
+        >>> "mlp" in builtin_registry().ids
+        True
+    """
     return BlueprintRegistry(
         (
             *SHARED_BLUEPRINTS,

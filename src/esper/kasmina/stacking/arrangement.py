@@ -27,6 +27,10 @@ def to_arrangement(batch: Tensor, arrangement: StackArrangement) -> Tensor:
 
     Raises:
         ValueError: MAPS, if the batch has another rank than 5.
+
+    Example:
+        >>> to_arrangement(torch.zeros(3, 4, 2, 8, 8), StackArrangement.MAPS).shape
+        torch.Size([4, 6, 8, 8])
     """
     if arrangement is StackArrangement.ROWS:
         return batch

@@ -35,6 +35,11 @@ def build_stacked(module: nn.Module, arrangement: StackArrangement, prefix: str 
     Raises:
         UnstackableError: If a module in the tree, or a setting of one, is not known, or takes another
             arrangement than it would be given.
+
+    Example:
+        >>> stacked = build_stacked(torch.nn.ReLU(), StackArrangement.ROWS)
+        >>> callable(stacked)
+        True
     """
     _refuse_shared(module, prefix)
     return _build_at(module, Site(path=prefix, arrangement=arrangement, build_at=_build_at))
@@ -47,6 +52,10 @@ def signature(module: nn.Module) -> Hashable:
 
     Raises:
         UnstackableError: As `build_stacked`, but for arrangements.
+
+    Example:
+        >>> signature(nn.Linear(3, 2)) == signature(nn.Linear(3, 2))
+        True
     """
     _refuse_shared(module, "")
     return _signature(module, "")

@@ -30,6 +30,11 @@ def take_rows(x: Tensor, rows: Tensor, arrangement: StackArrangement, num_rows: 
         rows: [g] int64, each in [0, R), in any order, repeats allowed.
         arrangement: Of x.
         num_rows: R.
+
+    Example:
+        >>> take_rows(torch.tensor([[1], [2], [3]]), torch.tensor([2, 0]), StackArrangement.ROWS, 3)
+        tensor([[3],
+                [1]])
     """
     if arrangement is StackArrangement.ROWS:
         return x.index_select(0, rows)
@@ -51,6 +56,12 @@ def join_stacked(
         order: [g] int64: row i of the result is row order[i] of all parts in turn; None = all as they are.
         arrangement: Of the parts.
         nums: Rows of each part.
+
+    Example:
+        >>> parts = [torch.zeros(1, 2), torch.ones(1, 2)]
+        >>> join_stacked(parts, torch.tensor([1, 0]), StackArrangement.ROWS, [1, 1])
+        tensor([[1., 1.],
+                [0., 0.]])
     """
     joined = torch.cat(tuple(parts), dim=0 if arrangement is StackArrangement.ROWS else 1)
     return joined if order is None else take_rows(joined, order, arrangement, sum(nums))
@@ -146,6 +157,12 @@ def blend_rows(
         alpha: [g].
         arrangement: Of both.
         num_rows: g.
+
+    Example:
+        >>> h = torch.ones(2, 1)
+        >>> blend_rows(h, h, torch.tensor([0.0, 1.0]), StackArrangement.ROWS, 2)
+        tensor([[1.],
+                [2.]])
     """
     assert alpha.shape == (num_rows,)
     wide = torch.promote_types(torch.promote_types(h.dtype, residual.dtype), torch.float32)

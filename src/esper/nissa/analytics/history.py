@@ -116,6 +116,11 @@ def effective_events(records: Iterable[Record], instance: int = 0) -> tuple[Even
 
     The governor restores the state after epoch r's bookkeeping and before the decision that followed it, so
     everything from that decision on is undone. The RolledBack event itself stays.
+
+    Example:
+        >>> events = effective_events(log.records)
+        >>> type(events[0]).__name__, type(events[-1]).__name__
+        ('RunStarted', 'RunFinished')
     """
     kept: list[Event] = []
     is_undone = False
@@ -147,6 +152,11 @@ def compute_curves(events: Iterable[Event]) -> MetricCurves:
 
     Args:
         events: As `effective_events` returns them.
+
+    Example:
+        >>> curves = compute_curves(effective_events(log.records))
+        >>> curves.metric_name, curves.epochs
+        ('accuracy', (1, 2, 3, 4, 5, 6, 7, 8))
     """
     by_epoch = {event.epoch: event for event in events if isinstance(event, EpochCompleted)}
     epochs = tuple(sorted(by_epoch))
@@ -183,6 +193,11 @@ def compute_strips(events: Iterable[Event]) -> Mapping[str, tuple[StageSpan, ...
 
     Args:
         events: As `effective_events` returns them.
+
+    Example:
+        >>> strips = compute_strips(effective_events(log.records))
+        >>> [span.stage for span in strips["hidden1"]][:3]
+        ['DORMANT', 'GERMINATED', 'TRAINING']
     """
     strips: dict[str, list[StageSpan]] = {}
     last_epoch = 0
@@ -218,6 +233,10 @@ def compute_fates(events: Iterable[Event]) -> tuple[SeedFate, ...]:
 
     Args:
         events: As `effective_events` returns them.
+
+    Example:
+        >>> [(fate.slot, fate.outcome) for fate in compute_fates(effective_events(log.records))]
+        [('hidden1', 'fossilized'), ('hidden2', 'culled')]
     """
     fates: dict[str, SeedFate] = {}
     metrics: dict[int, float] = {}

@@ -38,6 +38,10 @@ def write_report(run_dir: Path, instance: int = 0) -> ReportPaths:
         RunDirectoryError: If there is no event file.
         DataError: If an event file has no header of this version.
         OSError: If the folder cannot be written.
+
+    Example:
+        >>> write_report(run_dir).markdown.name
+        'report.md'
     """
     document = build_run_document(read_run(run_dir), None, instance)
     paths = ReportPaths(markdown=run_dir / "report.md", picture=run_dir / "report.png")
@@ -49,7 +53,12 @@ def write_report(run_dir: Path, instance: int = 0) -> ReportPaths:
 
 
 def render_report(log: RunLog, instance: int = 0) -> str:
-    """Return the text of `report.md`."""
+    """Return the text of `report.md`.
+
+    Example:
+        >>> render_report(log).splitlines()[0]
+        '# Growth run: synthetic'
+    """
     return render_markdown(build_run_document(log, None, instance), {TIMELINE: "report.png"})
 
 

@@ -44,7 +44,13 @@ class BlueprintScore:
 
 
 def compute_scoreboard(fates: Iterable[SeedFate]) -> tuple[BlueprintScore, ...]:
-    """Return one row per blueprint, most often kept first, then by mean contribution, then by name."""
+    """Return one row per blueprint, most often kept first, then by mean contribution, then by name.
+
+    Example:
+        >>> fates = compute_fates(effective_events(log.records))
+        >>> [row.blueprint for row in compute_scoreboard(fates)]
+        ['norm']
+    """
     groups: dict[str, list[SeedFate]] = defaultdict(list)
     for fate in fates:
         groups[fate.blueprint].append(fate)

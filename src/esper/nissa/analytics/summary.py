@@ -56,6 +56,11 @@ def compute_summary(records: Sequence[Record], instance: int = 0) -> RunSummary:
     Args:
         records: As a reader returns them.
         instance: Which host run of a fleet.
+
+    Example:
+        >>> summary = compute_summary(log.records)
+        >>> summary.task, summary.policy, summary.num_germinated
+        ('synthetic', 'cycle', 2)
     """
     events = effective_events(records, instance)
     curves, fates = compute_curves(events), compute_fates(events)
@@ -92,7 +97,12 @@ def compute_summary(records: Sequence[Record], instance: int = 0) -> RunSummary:
 
 
 def summary_to_plain(summary: RunSummary) -> JsonValue:
-    """Return the summary as JSON data with its format version; numbers that are not finite become null."""
+    """Return the summary as JSON data with its format version; numbers that are not finite become null.
+
+    Example:
+        >>> summary_to_plain(compute_summary(log.records))["task"]
+        'synthetic'
+    """
     tree = to_plain_tree({"schema_version": SCHEMA_VERSION, **asdict(summary)})
     value = dict(tree.value) if isinstance(tree.value, Mapping) else {}
     if tree.nonfinite:

@@ -41,7 +41,12 @@ def build_head(summary: RunSummary) -> tuple[Block, ...]:
 
 
 def describe_summary(summary: RunSummary) -> tuple[tuple[str, str], ...]:
-    """Return what a run came to as (quantity, value) rows for a person."""
+    """Return what a run came to as (quantity, value) rows for a person.
+
+    Example:
+        >>> dict(describe_summary(compute_summary(log.records)))["rollbacks"]
+        '0'
+    """
     name = summary.metric_name
     tests = [
         (f"test {each}", format_metric(each, value)) for each, value in sorted(summary.test_metrics.items())

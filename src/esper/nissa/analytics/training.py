@@ -135,7 +135,12 @@ class TrainingSummary:
 
 
 def is_training(records: Iterable[Record]) -> bool:
-    """Whether records tell of the training of a policy."""
+    """Whether records tell of the training of a policy.
+
+    Example:
+        >>> is_training(log.records)
+        False
+    """
     return any(isinstance(record.event, PolicyTrainingStarted) for record in records)
 
 
@@ -144,6 +149,10 @@ def compute_training_summary(records: Sequence[Record]) -> TrainingSummary:
 
     Args:
         records: As a reader returns them.
+
+    Example:
+        >>> compute_training_summary(()).status
+        'unfinished'
     """
     events = [record.event for record in records]
     curves = compute_training_curves(events)
@@ -177,7 +186,12 @@ def compute_training_summary(records: Sequence[Record]) -> TrainingSummary:
 
 
 def compute_training_curves(events: Iterable[Event]) -> TrainingCurves:
-    """Return one value per finished round; a repeated round counts as last told."""
+    """Return one value per finished round; a repeated round counts as last told.
+
+    Example:
+        >>> compute_training_curves([]).rounds
+        ()
+    """
     updates: dict[int, PolicyUpdated] = {}
     num_episodes: Counter[int] = Counter()
     for event in events:
@@ -228,19 +242,33 @@ def split_ends(num_rounds: int) -> tuple[slice, slice]:
 
     Args:
         num_rounds: At least 1.
+
+    Example:
+        >>> split_ends(3)
+        (slice(0, 1, None), slice(2, 3, None))
     """
     window = max(1, min(MAX_WINDOW, num_rounds // 2))
     return slice(0, window), slice(num_rounds - window, num_rounds)
 
 
 def average_known(values: Iterable[float | None]) -> float | None:
-    """Return the mean of those that are known and finite, or None."""
+    """Return the mean of those that are known and finite, or None.
+
+    Example:
+        >>> average_known([1.0, None, 3.0])
+        2.0
+    """
     known = [value for value in values if value is not None and math.isfinite(value)]
     return math.fsum(known) / len(known) if known else None
 
 
 def training_to_plain(summary: TrainingSummary) -> JsonValue:
-    """Return what `summary.json` holds: of curves the ends only; numbers that are not finite become null."""
+    """Return what `summary.json` holds: of curves the ends only; numbers that are not finite become null.
+
+    Example:
+        >>> training_to_plain(compute_training_summary(()))["kind"]
+        'training'
+    """
     facts = asdict(summary)
     curves = summary.curves
     first, last = split_ends(max(1, len(curves.rounds)))
@@ -258,7 +286,12 @@ def training_to_plain(summary: TrainingSummary) -> JsonValue:
 
 
 def curves_to_plain(curves: TrainingCurves) -> list[dict[str, JsonValue]]:
-    """Return one JSON object per round."""
+    """Return one JSON object per round.
+
+    Example:
+        >>> curves_to_plain(compute_training_curves([]))
+        []
+    """
     return [
         {
             "round": number,

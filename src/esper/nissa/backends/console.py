@@ -61,6 +61,11 @@ def build_console(
 
     Raises:
         UnknownNameError: If the name is unknown.
+
+    Example:
+        >>> import io
+        >>> build_console("none", stream=io.StringIO(), environ={}) is None
+        True
     """
     chosen = choose_progress(progress, is_terminal=stream.isatty(), environ=environ)
     if chosen == "none":

@@ -133,6 +133,10 @@ def write_summary(directory: Path) -> Path:
         RunDirectoryError: If there is no event file.
         DataError: If an event file has no header of this version.
         OSError: If the summary cannot be written.
+
+    Example:
+        >>> write_summary(run_dir).name
+        'summary.json'
     """
     records = read_run(directory).records
     if is_training(records):

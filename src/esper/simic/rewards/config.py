@@ -122,6 +122,10 @@ def parse_extra_term(text: str) -> tuple[str, float]:
 
     Raises:
         ConfigError: If it has no reference, or no weight in (0, 1e6].
+
+    Example:
+        >>> parse_extra_term("my_terms:FirstSeed=0.5")
+        ('my_terms:FirstSeed', 0.5)
     """
     reference, _, written = text.rpartition("=")
     try:

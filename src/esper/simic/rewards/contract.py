@@ -61,6 +61,12 @@ def check_reward_term(term: RewardTerm) -> tuple[str, ...]:
 
     Args:
         term: Any term; its spec says which range it promises.
+
+    Example:
+        >>> from esper.simic.rewards.modes import build_terms
+        >>> term = build_terms(RewardConfig(), discount=1.0)["governor"].term
+        >>> check_reward_term(term)
+        ()
     """
     failures: dict[str, None] = {}
     for name, episode in (
@@ -79,6 +85,12 @@ def require_reward_term(term: RewardTerm) -> RewardTerm:
 
     Raises:
         ConfigError: If it does not; every failure is named.
+
+    Example:
+        >>> from esper.simic.rewards.modes import build_terms
+        >>> term = build_terms(RewardConfig(), discount=1.0)["governor"].term
+        >>> require_reward_term(term) is term
+        True
     """
     if failures := check_reward_term(term):
         raise ConfigError(f"reward term {term.spec.name!r} breaks its contract: " + "; ".join(failures))

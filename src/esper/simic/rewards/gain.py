@@ -128,6 +128,10 @@ def compute_objective(observation: Observation, lambda_p: float, lambda_f: float
         observation: After the last interval, seeds that were not kept removed.
         lambda_p: Price of parameters, metric scales per unit of the logarithm.
         lambda_f: Price of FLOPs, metric scales per bill of never growing.
+
+    Example:
+        >>> compute_objective(observation, lambda_p=0.05, lambda_f=0.05) > observation.signals.metric
+        True
     """
     budgets = observation.budgets
     size = lambda_p * _compute_log_growth(budgets.added_params, budgets.host_params)

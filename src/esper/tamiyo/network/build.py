@@ -42,6 +42,11 @@ def build_network(config: NetworkConfig, layout: ActionLayout, *, seed: int) -> 
 
     Raises:
         ConfigError: If the configuration does not fit the layout.
+
+    Example:
+        >>> network = build_network(NetworkConfig(), build_growth_layout(observation.space), seed=0)
+        >>> type(network).__name__
+        'RecurrentActorCritic'
     """
     network = lay_out_network(config, layout, num_families=len(BLUEPRINT_FAMILIES))
     network.to_empty(device="cpu")

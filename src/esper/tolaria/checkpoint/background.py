@@ -152,6 +152,10 @@ def detach_record(record: StateRecord) -> StateRecord:
 
     Raises:
         CheckpointError: If the plain data cannot be saved; names the path to what is wrong.
+
+    Example:
+        >>> detach_record(StateRecord(tensors={}, state={"step": 3})).state
+        {'step': 3}
     """
     state: dict[str, JsonValue] = {}
     try:

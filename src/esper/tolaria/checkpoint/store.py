@@ -72,6 +72,10 @@ def checkpoint_name(epoch: int, batch: int, num_rollbacks: int = 0) -> str:
 
     Raises:
         ValueError: If a number is out of range.
+
+    Example:
+        >>> checkpoint_name(12, 34), checkpoint_name(12, 34, num_rollbacks=1)
+        ('e0012-b00034', 'e0012-b00034-r1')
     """
     if not all(0 <= number < 10**9 for number in (epoch, batch, num_rollbacks)):
         raise ValueError(f"{epoch=}, {batch=}, {num_rollbacks=}: must be in [0, 10**9)")
@@ -79,7 +83,12 @@ def checkpoint_name(epoch: int, batch: int, num_rollbacks: int = 0) -> str:
 
 
 def checkpoint_place(name: str) -> tuple[int, int, int] | None:
-    """Return (rollbacks, epoch, batch), larger for newer ones, of a name as `checkpoint_name` writes it."""
+    """Return (rollbacks, epoch, batch), larger for newer ones, of a name as `checkpoint_name` writes it.
+
+    Example:
+        >>> checkpoint_place("e0012-b00034"), checkpoint_place("notes")
+        ((0, 12, 34), None)
+    """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
