@@ -18,6 +18,15 @@ from esper.leyline.actions import (
 from esper.leyline.blueprints import BLUEPRINT_FAMILIES, BlueprintDescriptor, Layout
 from esper.leyline.canonical import JsonValue, canonical_hash, canonical_json
 from esper.leyline.decisions import ActionResult, Decision, Evidence
+from esper.leyline.diagnostic_events import (
+    DIAGNOSTIC_EVENTS,
+    DIAGNOSTIC_KINDS,
+    ClassesMeasured,
+    GradientsMeasured,
+    RedFlagRaised,
+    SharpnessMeasured,
+    WeightsMeasured,
+)
 from esper.leyline.errors import (
     BlueprintContractError,
     CheckpointError,
@@ -107,6 +116,8 @@ from esper.leyline.task import LossKind, TaskSpec
 __all__ = [
     "BLUEPRINT_FAMILIES",
     "BLUEPRINT_FEATURES",
+    "DIAGNOSTIC_EVENTS",
+    "DIAGNOSTIC_KINDS",
     "EVENT_TYPES",
     "FAMILY_FEATURE",
     "FEATURE_BOUND",
@@ -134,6 +145,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFailed",
     "CheckpointSaved",
+    "ClassesMeasured",
     "Collective",
     "ConfigError",
     "DataError",
@@ -157,6 +169,7 @@ __all__ = [
     "ForeignCheckpointError",
     "GateEvaluated",
     "GovernorGaveUpError",
+    "GradientsMeasured",
     "HostError",
     "HostProbe",
     "IllegalTransitionError",
@@ -174,6 +187,7 @@ __all__ = [
     "PolicyUpdated",
     "RankFailureError",
     "RanksDisagreeError",
+    "RedFlagRaised",
     "RolledBack",
     "RunDirectoryError",
     "RunFinished",
@@ -182,6 +196,7 @@ __all__ = [
     "SeedFossilized",
     "SeedGerminated",
     "SeedStage",
+    "SharpnessMeasured",
     "SingleProcess",
     "SlotMeasured",
     "SlotOutcome",
@@ -194,6 +209,7 @@ __all__ = [
     "UpdateSkipped",
     "Verdict",
     "VerdictKind",
+    "WeightsMeasured",
     "canonical_hash",
     "canonical_json",
     "derive_seed",

@@ -43,6 +43,15 @@ from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
+from esper.nissa.profiles import (
+    EVERY_BATCH,
+    PROFILE_NAMES,
+    PROFILES,
+    RAISED,
+    Escalation,
+    Profile,
+    is_batch_measured,
+)
 from esper.nissa.reader import (
     BOOKKEEPING_KINDS,
     CLOCK_FIELDS,
@@ -71,13 +80,18 @@ from esper.nissa.text import (
     format_seconds,
 )
 from esper.nissa.wording import Narrator
+from esper.nissa.wording_diagnostics import narrate
 
 __all__ = [
     "BLOCKS",
     "BOOKKEEPING_KINDS",
     "CLOCK_FIELDS",
+    "EVERY_BATCH",
     "PLAIN_LEVELS",
+    "PROFILES",
+    "PROFILE_NAMES",
     "PROGRESS_NAMES",
+    "RAISED",
     "SCHEMA_VERSION",
     "SUMMARY_NAME",
     "AlertBackend",
@@ -86,6 +100,7 @@ __all__ = [
     "BadLine",
     "BlueprintScore",
     "BufferedBackend",
+    "Escalation",
     "EventHub",
     "FileCaps",
     "Header",
@@ -96,6 +111,7 @@ __all__ = [
     "Narrator",
     "OutputBackend",
     "PlainConsole",
+    "Profile",
     "Record",
     "ReportPaths",
     "RichConsole",
@@ -138,7 +154,9 @@ __all__ = [
     "format_number",
     "format_percent",
     "format_seconds",
+    "is_batch_measured",
     "is_training",
+    "narrate",
     "read_first_event",
     "read_run",
     "render_report",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import final
 
 from esper.leyline import (
+    DIAGNOSTIC_KINDS,
     Action,
     AlphaCurve,
     BlendForm,
@@ -28,8 +29,8 @@ from esper.leyline import (
 )
 from esper.nissa import BOOKKEEPING_KINDS, Record, read_run
 
-_NOT_REPEATED = BOOKKEEPING_KINDS | {"Notice"}
-"""Events about the process that ran; a replay is another one."""
+_NOT_REPEATED = BOOKKEEPING_KINDS | DIAGNOSTIC_KINDS | {"Notice"}
+"""Events about the process that ran, and how closely it was watched; a replay is another one."""
 _USED_FIELDS: Mapping[LifecycleOp, tuple[str, ...]] = MappingProxyType(
     {
         LifecycleOp.GERMINATE: ("blend", "curve", "tempo_epochs", "alpha_target"),
