@@ -177,7 +177,9 @@ def compute_health(norms: Sequence[float], *, num_vanishing: int, num_exploding:
         num_exploding: Layers that explode.
     """
     mean = sum(norms) / len(norms)
-    variance = sum((norm - mean) ** 2 for norm in norms) / len(norms) if math.isfinite(mean) else math.inf
+    # A product, not a power: that of a large float is refused, where this is infinite.
+    squares = [(norm - mean) * (norm - mean) for norm in norms]
+    variance = sum(squares) / len(norms) if math.isfinite(mean) else math.inf
     health = 1.0 - 0.2 * num_vanishing
     health -= 0.3 if num_exploding else 0.0
     health -= 0.1 if variance > NORM_VARIANCE else 0.0
