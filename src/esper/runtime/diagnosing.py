@@ -92,6 +92,7 @@ class Diagnosis:
         self._births = WeightBirths()
         self._history = FlagHistory()
         self._run: HostRun | None = None
+        self._layers: dict[str, list[nn.Parameter]] = {}
 
     @property
     def profile(self) -> Profile:
@@ -101,10 +102,12 @@ class Diagnosis:
     def bind(self, run: HostRun) -> None:
         """Take the host run that this probe is part of, as it is born."""
         self._run = run
+        named = run.bench.model.host_parameters()
+        self._layers = group_by_layer({name.removeprefix(_HOST_PREFIX): each for name, each in named.items()})
         if run.task.loss is LossKind.CLASSIFICATION and run.task.num_outputs <= MAX_CLASSES:
             self._classes = ClassMeter(run.task.num_outputs)
         if self.profile.has_weights:
-            self._births.note(self._host_layers(run.bench.model), epoch=0)
+            self._births.note(self._layers, epoch=0)
 
     # ------------------------------------------------------------------ looking
 
@@ -120,7 +123,7 @@ class Diagnosis:
         num_batches = bench.batches.num_batches
         if not is_batch_measured(batch_index, num_batches, profile.gradient_batches):
             return
-        groups, scale = self._host_layers(model) | self._seed_groups(model), bench.scaler.inverse_scale
+        groups, scale = self._layers | self._seed_groups(model), bench.scaler.inverse_scale
         self._gradients.add(groups, scale=scale)
         self._history.note_learners(_find_learners(model))
         if batch_index == num_batches - 1:
@@ -215,10 +218,6 @@ class Diagnosis:
             raise RuntimeError("a Diagnosis looks at nothing yet: bind() it to its host run first")
         return self._run
 
-    def _host_layers(self, model: MorphogeneticModel) -> dict[str, list[nn.Parameter]]:
-        named = model.host_parameters()
-        return group_by_layer({name.removeprefix(_HOST_PREFIX): each for name, each in named.items()})
-
     def _seed_groups(self, model: MorphogeneticModel) -> dict[str, list[nn.Parameter]]:
         return {
             SEED_PREFIX + slot.slot_id: list(model.seed_parameters(slot.slot_id).values())
@@ -229,7 +228,7 @@ class Diagnosis:
     def _measure_weights(self, model: MorphogeneticModel, epoch: int, profile: Profile) -> list[Event]:
         if not profile.has_weights:
             return []
-        groups = self._host_layers(model) | self._seed_groups(model)
+        groups = self._layers | self._seed_groups(model)
         self._births.note(groups, epoch=epoch, ids=_seed_ids(model))
         births, since = self._births.select(groups)
         norms, drift = measure_weights(groups, births)
