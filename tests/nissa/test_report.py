@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import RolledBack, RunDirectoryError
+from esper.leyline import RedFlagRaised, RolledBack, RunDirectoryError, SharpnessMeasured
 from esper.nissa import read_run, render_report, write_report
 from esper.nissa.analytics.report import _render_reading
 from esper.nissa.reader import BadLine
@@ -74,3 +74,19 @@ def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
 def test_a_folder_without_events_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError):
         write_report(tmp_path)
+
+
+def test_what_diagnostics_came_to_is_told_with_every_red_flag(tmp_path: Path) -> None:
+    sharp = [
+        SharpnessMeasured(epoch=epoch, sharpness=float(epoch), loss=1.0, sigma=0.01, num_draws=3, num_items=9)
+        for epoch in (5, 10)
+    ]
+    flags = [RedFlagRaised(epoch=10, name="sharp_loss", value=10.0, threshold=1.0, where="a|b")] * 52
+    write_run(tmp_path, numbered([*run_events(), *sharp, *flags]))
+    text = render_report(read_run(tmp_path))
+    part = text.split("## Diagnostics")[1]
+    assert "* Epoch 10: Sharpness is 10.000" in part
+    assert "Sharpness is 5.000" not in part
+    assert part.count("* Red flag at epoch 10: sharpness is 10.00") == 50
+    assert "(a\\|b)" in part
+    assert "2 more red flags" in part

@@ -13,6 +13,7 @@ from esper.nissa.analytics.scoreboard import compute_scoreboard
 from esper.nissa.analytics.summary import RunSummary, compute_summary
 from esper.nissa.analytics.tables import (
     render_decisions,
+    render_diagnostics,
     render_flops,
     render_head,
     render_lifecycle,
@@ -70,6 +71,7 @@ def render_report(log: RunLog, instance: int = 0) -> str:
         render_decisions(events),
         render_rollbacks(events),
         render_lifecycle(fates, strips),
+        render_diagnostics(events),
         _render_reading(log),
     ]
     return "".join(parts)

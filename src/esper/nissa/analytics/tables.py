@@ -6,7 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from esper.leyline import DecisionMade, Event, LifecycleOp, RolledBack, SeedStage
+from esper.leyline import (
+    DIAGNOSTIC_KINDS,
+    DecisionMade,
+    Event,
+    LifecycleOp,
+    RedFlagRaised,
+    RolledBack,
+    SeedStage,
+)
 from esper.nissa.analytics.history import SeedFate, StageSpan
 from esper.nissa.analytics.scoreboard import BlueprintScore
 from esper.nissa.analytics.summary import NOT_COUNTED, RunSummary, total_flops
@@ -19,7 +27,10 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.wording_diagnostics import narrate
 
+MAX_FLAGS = 50
+"""Red flags listed one by one."""
 MAX_DECISION_ROWS = 200
 """Decisions listed one by one; a longer run tells how many more there are in the event file."""
 
@@ -207,6 +218,20 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def render_diagnostics(events: Sequence[Event]) -> str:
+    """Say what was measured last of each kind, and every red flag; an empty text where nothing was."""
+    last = {event.kind: event for event in events if event.kind in DIAGNOSTIC_KINDS}
+    last.pop(RedFlagRaised.__name__, None)
+    flags = [event for event in events if isinstance(event, RedFlagRaised)]
+    shown = [f"Epoch {event.epoch}: {narrate(event)}" for event in last.values()]
+    shown += [str(narrate(event)) for event in flags[:MAX_FLAGS]]
+    if len(flags) > MAX_FLAGS:
+        shown.append(f"{len(flags) - MAX_FLAGS} more red flags are in the event file.")
+    if not shown:
+        return ""
+    return "\n## Diagnostics\n\n" + "".join(f"* {_cell(text)}\n" for text in shown)
 
 
 def _cell(text: str) -> str:
