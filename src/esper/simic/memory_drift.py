@@ -67,7 +67,8 @@ def measure_use(memory: Memory) -> MemoryUse:
     """
     hidden, cell = memory.hidden.double(), memory.cell.double()
     sums = torch.stack([hidden.square().sum(), cell.square().sum(), (hidden.abs() > SATURATED).sum()])
-    return MemoryUse(*sums.tolist(), float(hidden.numel()))  # sync: one a round
+    hidden_squares, cell_squares, num_saturated = sums.tolist()  # sync: one a round
+    return MemoryUse(hidden_squares, cell_squares, num_saturated, float(hidden.numel()))
 
 
 def measure_drift(

@@ -29,9 +29,9 @@ def test_a_flat_loss_has_none() -> None:
 
 
 def test_weights_and_the_global_stream_are_to_the_bit_what_they_were() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 2)).to(
-        memory_format=torch.channels_last
-    )
+    conv = nn.Conv2d(2, 3, 3)
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+    net = nn.Sequential(conv, nn.Flatten(), nn.Linear(3, 2))
     inputs = torch.randn(4, 2, 3, 3, generator=seeded(5))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     stream = torch.get_rng_state()

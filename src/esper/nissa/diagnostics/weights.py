@@ -72,10 +72,10 @@ def measure_ranks(parameters: Mapping[str, Tensor]) -> dict[str, float]:
     # sync: one read, because eigenvalues of small matrices are faster found on the CPU.
     read = torch.cat([product.flatten() for product in products.values()]).cpu().double()
     ranks: dict[str, float] = {}
-    for (name, product), part in zip(
-        products.items(), read.split([product.numel() for product in products.values()]), strict=True
-    ):
-        square = part.view(product.shape)
+    place = 0
+    for name, product in products.items():
+        square = read[place : place + product.numel()].view(product.shape)
+        place += product.numel()
         if bool(square.isfinite().all()):
             values = torch.linalg.eigvalsh(square).clamp(min=0.0).sqrt()
             ranks[name] = compute_effective_rank([float(value) for value in values.tolist()])
@@ -97,4 +97,5 @@ def compute_effective_rank(singular_values: Sequence[float]) -> float:
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return whole
