@@ -1,4 +1,4 @@
-"""Events of diagnostics: samples but for the flag, in the table of all events, back from a line as they were."""
+"""Events of diagnostics: samples but for the flag, all in the one table, back from a line as they were."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def test_an_event_comes_back_from_its_line_as_it_was(event: Event) -> None:
 def test_all_are_listed_and_only_the_flag_is_never_dropped() -> None:
     assert {type(event) for event in EVENTS} == set(DIAGNOSTIC_EVENTS) <= set(EVENT_TYPES)
     assert {event.kind for event in EVENTS} == DIAGNOSTIC_KINDS
-    assert DIAGNOSTIC_KINDS - SAMPLE_KINDS == {"RedFlagRaised"}
+    assert {"RedFlagRaised"} == DIAGNOSTIC_KINDS - SAMPLE_KINDS
     assert EVENTS[-1].event_class is EventClass.LIFECYCLE
