@@ -28,6 +28,7 @@ from recompute_tables import MARKED
 from share_tables import build_amdahl, build_shares
 from source_tree import REPO
 from speed_tables import build_epochs, build_measuring, build_ratios
+from telemetry_tables import build_profiles
 
 PAGE = REPO / "docs" / "performance.md"
 ROWS = REPO / "benchmarks"
@@ -49,6 +50,7 @@ TABLES: Mapping[str, tuple[Builder, tuple[str, ...]]] = MappingProxyType(
         "process_fleet_times": (build_process_times, ("process_fleet",)),
         "training_shares": (build_shares, ("training_shares",)),
         "training_amdahl": (build_amdahl, ("training_shares",)),
+        "telemetry_profiles": (build_profiles, ("telemetry",)),
     }
 )
 """Name -> what builds it, and the rows files that it is handed, without their ending."""

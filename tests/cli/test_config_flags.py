@@ -44,6 +44,7 @@ WORDS = {
     "host.lifecycle.incubation": "straight_through",
     "heuristic.slot_order": "last",
     "host.tracker.settles_against": "best",
+    "telemetry.profile": "research",
     "telemetry.progress": "plain",
     "telemetry.observations": "all",
     "telemetry.trackers": "tensorboard wandb",

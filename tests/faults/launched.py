@@ -19,8 +19,8 @@ from runtime.learning import tiny_training
 
 PATIENCE_S = 280
 TIMEOUT_S = 20.0
-"""How long ranks wait for each other here: as long as a whole training takes on two free cores, so that one in
-which nobody hangs ends on a machine that is many times busier."""
+"""How long ranks wait for each other here: as long as a whole training takes on two free cores, so that one
+in which nobody hangs ends on a machine that is many times busier."""
 WAITS = DistributedConfig(
     init_timeout_s=120.0, gradient_timeout_s=TIMEOUT_S, control_timeout_s=TIMEOUT_S, heartbeat_every_s=0.5
 )

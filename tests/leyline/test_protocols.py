@@ -25,7 +25,10 @@ def test_null_objects_keep_their_protocols_and_do_nothing() -> None:
     sink.emit(Notice(epoch=0, text="x"))
     probe.after_backward(object(), object(), 0)
     outcome = EpochOutcome(epoch=1, train_loss=1.0, train_metric=0.5, validation_loss=1.0, metric=0.5)
+    probe.after_validation(object(), object())
     probe.after_epoch(object(), outcome)
+    assert probe.state() == {}
+    probe.restore({})
 
 
 @given(st.lists(st.floats(allow_nan=False)))

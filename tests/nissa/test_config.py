@@ -16,6 +16,8 @@ from esper.nissa import TelemetryConfig
     [
         (lambda: TelemetryConfig(progress="rihc"), "did you mean 'rich'"),
         (lambda: TelemetryConfig(observations="firts"), "did you mean 'first'"),
+        (lambda: TelemetryConfig(profile="standart"), "did you mean 'standard'"),
+        (lambda: TelemetryConfig(escalation_epochs=-1), "must be >= 0"),
         (lambda: TelemetryConfig(flush_interval_seconds=1.5), r"must be in \[0, 1\]"),
         (lambda: TelemetryConfig(flush_interval_seconds=math.nan), r"must be in \[0, 1\]"),
         (lambda: TelemetryConfig(max_event_file_mb=0.0), "must be >= 0.01"),

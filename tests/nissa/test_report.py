@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import RolledBack, RunDirectoryError
+from esper.leyline import RedFlagRaised, RolledBack, RunDirectoryError, SharpnessMeasured
 from esper.nissa import read_run, render_report, write_report
 from esper.nissa.analytics.document import render_section
 from esper.nissa.analytics.run_document import build_reading
@@ -77,3 +77,20 @@ def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
 def test_a_folder_without_events_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError):
         write_report(tmp_path)
+
+
+def test_what_diagnostics_came_to_is_told_with_every_red_flag(tmp_path: Path) -> None:
+    sharp = [
+        SharpnessMeasured(epoch=epoch, sharpness=float(epoch), loss=1.0, sigma=0.01, num_draws=3, num_items=9)
+        for epoch in (5, 10)
+    ]
+    flags = [RedFlagRaised(epoch=10, name="sharp_loss", value=10.0, threshold=1.0, where="a|b")] * 102
+    write_run(tmp_path, numbered([*run_events(), *sharp, *flags]))
+    text = render_report(read_run(tmp_path))
+    measured, part = text.split("## Diagnostics")[1].split("## Red flags")
+    assert "| 10 | Sharpness is 10.000" in measured
+    assert "Sharpness is 5.000" not in measured
+    part = part.split("\n## ")[0]
+    assert part.count("sharpness is 10.00") == 100
+    assert "(a\\|b)" in part
+    assert "2 earlier ones" in part

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import final
 
-from esper.leyline import Event
+from esper.leyline import Event, RedFlagRaised
 from esper.nissa import build_run_document, read_run, render_markdown
 from esper.nissa.analytics.document import FigureBlock, render_section
 from esper.nissa.analytics.run_document import MAX_COALITIONS, MAX_RED_FLAGS, build_red_flags, build_shares
@@ -14,18 +13,8 @@ from nissa.sample_run import numbered, run_events, write_run
 from nissa.test_coalitions import TABLE
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedFlagRaised(Event):
-    """What a diagnosis may tell; only its name is known to a report."""
-
-    name: str
-    value: float
-    advice: str | None = None
-
-
 def flag(epoch: int) -> Event:
-    return RedFlagRaised(epoch=epoch, name="vanishing", value=0.000123)
+    return RedFlagRaised(epoch=epoch, name="sharp_loss", value=10.0, threshold=1.0, advice="a wider batch")
 
 
 def test_a_run_has_its_figures_in_order(tmp_path: Path) -> None:
@@ -71,18 +60,19 @@ def test_sampled_values_say_so_and_long_lists_are_cut() -> None:
     assert "minus the loss" in render_section(build_shares(replace(TABLE, metric_name="loss")))
 
 
-def test_red_flags_are_told_by_whatever_they_hold() -> None:
+def test_red_flags_are_told_in_words_with_what_helps() -> None:
     assert build_red_flags(tuple(run_events())) is None
     section = build_red_flags([flag(3)])
     assert section is not None
     text = render_section(section)
-    assert "| epoch | name | value | advice |" in text
-    assert "| 3 | vanishing | 0.000123 | - |" in text
+    assert "| epoch | red flag | what helps |" in text
+    assert "sharpness is 10.00" in text
+    assert "a wider batch" in text
 
 
 def test_the_newest_red_flags_are_listed() -> None:
     section = build_red_flags([flag(epoch) for epoch in range(MAX_RED_FLAGS + 2)])
     assert section is not None
     text = render_section(section)
-    assert "| 1 | vanishing" not in text
+    assert "| 1 |" not in text
     assert "2 earlier ones are in the event file." in text

@@ -7,6 +7,7 @@ tried as well: they must be refused and change nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pytest
@@ -80,6 +81,16 @@ class Saboteur:
                 next(model.host.parameters()).view(-1)[0] = math.nan
 
     def after_epoch(self, model: MorphogeneticModel, outcome: object) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

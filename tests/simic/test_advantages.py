@@ -26,6 +26,7 @@ from esper.simic.advantages import (
     compute_gae,
     compute_next_values,
     compute_normalization,
+    compute_value_slope,
     merge_rows,
 )
 from esper.simic.interfaces import Bootstrap
@@ -431,3 +432,20 @@ def test_a_table_sums_rows_and_groups_of_rows() -> None:
         {"learn": 1.0, "x": 14.0, "x_squares": 66.0},
         {"learn": 2.0, "x": 7.0, "x_squares": 25.0},
     ]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_slope_of_returns_over_values_is_that_of_least_squares(scale: float) -> None:
+    generator = torch.Generator().manual_seed(8)
+    returns = torch.randn(200, generator=generator, dtype=torch.float64) + 3.0
+    values = scale * returns + 0.1 * torch.randn(200, generator=generator, dtype=torch.float64)
+    found = compute_value_slope(moments_of(returns), moments_of(values), moments_of(returns - values))
+    both = torch.stack([values, returns])
+    covariance = torch.cov(both, correction=0)
+    assert found == pytest.approx(float(covariance[0, 1] / covariance[0, 0]), rel=1e-9)
+
+
+def test_the_slope_over_no_values_or_equal_ones_is_unknown() -> None:
+    nothing, equal = (0.0, 0.0, 0.0), (4.0, 8.0, 16.0)
+    assert math.isnan(compute_value_slope(nothing, nothing, nothing))
+    assert math.isnan(compute_value_slope((4.0, 1.0, 2.0), equal, (4.0, -7.0, 14.0)))

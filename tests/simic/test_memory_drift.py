@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.simic.memory_drift import measure_drift
+from esper.simic.memory_drift import MemoryUse, measure_drift, measure_use
 from esper.simic.rollout_buffer import RolloutBatch
+from esper.tamiyo import Memory
 from simic.tiny_networks import Bench, Script, build_bench
 
 LONG = Script(lengths=(50,))
@@ -65,3 +66,21 @@ def test_measuring_changes_neither_memory_nor_rollout() -> None:
     measure(bench, batch, torch.ones(3, dtype=torch.bool))
     after = [bench.carry.memory.hidden, batch.memory.hidden, batch.actions]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_use_of_a_memory_is_counted_over_its_units_and_adds_up_over_ranks() -> None:
+    hidden = torch.tensor([[[0.5, -1.0], [0.96, 0.0]]])
+    memory = Memory(hidden, 2 * hidden)
+    found = measure_use(memory).describe()
+    assert found["rollout/memory_saturation"] == 0.5
+    assert found["rollout/memory_rms"] == pytest.approx(float(hidden.square().mean().sqrt()))
+    assert found["rollout/cell_rms"] == pytest.approx(2 * found["rollout/memory_rms"])
+    halves = [measure_use(memory.select(torch.tensor([row]))) for row in (0, 1)]
+    joined = MemoryUse(*(sum(pair) for pair in zip(*halves, strict=True)))
+    assert joined.describe() == pytest.approx(found)
+
+
+def test_an_empty_or_broken_memory_reports_nothing() -> None:
+    empty, broken = torch.zeros(1, 2, 0), torch.full((1, 2, 3), float("nan"))
+    assert measure_use(Memory(empty, empty)).describe() == {}
+    assert measure_use(Memory(broken, broken)).describe() == {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
 from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
-from esper.leyline import Decision, EpochOutcome, SeedStage, UpdateSkipped
+from esper.leyline import Decision, EpochOutcome, JsonValue, SeedStage, UpdateSkipped
 from esper.tolaria import EpochProgress
 from esper.tolaria.epoch import SlotTotals
 
@@ -43,6 +45,16 @@ class BadGradient:
                 parameter.grad.fill_(float("inf"))
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from battery_rows import BatteryRecord
 from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
-from esper.leyline import Decision, EpochOutcome, RolledBack, UpdateSkipped
+from esper.leyline import Decision, EpochOutcome, JsonValue, RolledBack, UpdateSkipped
 from esper.tolaria import HostRun, Objective
 from esper.tolaria.fault_origin import FaultOrigin, find_in_pass, find_lasting, is_sound
 
@@ -55,6 +56,16 @@ class Planted:
                 self._find(model).view(-1)[0] = self.value
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
     def _find(self, model: MorphogeneticModel) -> Tensor:

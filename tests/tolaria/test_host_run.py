@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -18,6 +19,7 @@ from esper.leyline import (
     DecisionMade,
     EpochOutcome,
     GovernorGaveUpError,
+    JsonValue,
     LifecycleOp,
     RolledBack,
     SeedCulled,
@@ -67,6 +69,16 @@ class Poison:
                     parameter.fill_(float("nan"))
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

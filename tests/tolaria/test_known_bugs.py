@@ -5,6 +5,7 @@ The numbers are those of a list of 22 faults; the others of that list are tested
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from esper.leyline import (
     Action,
     Decision,
     EpochOutcome,
+    JsonValue,
     Layout,
     LifecycleOp,
     LossKind,
@@ -143,6 +145,16 @@ class GradientWatch:
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
         """Do nothing."""
 
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Do nothing."""
+
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("incubation", ["shadow", "residual", "straight_through"])
@@ -201,6 +213,16 @@ class Ruin:
                     parameter.mul_(-1e4)
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

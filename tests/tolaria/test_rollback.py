@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -86,6 +86,16 @@ class Harmful:
             self.harm(model, batch_index)
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

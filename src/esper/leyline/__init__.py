@@ -18,6 +18,15 @@ from esper.leyline.actions import (
 from esper.leyline.blueprints import BLUEPRINT_FAMILIES, BlueprintDescriptor, Layout
 from esper.leyline.canonical import JsonValue, canonical_hash, canonical_json
 from esper.leyline.decisions import ActionResult, Decision, Evidence
+from esper.leyline.diagnostic_events import (
+    DIAGNOSTIC_EVENTS,
+    DIAGNOSTIC_KINDS,
+    ClassesMeasured,
+    GradientsMeasured,
+    RedFlagRaised,
+    SharpnessMeasured,
+    WeightsMeasured,
+)
 from esper.leyline.errors import (
     BlueprintContractError,
     CheckpointError,
@@ -108,6 +117,8 @@ from esper.leyline.task import LossKind, TaskSpec
 __all__ = [
     "BLUEPRINT_FAMILIES",
     "BLUEPRINT_FEATURES",
+    "DIAGNOSTIC_EVENTS",
+    "DIAGNOSTIC_KINDS",
     "EVENT_TYPES",
     "FAMILY_FEATURE",
     "FEATURE_BOUND",
@@ -135,6 +146,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFailed",
     "CheckpointSaved",
+    "ClassesMeasured",
     "Collective",
     "ConfigError",
     "DataError",
@@ -158,6 +170,7 @@ __all__ = [
     "ForeignCheckpointError",
     "GateEvaluated",
     "GovernorGaveUpError",
+    "GradientsMeasured",
     "HostError",
     "HostProbe",
     "IllegalTransitionError",
@@ -175,6 +188,7 @@ __all__ = [
     "PolicyUpdated",
     "RankFailureError",
     "RanksDisagreeError",
+    "RedFlagRaised",
     "RewardGranted",
     "RolledBack",
     "RunDirectoryError",
@@ -184,6 +198,7 @@ __all__ = [
     "SeedFossilized",
     "SeedGerminated",
     "SeedStage",
+    "SharpnessMeasured",
     "SingleProcess",
     "SlotMeasured",
     "SlotOutcome",
@@ -196,6 +211,7 @@ __all__ = [
     "UpdateSkipped",
     "Verdict",
     "VerdictKind",
+    "WeightsMeasured",
     "canonical_hash",
     "canonical_json",
     "derive_seed",

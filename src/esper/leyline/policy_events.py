@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from esper.leyline import events
+from esper.leyline.diagnostic_events import DIAGNOSTIC_EVENTS
 from esper.leyline.events import Event
 
 
@@ -99,6 +100,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     EpisodeFinished,
     PolicyUpdated,
     AnomalyFound,
+    *DIAGNOSTIC_EVENTS,
     events.Notice,
 )
 """Every event type; the codec and the documentation are generated from it."""

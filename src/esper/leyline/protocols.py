@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar, final, runtime_checkable
 
+from esper.leyline.canonical import JsonValue
 from esper.leyline.decisions import Decision
 from esper.leyline.events import Event
 from esper.leyline.observation import Observation
@@ -52,14 +53,23 @@ class HostProbe(Protocol[ModelT_contra, BatchT_contra]):
     """Looks into a host run without changing it: diagnostics see model, gradients and batch through it.
 
     A probe must not draw from a global random stream and must leave parameters, gradients, buffers and modes
-    as they were.
+    as they were. What it remembers is saved with the host and goes back with it.
     """
 
     def after_backward(self, model: ModelT_contra, batch: BatchT_contra, batch_index: int) -> None:
-        """Called with gradients in place (unscaled), before clipping and the optimiser step."""
+        """Called with this rank's gradients in place, times the loss scale, before clipping and the step."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Called with each chunk of the validation split: the network's outputs and the targets."""
 
     def after_epoch(self, model: ModelT_contra, outcome: EpochOutcome) -> None:
-        """Called once per interval, after measuring."""
+        """Called once per interval that stands, after measuring."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Return the memory as plain data; it may be empty."""
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Put back what `state` returned; nothing = begin anew."""
 
 
 @final
@@ -69,7 +79,17 @@ class NullProbe:
     def after_backward(self, model: object, batch: object, batch_index: int) -> None:
         """Do nothing."""
 
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
     def after_epoch(self, model: object, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Return nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

@@ -114,6 +114,15 @@ from esper.nissa.config import PROGRESS_NAMES, TRACKER_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
 from esper.nissa.outputs import build_hub
+from esper.nissa.profiles import (
+    EVERY_BATCH,
+    PROFILE_NAMES,
+    PROFILES,
+    RAISED,
+    Escalation,
+    Profile,
+    is_batch_measured,
+)
 from esper.nissa.reader import (
     BOOKKEEPING_KINDS,
     CLOCK_FIELDS,
@@ -145,6 +154,7 @@ from esper.nissa.trackers import TRACKERS, build_trackers, check_trackers
 from esper.nissa.watch import RunWatch
 from esper.nissa.wording import Narrator
 from esper.nissa.wording_decisions import word_decision, word_reward
+from esper.nissa.wording_diagnostics import narrate
 
 __all__ = [
     "BLOCKS",
@@ -152,8 +162,12 @@ __all__ = [
     "CLOCK_FIELDS",
     "COALITIONS_NAME",
     "EPOCH_AXIS",
+    "EVERY_BATCH",
     "PLAIN_LEVELS",
+    "PROFILES",
+    "PROFILE_NAMES",
     "PROGRESS_NAMES",
+    "RAISED",
     "REPORT_FORMATS",
     "SCHEMA_VERSION",
     "STAGE_NUMBERS",
@@ -171,6 +185,7 @@ __all__ = [
     "CoalitionTable",
     "ComparedRun",
     "Document",
+    "Escalation",
     "EventHub",
     "FileCaps",
     "Header",
@@ -187,6 +202,7 @@ __all__ = [
     "PlainConsole",
     "PlainTree",
     "PolicyRow",
+    "Profile",
     "Record",
     "RedFlag",
     "ReportFormat",
@@ -266,8 +282,10 @@ __all__ = [
     "format_number",
     "format_percent",
     "format_seconds",
+    "is_batch_measured",
     "is_training",
     "join_decisions",
+    "narrate",
     "pick_decisions",
     "read_coalitions",
     "read_first_event",

@@ -8,6 +8,7 @@ from typing import final
 
 from esper.leyline import ConfigError, suggest
 from esper.nissa.alert_command import split_command
+from esper.nissa.profiles import PROFILE_NAMES
 
 PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
 """Ways to show progress on stderr."""
@@ -64,6 +65,13 @@ class TelemetryConfig:
     trackers: tuple[str, ...] = ()
     """Trackers that get every curve beside the event files: "tensorboard", "wandb" (offline runs). They write
     below the run's directory and send nothing. None, because each needs its extra and writes a copy."""
+    profile: str = "standard"
+    """How closely a host is watched: "minimal", "standard", "diagnostic", "research"; see docs/telemetry.md.
+    Standard, because it finds most of what goes wrong for at most 1 % of a step. Hosts that a policy is
+    trained on are minimal whatever stands here. Training is the same to the bit under every profile."""
+    escalation_epochs: int = 5
+    """Epochs for which a red flag raises a lesser profile to diagnostic, >= 0; 0 = never. Flags raised in
+    that time do not prolong it. Five, so that sharpness, measured every fifth, is among it."""
     has_report: bool = True
     """Whether report.md and report.png are written at the end. On, because it costs about a second."""
 
@@ -73,15 +81,15 @@ class TelemetryConfig:
         Raises:
             ConfigError: If a value is unknown or outside the range that its field states.
         """
-        if self.progress not in PROGRESS_NAMES:
-            raise ConfigError(
-                f"telemetry.progress={self.progress!r}: {suggest(self.progress, PROGRESS_NAMES)}"
-            )
-        if self.observations not in OBSERVATION_CHOICES:
-            raise ConfigError(
-                f"telemetry.observations={self.observations!r}: "
-                f"{suggest(self.observations, OBSERVATION_CHOICES)}"
-            )
+        for field_name, value, names in (
+            ("progress", self.progress, PROGRESS_NAMES),
+            ("observations", self.observations, OBSERVATION_CHOICES),
+            ("profile", self.profile, PROFILE_NAMES),
+        ):
+            if value not in names:
+                raise ConfigError(f"telemetry.{field_name}={value!r}: {suggest(value, names)}")
+        if self.escalation_epochs < 0:
+            raise ConfigError(f"telemetry.escalation_epochs={self.escalation_epochs}: must be >= 0, e.g. 5")
         interval = self.flush_interval_seconds
         if not (math.isfinite(interval) and 0.0 <= interval <= 1.0):
             raise ConfigError(f"telemetry.flush_interval_seconds={interval}: must be in [0, 1], e.g. 1.0")

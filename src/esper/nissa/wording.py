@@ -26,6 +26,7 @@ from esper.leyline import (
     Notice,
     PolicyTrainingStarted,
     PolicyUpdated,
+    RedFlagRaised,
     RewardGranted,
     RolledBack,
     RunFinished,
@@ -51,6 +52,7 @@ from esper.nissa.text import (
     format_number,
     format_seconds,
 )
+from esper.nissa.wording_diagnostics import tell_red_flag
 from esper.nissa.wording_learning import tell_anomaly, tell_training_start, tell_update
 
 EventT = TypeVar("EventT", bound=Event)
@@ -360,6 +362,7 @@ _TELLERS: Mapping[type[Event], Callable[[Event, _Host], Line | None]] = MappingP
         PolicyTrainingStarted: _rule(PolicyTrainingStarted, lambda event, _: tell_training_start(event)),
         PolicyUpdated: _rule(PolicyUpdated, lambda event, _: tell_update(event)),
         AnomalyFound: _rule(AnomalyFound, lambda event, _: tell_anomaly(event)),
+        RedFlagRaised: _rule(RedFlagRaised, lambda event, _: tell_red_flag(event)),
     }
 )
 """Event type -> its line; a type without an entry says nothing on a console."""

@@ -34,6 +34,7 @@ from esper.leyline import (
     derive_seed,
 )
 from esper.runtime.devices import available_memory, resolve_device, set_threads
+from esper.runtime.diagnosing import Diagnosis, build_probe
 from esper.runtime.experiment import ExperimentConfig, ModelConfig
 from esper.runtime.own_blueprints import Offer, load_offer
 from esper.runtime.policies import find_policy, refuse_without_scores
@@ -158,7 +159,7 @@ def assemble(  # noqa: PLR0913 - what several runs share, each by itself or None
         cache: Owner of the data on the device; None makes one for this run.
         instance: Id of the host run; with the seed it fixes every random stream.
         ranks: Copies of the host in other processes; None = there are none.
-        probe: What sees model and gradients of every batch; None = nothing.
+        probe: What sees model and gradients of every batch, before the telemetry profile's own probe.
         offer: What `load_offer` gave, where several runs share it with what was counted; None loads it.
 
     Raises:
@@ -172,6 +173,7 @@ def assemble(  # noqa: PLR0913 - what several runs share, each by itself or None
     task, data = load_task(config.task) if loaded is None else loaded
     device = resolve_device(config.host.device)
     set_threads(config.num_threads)
+    looks = build_probe(config.telemetry, NullProbe() if probe is None else probe, has_sink=sink is not None)
     parts = HostRunParts(
         build_host=build_host(config.model, task),
         data=data,
@@ -181,7 +183,7 @@ def assemble(  # noqa: PLR0913 - what several runs share, each by itself or None
         blueprints=names,
         slots=config.slots,
         sink=NullSink() if sink is None else sink,
-        probe=NullProbe() if probe is None else probe,
+        probe=looks,
         augment=choose_augmentation(config.task),
         read_memory=partial(available_memory, device),
         ranks=OneRank() if ranks is None else ranks,
@@ -189,6 +191,8 @@ def assemble(  # noqa: PLR0913 - what several runs share, each by itself or None
     if loaded is None:  # a run by itself; who shares data among several asks for all of them at once
         check_memory(config, task, num_hosts=1)
     host_run = HostRun(task, config.host, parts, run_seed=config.seed, instance=instance)
+    if isinstance(looks, Diagnosis):
+        looks.bind(host_run)
     seed = derive_seed(config.seed, "policy", instance)
     choice = find_policy(config.policy, config, seed=seed, is_greedy=False)
     choice.policy.reset()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import final
 
 from esper.leyline import (
+    DIAGNOSTIC_KINDS,
     Action,
     AlphaCurve,
     BlendForm,
@@ -28,8 +29,9 @@ from esper.leyline import (
 )
 from esper.nissa import BOOKKEEPING_KINDS, Record, read_run
 
-_NOT_REPEATED = BOOKKEEPING_KINDS | {"Notice", "RewardGranted"}
-"""Events about the process that ran, for a replay is another one, and what was worked out from others."""
+_NOT_REPEATED = BOOKKEEPING_KINDS | DIAGNOSTIC_KINDS | {"Notice", "RewardGranted"}
+"""Events about the process that ran, for a replay is another one, how closely it was watched, and what was
+worked out from others."""
 _USED_FIELDS: Mapping[LifecycleOp, tuple[str, ...]] = MappingProxyType(
     {
         LifecycleOp.GERMINATE: ("blend", "curve", "tempo_epochs", "alpha_target"),

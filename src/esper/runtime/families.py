@@ -245,6 +245,7 @@ class HostFactory:
         if self._offer is None:
             self._offer = load_offer(config.blueprints)
         data = self._load(config.task)
+        config = replace(config, telemetry=replace(config.telemetry, profile="minimal"))
         return assemble(config, sink, loaded=data, cache=self._cache, offer=self._offer).host_run
 
     def _load(self, task: TaskConfig) -> tuple[TaskSpec, TaskData]:

@@ -7,7 +7,7 @@ file operations, a backend of events, a probe of gradients), so that no part kno
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from esper.data import Batch
 from esper.kasmina import MorphogeneticModel
-from esper.leyline import EpochOutcome, EventSink, HostProbe, Notice, NullProbe
+from esper.leyline import EpochOutcome, EventSink, HostProbe, JsonValue, Notice, NullProbe
 from esper.nissa import OutputBackend, Record
 from esper.runtime.fault_plan import TENSOR_KINDS, Fault, FaultPlan, cause
 from esper.tolaria import HOST
@@ -154,6 +154,16 @@ class _GradientPoint:
                     cause(fault)
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 

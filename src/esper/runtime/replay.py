@@ -118,7 +118,8 @@ def replay_run(
 
     sink, comparison = LateSink(), Comparison(episode.events, tell)
     # No policy is asked, so the one on record (a folder, a user's code) need not be there any more.
-    assembly = assemble(replace(config, policy="never"), sink)
+    unwatched = replace(config.telemetry, profile="minimal")
+    assembly = assemble(replace(config, policy="never", telemetry=unwatched), sink)
     sink.target = comparison
     comparison.emit(describe_start(config, assembly, None, is_resumed=False))
     end = _play(assembly, comparison, sys.maxsize if num_epochs is None else num_epochs)

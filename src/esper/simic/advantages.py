@@ -113,6 +113,32 @@ def compute_explained_variance(
     return 1.0 - max(0.0, miss_squares / count - (miss / count) ** 2) / spread
 
 
+def compute_value_slope(
+    returns: tuple[float, float, float],
+    values: tuple[float, float, float],
+    residuals: tuple[float, float, float],
+) -> float:
+    """Return cov(R, V) / var(V), the slope of returns over values: 1 = calibrated.
+
+    The covariance comes from var(R - V) = var(R) + var(V) - 2 cov(R, V), so that sums of ranks suffice.
+
+    Args:
+        returns: Count, sum and sum of squares of the returns.
+        values: The same of the values.
+        residuals: The same of returns minus values.
+
+    Returns:
+        NaN if there are no values or they do not vary.
+    """
+    count = values[0]
+    if count < 1:
+        return float("nan")
+    spreads = [squares / count - (total / count) ** 2 for _, total, squares in (returns, values, residuals)]
+    if spreads[1] <= 1e-9 * max(1e-12, values[2] / count):
+        return float("nan")
+    return (spreads[0] + spreads[1] - spreads[2]) / (2.0 * spreads[1])
+
+
 def compute_normalization(sums: Mapping[str, float]) -> tuple[float, float]:
     """Return what advantages are reduced by and divided by: their mean, and unbiased deviation + 1e-8.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esper.simic.advantages import compute_explained_variance
+from esper.simic.advantages import compute_explained_variance, compute_value_slope
 from esper.simic.config import AnomalyConfig, RolloutConfig
 from esper.simic.interfaces import EnvStep
 from esper.simic.ppo_loss import TERMS
@@ -47,6 +47,9 @@ METRIC_TABLE: Mapping[str, MetricInfo] = MappingProxyType(
         "rollout/memory_drift": MetricInfo(
             "", "relative change, by the update, of the memories with which cut rows go on; absent if none is"
         ),
+        "rollout/memory_rms": MetricInfo("", "root mean square of hidden units after the last step, below 1"),
+        "rollout/cell_rms": MetricInfo("", "root mean square of cell units there"),
+        "rollout/memory_saturation": MetricInfo("", "share of hidden units beyond 0.95 there, in [0, 1]"),
         "train/approx_kl": MetricInfo(
             "losses/approx_kl",
             "k3, mean over the minibatches looked at; Stable-Baselines3: over those of the last epoch",
@@ -83,6 +86,10 @@ METRIC_TABLE: Mapping[str, MetricInfo] = MappingProxyType(
         "train/anchor_drift": MetricInfo("", "largest |log-probability sampled - recomputed|"),
         "train/anchor_drift_allowed": MetricInfo("", "what the precision explains of it"),
         "train/skipped/<term>": MetricInfo("", "steps skipped because the term was not finite"),
+        "train/value_slope": MetricInfo(
+            "", "slope of returns over values, 1 = calibrated, below 1 = values too far apart"
+        ),
+        "train/value_bias": MetricInfo("", "mean of returns less mean of values, raw"),
         "train/value_std": MetricInfo("", "deviation of the rollout's values, raw"),
         "train/return_std": MetricInfo("", "deviation of its returns, raw"),
         "train/return_mean": MetricInfo("", "mean of its returns, raw"),
@@ -138,6 +145,10 @@ def describe_rollout(totals: Mapping[str, float]) -> dict[str, float]:
     }
     metrics = {f"train/{name}_std": _deviation(moments[name]) for name in ("return", "value")}
     metrics["train/return_mean"] = totals["return"] / count
+    metrics["train/value_bias"] = (totals["return"] - totals["value"]) / count
+    metrics["train/value_slope"] = compute_value_slope(
+        moments["return"], moments["value"], moments["residual"]
+    )
     metrics["rollout/learn_fraction"] = totals["learn"] / count
     if totals["learn"] > 0:
         ops = {name.removeprefix("op/"): number for name, number in totals.items() if name.startswith("op/")}

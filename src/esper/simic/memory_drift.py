@@ -1,4 +1,4 @@
-"""How stale a stored memory is: what the row would remember, had today's network read its past.
+"""How stale a stored memory is: what the row would remember, had today's network read its past; and how full.
 
 A row that is cut in mid-episode begins its next rollout with a memory that older weights computed (checks A20
 and C10). Whole episodes per row, as the presets have them, never meet this; shorter rollouts do, and then
@@ -7,6 +7,7 @@ the next update scores from a memory that its own network would not have had (R2
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from esper.tamiyo import Memory
 from esper.tolaria import Autocast
 
 DRIFT_METRIC = "rollout/memory_drift"
+SATURATED = 0.95
+"""Size from which a hidden unit, which is within -1 and 1, counts as shut at an end of its range."""
 
 
 class MemoryDrift(NamedTuple):
@@ -34,6 +37,38 @@ class MemoryDrift(NamedTuple):
     def relative(self) -> float | None:
         """|h_stored - h_recomputed| / |h_stored|; 0 = not stale at all, None = no row goes on."""
         return (self.apart / self.whole) ** 0.5 if self.whole > 0 else None
+
+
+class MemoryUse(NamedTuple):
+    """Sums over the units of some rows' memories; those of several ranks add up."""
+
+    hidden_squares: float
+    cell_squares: float
+    num_saturated: float
+    num_units: float
+
+    def describe(self) -> dict[str, float]:
+        """Return the metrics; nothing where there is no memory, or it holds a number that is not finite."""
+        count = self.num_units
+        if count <= 0 or not math.isfinite(self.hidden_squares + self.cell_squares):
+            return {}
+        return {
+            "rollout/memory_rms": (self.hidden_squares / count) ** 0.5,
+            "rollout/cell_rms": (self.cell_squares / count) ** 0.5,
+            "rollout/memory_saturation": self.num_saturated / count,
+        }
+
+
+def measure_use(memory: Memory) -> MemoryUse:
+    """Return how much of its range a memory uses.
+
+    Args:
+        memory: [L, E, D] after the last step of a rollout.
+    """
+    hidden, cell = memory.hidden.double(), memory.cell.double()
+    sums = torch.stack([hidden.square().sum(), cell.square().sum(), (hidden.abs() > SATURATED).sum()])
+    hidden_squares, cell_squares, num_saturated = sums.tolist()  # sync: one a round
+    return MemoryUse(hidden_squares, cell_squares, num_saturated, float(hidden.numel()))
 
 
 def measure_drift(

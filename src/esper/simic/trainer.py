@@ -30,7 +30,7 @@ from esper.simic.collector import (
 )
 from esper.simic.config import TrainingConfig
 from esper.simic.interfaces import ActorCritic, FreePace, RolloutEnv, RolloutPace
-from esper.simic.memory_drift import DRIFT_METRIC, MemoryDrift, measure_drift
+from esper.simic.memory_drift import DRIFT_METRIC, MemoryDrift, MemoryUse, measure_drift, measure_use
 from esper.simic.ppo import PPOLearner
 from esper.simic.rollout_buffer import (
     FinishedEpisode,
@@ -218,12 +218,13 @@ class PolicyTrainer:
         return {} if explained is None else {TIME_CRITIC_METRIC: explained}
 
     def _judge_memory(self, batch: RolloutBatch) -> dict[str, float]:
-        """Return how far the update left behind the memories with which rows go on; nothing if none does."""
+        """Return how full memories are, and how far the update left those behind with which rows go on."""
         parts, carry = self._parts, self._carry
         goes_on = ~(carry.has_ended | carry.episode_start)
         mine = measure_drift(parts.network, batch, carry.memory, goes_on, parts.learner.autocast)
-        drift = MemoryDrift(*parts.collective.all_sum(list(mine))).relative
-        return {} if drift is None else {DRIFT_METRIC: drift}
+        apart, whole, *use = parts.collective.all_sum([*mine, *measure_use(carry.memory)])
+        drift = MemoryDrift(apart, whole).relative
+        return MemoryUse(*use).describe() | ({} if drift is None else {DRIFT_METRIC: drift})
 
     # ------------------------------------------------------------------ state
 

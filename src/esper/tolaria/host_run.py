@@ -255,7 +255,7 @@ class HostRun:
 
     def _measure(self) -> IntervalMeasurement:
         bench = self.bench
-        validation = bench.evaluator.evaluate(bench.model, *bench.validation)
+        validation = bench.evaluator.evaluate(bench.model, *bench.validation, bench.probe.after_validation)
         if not self.is_measuring_due:
             return IntervalMeasurement(validation=validation)
         slots, bill = measure_slots(

@@ -13,7 +13,7 @@ the buffers are put back afterwards. A host without such norms is spared the cal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -112,13 +112,20 @@ class Evaluator:
         self._gates_use_loss = gates_use_loss
         self._autocast = autocast
 
-    def evaluate(self, model: MorphogeneticModel, inputs: Tensor, targets: Tensor) -> SplitResult:
+    def evaluate(
+        self,
+        model: MorphogeneticModel,
+        inputs: Tensor,
+        targets: Tensor,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> SplitResult:
         """Return mean loss and metric over a split, every item once, with the model's own statistics.
 
         Args:
             model: In any mode; put back to it afterwards.
             inputs: [N, ...].
             targets: [N, ...].
+            watch: Shown outputs and targets of every chunk; None = nobody looks.
         """
         loss = metric = 0.0
         with eval_mode(model), torch.no_grad():
@@ -126,10 +133,24 @@ class Evaluator:
                 with self._autocast.context():
                     outputs = model(chunk_inputs)
                 losses, metrics = self._objective.per_item(outputs, chunk_targets)
+                if watch is not None:
+                    watch(outputs, chunk_targets)
                 loss += float(losses.sum(dtype=torch.float64))
                 metric += float(metrics.sum(dtype=torch.float64))
         count = len(targets)
         return SplitResult(loss=loss / count, metric=metric / count, num_items=count)
+
+    def compute_loss(self, model: MorphogeneticModel, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a few items, 0-dim, eager and in eval mode; with a graph if one is kept.
+
+        Args:
+            model: In any mode; put back to it afterwards.
+            inputs: [N, ...], one chunk.
+            targets: [N, ...].
+        """
+        with eval_mode(model), self._autocast.context():
+            outputs: Tensor = model.host(inputs)
+        return self._objective.loss(outputs, targets)
 
     def compute_differences(
         self,

@@ -2,7 +2,7 @@
 
 ```
 tensors  model.<name>  optimizer.<parameter>/<key>  pool.<slot>  rng.<device>  last_good.<all of the former>
-state    epoch, progress, slots, optimiser, scaler, pool, tracker, governor, ledger, signals, counters
+state    epoch, progress, slots, optimiser, scaler, pool, tracker, governor, ledger, signals, counters, probe
 ```
 Counters that must never run backwards (rollbacks, seeds ever germinated, FLOPs spent) are kept on a
 rollback and restored on a resume.
@@ -68,6 +68,9 @@ def capture_state(run: RunState, *, with_last_good: bool) -> StateRecord:
         "event_count": run.event_count,
         "is_terminated": run.is_terminated,
     }
+    remembered = bench.probe.state()
+    if remembered:
+        state["probe"] = remembered
     if with_last_good:
         tensors |= {_LAST_GOOD + name: tensor.clone() for name, tensor in run.last_good.tensors.items()}
         state["last_good"] = dict(run.last_good.state)
@@ -121,6 +124,7 @@ def _restore_parts(run: RunState, record: StateRecord, *, keep_counters: bool) -
     bench.scaler.load(take_mapping(state, "scaler"))
     bench.tracker.restore(take_mapping(state, "tracker"))
     bench.governor.restore(take_mapping(state, "governor"), keep_rollback_count=keep_counters)
+    bench.probe.restore(take_mapping(state, "probe") if "probe" in state else {})
     run.epoch = _count(state, "epoch")
     run.progress = EpochProgress.from_dict(
         _numbers(take_mapping(state, "progress"), EpochProgress().to_dict())

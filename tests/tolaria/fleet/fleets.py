@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from esper.data import Batch, TaskData
 from esper.kasmina import MorphogeneticModel
-from esper.leyline import Action, ConfigError, Decision, EpochOutcome, EventSink, HostProbe, LifecycleOp
+from esper.leyline import (
+    Action,
+    ConfigError,
+    Decision,
+    EpochOutcome,
+    EventSink,
+    HostProbe,
+    JsonValue,
+    LifecycleOp,
+)
 from esper.tolaria import HostRun
 from tolaria.small_run import germinate, make_config, make_data, make_parts, make_task
 
@@ -74,6 +83,16 @@ class StrikeProbe:
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
         """Count."""
         self.epoch += 1
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 
-from esper.leyline import Event, RolledBack
+from esper.leyline import Event, RedFlagRaised, RolledBack
 from esper.nissa.analytics.coalitions import CoalitionTable
 from esper.nissa.analytics.document import Block, Document, FigureBlock, Section, TextBlock, build_table
 from esper.nissa.analytics.figures import build_contributions, build_costs, build_subsets
@@ -24,6 +23,7 @@ from esper.nissa.analytics.scoreboard import compute_scoreboard
 from esper.nissa.analytics.summary import RunSummary, compute_summary
 from esper.nissa.analytics.tables import (
     build_decisions,
+    build_diagnostics,
     build_flops,
     build_head,
     build_lifecycle,
@@ -34,11 +34,11 @@ from esper.nissa.analytics.tables import (
     name_run,
 )
 from esper.nissa.reader import RunLog
-from esper.nissa.text import format_flops, format_number
+from esper.nissa.text import format_flops
+from esper.nissa.wording_diagnostics import narrate
 
 TIMELINE = "timeline"
 """Name of the figure of metric, loss and the life of every slot."""
-RED_FLAG_KIND = "RedFlagRaised"
 MAX_RED_FLAGS = 100
 """Red flags listed one by one, the newest."""
 MAX_COALITIONS = 64
@@ -70,6 +70,7 @@ def build_run_document(log: RunLog, coalitions: CoalitionTable | None = None, in
         Section(title=seeds.title, blocks=(*seeds.blocks, *_contribution_figure(fates, coalitions))),
         *([] if coalitions is None else [build_shares(coalitions)]),
         build_decisions(events),
+        build_diagnostics(events),
         build_red_flags(events),
         build_rollbacks(events),
         build_lifecycle(fates, strips),
@@ -156,14 +157,13 @@ def build_shares(table: CoalitionTable) -> Section:
 
 
 def build_red_flags(events: Sequence[Event]) -> Section | None:
-    """Return the red flags of the run's diagnostics with whatever they say; None where there was none."""
-    flags = [event for event in events if event.kind == RED_FLAG_KIND]
+    """Return every red flag in words, the newest if there are many; None where there was none."""
+    flags = [event for event in events if isinstance(event, RedFlagRaised)]
     if not flags:
         return None
-    shown = [asdict(event) for event in flags[-MAX_RED_FLAGS:]]
-    names = [name for name in shown[0] if name not in ("epoch", "instance")]
-    rows = [(str(flag["epoch"]), *(_tell(flag.get(name)) for name in names)) for flag in shown]
-    blocks: list[Block] = [build_table(("epoch", *(name.replace("_", " ") for name in names)), rows)]
+    shown = flags[-MAX_RED_FLAGS:]
+    rows = [(str(flag.epoch), str(narrate(flag)), flag.advice) for flag in shown]
+    blocks: list[Block] = [build_table(("epoch", "red flag", "what helps"), rows)]
     if len(flags) > len(shown):
         blocks.append(TextBlock(text=f"{len(flags) - len(shown)} earlier ones are in the event file."))
     return Section(title="Red flags", blocks=tuple(blocks))
@@ -208,9 +208,3 @@ def _subset_figure(table: CoalitionTable) -> tuple[Block, ...]:
 
 def _whole(table: CoalitionTable) -> str:
     return f"{math.fsum(row.shapley for row in table.shares):+.4f}"
-
-
-def _tell(value: object) -> str:
-    if isinstance(value, float):
-        return format_number(value)
-    return "-" if value is None else str(value)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from esper.leyline import DecisionMade, Event, LifecycleOp, RolledBack, SeedStage
+from esper.leyline import (
+    DIAGNOSTIC_KINDS,
+    DecisionMade,
+    Event,
+    LifecycleOp,
+    RedFlagRaised,
+    RolledBack,
+    SeedStage,
+)
 from esper.nissa.analytics.document import Block, Section, TextBlock, build_table
 from esper.nissa.analytics.history import NOT_COUNTED, SeedFate, StageSpan, total_flops
 from esper.nissa.analytics.scoreboard import BlueprintScore
@@ -18,6 +26,7 @@ from esper.nissa.text import (
     format_percent,
     format_seconds,
 )
+from esper.nissa.wording_diagnostics import narrate
 
 MAX_DECISION_ROWS = 200
 """Decisions listed one by one; a longer run tells how many more there are in the event file."""
@@ -210,6 +219,16 @@ def build_rollbacks(events: Iterable[Event]) -> Section | None:
     if not rows:
         return None
     return _section("Rollbacks", build_table(("back to epoch", "verdict", "reason", "blamed slot"), rows))
+
+
+def build_diagnostics(events: Sequence[Event]) -> Section | None:
+    """Return what was measured last of each kind, in words; None where nothing was."""
+    last = {event.kind: event for event in events if event.kind in DIAGNOSTIC_KINDS}
+    last.pop(RedFlagRaised.__name__, None)
+    if not last:
+        return None
+    rows = [(str(event.epoch), str(narrate(event))) for event in last.values()]
+    return _section("Diagnostics", build_table(("epoch", "measured last"), rows))
 
 
 def _section(title: str, *blocks: Block) -> Section:

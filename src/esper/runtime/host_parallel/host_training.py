@@ -80,10 +80,16 @@ class HostTraining:
                 enter=group.enter,
                 is_ordered=request.config.training.is_sum_ordered,
             )
-            assembly = assemble(settled.config, sink, ranks=copies, probe=request.points.probe)
+            is_first = group.collective.rank == 0
+            assembly = assemble(
+                settled.config,
+                sink if is_first else None,  # only rank 0 is watched: the others tell nobody
+                ranks=copies,
+                probe=request.points.probe,
+            )
             result = None
             notices = settled.notices + check_disk(settled.config, assembly, request.run_dir)
-            if group.collective.rank == 0:
+            if is_first:
                 with self._open_folder(request, settled) as folder:
                     held = HeldRun(
                         settled.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from esper.kasmina import (
     TransformerHostConfig,
     builtin_registry,
 )
-from esper.leyline import Decision, EpochOutcome, Layout, LifecycleOp
+from esper.leyline import Decision, EpochOutcome, JsonValue, Layout, LifecycleOp
 from esper.tolaria import HostRun, HostRunConfig, HostRunParts
 from esper.tolaria.fleet.fused import FusedShare
 from esper.tolaria.fleet.fused.grouping import HostGroups
@@ -50,6 +51,16 @@ class Watching:
         """Do nothing."""
 
     def after_epoch(self, model: MorphogeneticModel, outcome: EpochOutcome) -> None:
+        """Do nothing."""
+
+    def after_validation(self, outputs: object, targets: object) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Remember nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Do nothing."""
 
 
