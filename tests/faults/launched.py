@@ -17,10 +17,10 @@ from esper.runtime.config_file import render_config
 from esper.runtime.ranks import DistributedConfig, RankVerdict, read_verdicts
 from runtime.learning import tiny_training
 
-PATIENCE_S = 280
+PATIENCE_S = 400
 TIMEOUT_S = 20.0
-"""How long ranks wait for each other here: as long as a whole training takes on two free cores, so that one
-in which nobody hangs ends on a machine that is many times busier."""
+"""How long ranks wait for each other here: as long as a whole training takes on two free cores, so that none
+is taken for lost on a machine that is many times busier."""
 WAITS = DistributedConfig(
     init_timeout_s=120.0, gradient_timeout_s=TIMEOUT_S, control_timeout_s=TIMEOUT_S, heartbeat_every_s=0.5
 )
@@ -72,7 +72,7 @@ def start(
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "esper", "launch", "--nproc-per-node", str(num_ranks)),
-            *("--max-restarts", str(max_restarts), "--timeout-s", "60", "--", "train", *arguments, *where),
+            *("--max-restarts", str(max_restarts), "--timeout-s", "120", "--", "train", *arguments, *where),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **order},
         stdout=subprocess.PIPE,

@@ -24,8 +24,8 @@ SETTINGS = (
     *("--heuristic.tempo-epochs", "1", "--heuristic.min-judged-epochs", "1"),
     *("--heuristic.max-probation-epochs", "2", "--host.gates.min-incubation-epochs", "1"),
     *("--host.gates.min-probation-epochs", "1", "--host.lifecycle.min-cull-age-epochs", "1"),
-    *("--checkpoint.every-epochs", "3", "--distributed.control-timeout-s", "30"),
-    *("--distributed.gradient-timeout-s", "30"),
+    *("--checkpoint.every-epochs", "3", "--distributed.control-timeout-s", "60"),
+    *("--distributed.gradient-timeout-s", "60"),
 )
 """A life of seconds in which the heuristic plants, keeps or removes seeds."""
 SHARED = (*SETTINGS, "--parallel", "host")
@@ -60,7 +60,7 @@ def assert_same_life(one: Path, other: Path) -> None:
 
 
 @pytest.mark.battery("T24")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_processes_grow_the_host_of_one(undisturbed: Path, tmp_path: Path) -> None:
     assert call(["train", *SETTINGS, "--run-dir", str(tmp_path / "alone")]).code == 0
     runs = (tmp_path / "alone", undisturbed)
@@ -80,7 +80,7 @@ def test_two_processes_grow_the_host_of_one(undisturbed: Path, tmp_path: Path) -
 
 
 @pytest.mark.battery("T46")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -104,7 +104,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_batch_and_a_resumed_run_ends_as_i
 
 
 @pytest.mark.battery("T17")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_is_named_and_the_run_ends_as_if_undisturbed(
     undisturbed: Path, tmp_path: Path, battery: BatteryRecord, rank: int

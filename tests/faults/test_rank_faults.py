@@ -123,7 +123,7 @@ def test_every_rank_that_hangs_in_any_phase_is_named(
 
 
 @pytest.mark.battery("T16")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_without_restarts_the_exit_code_is_that_of_a_failed_rank(trained: Trained, tmp_path: Path) -> None:
     ended = disturb(trained, tmp_path / "run", 3, f"kill@rank=1,{PHASES['update']}", restarts=0)
     assert ended.code == ExitCode.RANK_FAILURE
@@ -134,7 +134,7 @@ def test_without_restarts_the_exit_code_is_that_of_a_failed_rank(trained: Traine
 
 
 @pytest.mark.battery("T27")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_failure_that_comes_again_is_given_up_after_three_attempts_without_progress(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def wait_for_phase(run_dir: Path, process: subprocess.Popen[str], rank: int, pha
 
 
 @pytest.mark.battery("T46")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "to_rank"), [(signal.SIGTERM, None), (signal.SIGINT, 1)])
 def test_a_stop_signal_to_the_launcher_or_to_one_rank_saves_one_place_of_all_ranks(
     trained: Trained, tmp_path: Path, number: signal.Signals, to_rank: int | None
@@ -174,7 +174,7 @@ def test_a_stop_signal_to_the_launcher_or_to_one_rank_saves_one_place_of_all_ran
         process.send_signal(number)
     else:
         os.kill(pid, number)
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=240)
     assert process.returncode == 128 + number, text
     assert "saved e0001-b0000" in text
     resumed = launch(run_dir, 2, "--resume", str(run_dir))
@@ -183,7 +183,7 @@ def test_a_stop_signal_to_the_launcher_or_to_one_rank_saves_one_place_of_all_ran
 
 
 @pytest.mark.battery("T12")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_training_goes_on_with_another_number_of_processes_only_if_asked_to(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -206,7 +206,7 @@ def test_a_training_goes_on_with_another_number_of_processes_only_if_asked_to(
 
 
 @pytest.mark.battery("T17")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_under_torchrun_with_the_documented_setting_a_killed_rank_is_replaced(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -227,7 +227,7 @@ def test_under_torchrun_with_the_documented_setting_a_killed_rank_is_replaced(
         },
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

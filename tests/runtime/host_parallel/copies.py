@@ -102,7 +102,7 @@ def run_copies(
     is_ordered: bool = False,
 ) -> list[ResultT | Exception]:
     """Build one copy of the same run per rank, do the same on all, return what each returned or raised."""
-    lock, gate = threading.Lock(), threading.Barrier(world_size, timeout=30)
+    lock, gate = threading.Lock(), threading.Barrier(world_size, timeout=120)
 
     def work_as(channel: Channel) -> ResultT:
         signal, sink = LocalSignal(), ListSink()

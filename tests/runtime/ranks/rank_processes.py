@@ -17,7 +17,7 @@ from esper.runtime.ranks import Pulse
 from esper.runtime.ranks.heartbeat import read_pulse
 
 RUN_ID = "test"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class RankProcesses:

@@ -35,13 +35,13 @@ def run_ranks(folder: Path, world_size: int, work: Callable[[Channel], ResultT])
     def run(rank: int) -> None:
         heartbeat = Heartbeat(folder, rank=rank, session="threads", every_s=0.05)
         groups = [
-            ProcessGroupGloo(PrefixStore(name, store), rank, world_size, timedelta(seconds=20))
+            ProcessGroupGloo(PrefixStore(name, store), rank, world_size, timedelta(seconds=60))
             for name in ("control", "gradients")
         ]
         control, gradients = (cast("ProcessGroup", group) for group in groups)
         heartbeat.start()
         channel = Channel(
-            Place(rank=rank, world_size=world_size, control_timeout_s=20.0, gradient_timeout_s=20.0),
+            Place(rank=rank, world_size=world_size, control_timeout_s=60.0, gradient_timeout_s=60.0),
             heartbeat,
             Guard(heartbeat, folder, world_size=world_size, silence_s=0.3),
             control=control,
@@ -57,5 +57,5 @@ def run_ranks(folder: Path, world_size: int, work: Callable[[Channel], ResultT])
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     return [results[rank] for rank in range(world_size)]

@@ -25,7 +25,7 @@ CONFIG = DistributedConfig(
     init_timeout_s=60.0,
     gradient_timeout_s=5.0,
     control_timeout_s=5.0,
-    # Two seconds of silence, twenty beats of those that `main` starts: who waits for a core still lives.
+    # Two seconds of silence, twenty of the beats that `main` starts: a rank that waits for a core lives.
     heartbeat_every_s=0.5,
     preempt_after_fraction=0.5,
 )
