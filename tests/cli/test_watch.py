@@ -185,6 +185,13 @@ def test_a_fleet_has_a_line_per_host(tmp_path: Path) -> None:
     assert "3 hosts, the first one above" in _screen(_finished(tmp_path / "a", events))
 
 
+def test_a_resumed_run_names_its_attempt(tmp_path: Path) -> None:
+    path = _finished(tmp_path / "a", run_events())
+    status = json.loads((path / "status.json").read_text(encoding="utf-8"))
+    (path / "status.json").write_text(json.dumps({**status, "attempt": 2}), encoding="utf-8")
+    assert "a  finished  digits, heuristic, seed 3, attempt 3\n" in call(["watch", str(path)]).out
+
+
 def test_a_run_without_events_says_so(tmp_path: Path) -> None:
     assert "no event yet" in call(["watch", str(_finished(tmp_path / "a", []))]).out
 

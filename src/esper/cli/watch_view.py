@@ -120,7 +120,7 @@ def join_plain(lines: Iterable[ScreenLine]) -> str:
 
 def _head(info: RunInfo, view: WatchView) -> ScreenLine:
     what = f"{info.task or view.task}, {info.policy or view.policy}, seed {info.seed}"
-    resumed = f", resumed {info.attempt} times" if info.attempt else ""
+    resumed = f", attempt {info.attempt + 1}" if info.attempt else ""
     return (
         Piece(info.path.absolute().name, _BOLD),
         Piece("  "),

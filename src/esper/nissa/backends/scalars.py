@@ -26,8 +26,10 @@ from esper.leyline import (
 from esper.nissa.analytics.history import total_flops
 from esper.nissa.text import clean_text
 
-EPOCH_AXIS, STEP_AXIS = "epoch", "time/total_timesteps"
-"""Names of the two axes."""
+EPOCH_AXIS = "epoch"
+"""Axis of a host's numbers: epochs finished."""
+STEP_AXIS = "time/total_timesteps"
+"""Axis of a training's numbers: environment steps, by the name that Stable-Baselines3 gives them."""
 STAGE_NUMBERS: Mapping[str, int] = MappingProxyType(
     {stage.value: place for place, stage in enumerate(SeedStage)}
 )
