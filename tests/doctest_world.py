@@ -1,8 +1,8 @@
 """What examples in docstrings may name without making it: one small finished life of a host.
 
 Names: `observation` and `report`, what a policy sees of a fresh host with free slots, and the first of them;
-`model`, that host with nothing in its slots; `runs` and `run_dir`, a folder of runs and the one run in it;
-`log`, that run, read back; `host_run()`, a fresh host of one epoch; `build_policy`, of tamiyo.
+`model`, that host with nothing in its slots; `runs` and `run_dir`, a folder of runs and the run in it; `log`,
+that run, read back; `host_run()`, a fresh host of one epoch; `build_policy`, of tamiyo.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class GateConfig:
     keep_threshold: float | None = None
     """G5: smallest contribution worth keeping, in the gate metric's units, >= 0; None = the task's own."""
     max_contribution_age_epochs: int = 1
-    """G5: oldest measurement that still counts, in intervals, >= 0."""
+    """G5: oldest measurement that still counts, in intervals, >= 0. One, because every interval
+    measures anew: an older one means that measuring failed."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -77,13 +78,15 @@ class LifecycleConfig:
     embargo_epochs: int = 3
     """Intervals in EMBARGOED, >= 0; long enough that cull-and-germinate cycles cannot be farmed."""
     reset_epochs: int = 1
-    """Intervals in RESETTING, >= 0."""
+    """Intervals in RESETTING, >= 0; one, so that the end of a cooldown is seen before the slot is free
+    again."""
     min_cull_age_epochs: int = 2
     """Youngest age at which a policy may cull, in intervals, >= 0: younger seeds have shown nothing."""
     probation_timeout_epochs: int | None = None
     """Intervals in PROBATIONARY after which a seed is culled by itself, >= 1; None = the policy decides."""
     max_live_seeds: int | None = None
-    """Live seeds allowed at once, >= 1; None = one per slot."""
+    """Live seeds allowed at once, >= 1; None = one per slot: each is measured with the others
+    in place."""
     max_added_params_fraction: float | None = None
     """Parameters that seeds may add, as a fraction of the host's, >= 0; None = unlimited."""
     is_sequential: bool = False

@@ -37,7 +37,8 @@ class TaskConfig:
     """Training rows (windows of a text) to use, >= 10; None = the task's own choice (fashion_mnist: a fixed
     10,000)."""
     is_augmented: bool | None = None
-    """Random shift and flip on the device; None = the task's own choice."""
+    """Random shift and flip on the device; None = the task's own choice: on where a mirrored picture is
+    the same thing."""
     text: TextConfig = field(default_factory=TextConfig)
     """How a text becomes tokens; for austen, tinystories and text."""
 
@@ -63,13 +64,15 @@ class ModelConfig:
     num_blocks: int = 3
     """cnn: blocks, >= 2; transformer: blocks, >= 1; one growth point after each."""
     kernel_size: int = 3
-    """cnn: odd kernel size, >= 1."""
+    """cnn: pixels along a kernel's side, odd, >= 1; 3 is the smallest that sees its neighbours."""
     num_pools: int = 3
-    """cnn: how many first blocks end in a 2x2 max-pool, >= 0."""
+    """cnn: how many first blocks end in a 2x2 max-pool, >= 0; one per block: each halves height and
+    width."""
     norm: str = "batch"
     """cnn: "batch", "group" or "none"."""
     hidden: tuple[int, ...] = (32, 32)
-    """mlp: widths of the hidden layers; one growth point after each."""
+    """mlp: units of the hidden layers, each >= 1; one growth point after each, so that two give a
+    choice."""
     width: int = 64
     """transformer: size of the stream between blocks, >= 2; small on purpose, growth adds what is missing."""
     num_heads: int = 4
@@ -106,9 +109,10 @@ class FamilyConfig:
     hidden_widths: tuple[int, ...] = ()
     """mlp: widths of all hidden layers to draw from; transformer: widths of the stream; each >= 1."""
     learning_rate_factors: tuple[float, ...] = ()
-    """Multiples of the peak learning rate to draw from, each > 0."""
+    """Multiples of the peak learning rate to draw from, each > 0; none = 1 for every host."""
     num_train_rows: tuple[int, ...] = ()
-    """Amounts of training data to draw from, each >= 10."""
+    """Amounts of training data, in rows, to draw from, each >= 10; none = the task's own for every
+    host."""
     max_added_params_fractions: tuple[float, ...] = ()
     """Parameter budgets to draw from, each a fraction of the host's parameters, >= 0, that seeds may add;
     0 = nothing that has parameters, 1 = as many again. A policy sees what is left of it."""
@@ -219,9 +223,11 @@ class ExperimentConfig:
     """Blueprint ids or families on offer, and your own as package.module:name; empty = every built-in that
     fits."""
     slots: tuple[str, ...] = ()
-    """Slot ids to use; empty = every growth point of the host."""
+    """Slot ids to use; empty = every growth point of the host, so that where to grow is the policy's to
+    find."""
     num_threads: int = 0
-    """CPU threads of torch, >= 0; 0 = leave torch's own choice."""
+    """CPU threads of torch, >= 0; 0 = leave torch's own choice. One thread each is right where several
+    runs share a machine."""
     parallel: str = "none"
     """What the processes of a launcher share: "host" = one host, each trains on its rows of every batch; or
     "none". Off, because small hosts train faster alone; ppo shares its policy without being told."""

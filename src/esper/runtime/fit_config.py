@@ -15,13 +15,15 @@ class FitConfig:
     """How `fit` trains."""
 
     epochs: int
-    """Passes over the training loader, >= 1."""
+    """Passes over the training loader, >= 1; growth takes some: a seed lives for six intervals at
+    least."""
     interval_batches: int | None = None
     """Batches between decisions, >= 1; None = one pass, so that a decision sees every item once."""
     accumulation: int = 1
     """Batches per optimiser step, >= 1; more where memory holds no larger batch."""
     clip_norm: float | None = None
-    """Largest gradient norm of all parameters together, > 0; None = no clipping."""
+    """Largest gradient norm of all parameters together, > 0; None = no clipping, as in a plain loop of
+    torch."""
     amp: str = "off"
     """Autocast: "off", "bf16" or "fp16" with a loss scaler; off, because small models gain little."""
     scheduler_every: str = "epoch"

@@ -29,7 +29,8 @@ class ImitationConfig:
     """Mean -ln p of the teacher's decisions at which the policy stops following, >= 0; it then does the
     teacher's six times in ten. A policy without doubt would explore nothing after; its critic learns on."""
     max_grad_norm: float = 1.0
-    """Largest global norm of the gradient, > 0."""
+    """Largest global norm of the gradient, > 0; one, larger than in training: what is imitated
+    does not move."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -70,14 +70,16 @@ class HeuristicConfig:
     """Intervals in PROBATIONARY after which a seed that may not be kept is culled, >= 1; pooled intervals
     would have shown a real gain by then."""
     cull_errors: float = 1.0
-    """A contribution or shadow gain condemns when mean + this many standard errors is < 0, in [0, 5]."""
+    """A contribution or shadow gain condemns when mean + this many standard errors is < 0, in [0, 5];
+    one: a seed that was culled wrongly can be planted again."""
     ransomware_threshold: float = 0.001
     """Contribution above which a seed without credit counts as one that only made the host depend on it, in
     metric units, >= 0; the least that is worth arguing about."""
     penalty_per_cull: float = 2.0
     """Added to a blueprint's penalty for each cull, >= 0."""
     penalty_decay: float = 0.5
-    """Factor on all penalties at each decision to germinate, in [0, 1)."""
+    """Factor on all penalties at each decision to germinate, in [0, 1); a half forgets a failure within
+    a few births, because a grown host is another host."""
     penalty_floor: float = 0.1
     """Penalty below which it is dropped, >= 0."""
     penalty_limit: float = 3.0

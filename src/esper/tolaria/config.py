@@ -27,7 +27,8 @@ class HostRunConfig:
     batch_size: int = 128
     """Training items per batch, >= 2; small enough for many updates on small sets."""
     epochs: int | None = None
-    """Decision intervals until the horizon, >= 1; None = the task's own."""
+    """Decision intervals until the horizon, >= 1; None = the task's own, for which its published
+    tables were made."""
     interval_batches: int | None = None
     """Batches in one decision interval, >= 1: on a large set decisions need not wait for its end. None = one
     pass over the training split."""

@@ -19,7 +19,7 @@ class LoopConfig:
     metric: MetricSpec
     """What `observe` is given, its direction and scale; contributions are measured in it."""
     blueprints: tuple[str, ...] = ()
-    """Ids or families on offer; empty = every one that fits."""
+    """Ids or families on offer; empty = every one that fits, so that the policy chooses."""
     budget: Budget = field(default_factory=Budget)
     """How far the model may grow."""
     horizon: int | None = None
@@ -31,13 +31,15 @@ class LoopConfig:
     """Smallest contribution worth keeping, in units of the metric, >= 0; 0, because only the loop's owner
     knows what a point of their metric is worth: standard errors decide alone."""
     accumulation: int = 1
-    """Backward passes per optimiser step, >= 1."""
+    """Backward passes per optimiser step, >= 1; one, unless the loop adds gradients up: it must say so,
+    because nothing else tells."""
     newborn_warmup_batches: int = 200
     """Optimiser steps over which a newborn's learning rate rises, >= 0; the same as in our own loop."""
     calibration_items: int = 512
-    """Training items kept to re-estimate normalisation statistics on, >= 2."""
+    """Training items kept to re-estimate normalisation statistics on, >= 2; 512 are several batches and
+    small beside a loader's own memory."""
     seed: int = 0
-    """Of the weights of new seeds."""
+    """Of the weights of new seeds, >= 0; the loop's own random stream is never used for them."""
     lifecycle: LifecycleConfig = field(default_factory=lambda: LifecycleConfig(incubation="residual"))
     """How seeds move; the residual objective, because the loop's loss is not ours to call. "shadow" where a
     loss function is handed over."""

@@ -46,7 +46,7 @@ class MeasuringConfig:
     calibration_items: int = 512
     """Training items from which normalisation statistics are re-estimated per setting, >= 2."""
     chunk_items: int = 1000
-    """Items per evaluation pass, >= 1; bounds memory."""
+    """Items per evaluation pass, >= 1; bounds memory, and changes no number but in the last digits."""
     score_every: int = 0
     """Intervals between scores of every slot and blueprint, >= 0; 0 = never, because only a policy that reads
     scores should pay for them; hosts of the greedy policy are then scored every fifth interval."""

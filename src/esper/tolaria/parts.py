@@ -65,7 +65,7 @@ class HostRunParts:
     registry: BlueprintRegistry
     device: torch.device
     blueprints: tuple[str, ...] = ()
-    """Ids or families on offer; empty = every one that fits."""
+    """Ids or families on offer; empty = every one that fits, so that the policy chooses."""
     slots: tuple[str, ...] = ()
     """Growth points to use; empty = all."""
     sink: EventSink = field(default_factory=NullSink)

@@ -27,15 +27,15 @@ class CNNHostConfig:
     base_channels: int = 8
     """Channels of the first block, >= 1; small on purpose, growth adds what is missing."""
     num_blocks: int = 3
-    """Blocks, >= 2."""
+    """Blocks, >= 2, with one growth point after each; 3 leave a choice of places."""
     kernel_size: int = 3
-    """Odd, >= 1."""
+    """Pixels along a side, odd, >= 1; 3 is the smallest that sees its neighbours."""
     num_pools: int = 3
-    """How many first blocks end in a 2x2 max-pool, >= 0."""
+    """How many first blocks end in a 2x2 max-pool, >= 0; one per block: each halves height and width."""
     norm: str = "batch"
     """"batch", "group" or "none"."""
     dropout: float = 0.0
-    """Before the head, in [0, 1)."""
+    """Probability before the head, in [0, 1); 0: hosts are too small to overfit first."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -37,7 +37,8 @@ class NetworkConfig:
     attention_layers: int = 1
     """Layers of attention among the slots, in [0, 4]; growth only. One lets every slot see every other."""
     attention_heads: int = 4
-    """Heads of each of them, >= 1; growth only."""
+    """Heads of each of them, >= 1, a divisor of `token_size`; growth only. Four of 16 units: slots are
+    few."""
     core_size: int = 128
     """Units of the memory, in [1, 4096]; as wide as what it is fed."""
     core_layers: int = 1
