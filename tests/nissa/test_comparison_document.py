@@ -16,6 +16,7 @@ def test_every_run_policy_and_seed_is_told() -> None:
     assert "| never | 2 | 91.0 \u00b1 1.4 % | 7,622 | 5.16 GFLOPs | 1.0 |" in text
     assert "| 0 | 95.0 % | 90.0 % |" in text
     assert "| 1 | - | 92.0 % |" in text
+    assert "| all | 95.0 % | 91.0 \u00b1 1.4 % |" in text
     assert "| c | greedy | 0 | 95.0 % | 7,622 | 5.16 GFLOPs | 1 | horizon |" in text
     assert "| parameters | c | 95.0 % | 7,622 |" in text
     assert "](fronts-0.svg)" in text

@@ -94,6 +94,16 @@ def _seed_table(comparison: TaskComparison) -> Block:
             for policy in policies
         ]
         rows.append((str(seed), *(cell or _DASH for cell in cells)))
+    spreads = [row.metric for row in comparison.policies]
+    rows.append(
+        (
+            "all",
+            *(
+                _DASH if spread is None else _metric_spread(comparison.metric_name, spread)
+                for spread in spreads
+            ),
+        )
+    )
     return build_table(("seed", *policies), rows)
 
 
