@@ -1,0 +1,151 @@
+"""Long lists in pieces: events and decisions by place, filtered, and one decision in full.
+
+Pure functions over a store; a browser asks for the rows that it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from esper.cli.dashboard.plain import event_fields, list_row
+from esper.cli.dashboard.store import Held, RunStore
+from esper.leyline import DecisionMade, Event, JsonValue
+
+MAX_ROWS = 500
+"""Rows per answer."""
+MAX_FILTER_CHARS = 200
+_REWARD = "RewardGranted"
+_STARTS = ("RunStarted", "PolicyTrainingStarted")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """Which rows are asked for."""
+
+    start: int = 0
+    """The first one, counted among those that pass the filter, >= 0."""
+    count: int = 100
+    """In [1, MAX_ROWS]."""
+    instance: int | None = None
+    """Which host run; None = all."""
+    kind: str = ""
+    """Which kind of event, or of operation; empty = all."""
+    text: str = ""
+    """Words that a row must hold, in any case; empty = any."""
+
+
+def list_events(store: RunStore, query: ListQuery) -> JsonValue:
+    """Return the rows of a list of events, the newest last."""
+    found = _matching(store, query)
+    return _page(found, query, [list_row(each.n, each.record) for each in _slice(found, query)])
+
+
+def list_decisions(store: RunStore, query: ListQuery) -> JsonValue:
+    """Return the rows of a list of decisions, the newest last; `kind` of the query is an operation."""
+    source = store.of_kind("DecisionMade")
+    found = [
+        each
+        for each in source
+        if (query.instance is None or each.record.event.instance == query.instance)
+        and (not query.kind or _op_of(each.record.event) == query.kind)
+    ]
+    return _page(found, query, [_decision_row(each) for each in _slice(found, query)])
+
+
+def find_decision(store: RunStore, n: int) -> JsonValue:
+    """Return one decision in full; None = it is not held.
+
+    The reward is the one that the same host was granted before its next decision.
+    """
+    held = store.find(n)
+    if held is None or not isinstance(held.record.event, DecisionMade):
+        return None
+    event = held.record.event
+    return {
+        "n": n,
+        "time": held.record.wall_time,
+        "fields": event_fields(event),
+        "heads": _heads(store, held),
+        "reward": _reward(store, held),
+    }
+
+
+def _matching(store: RunStore, query: ListQuery) -> Sequence[Held]:
+    if query.instance is not None:
+        source = store.of_instance(query.instance)
+    else:
+        source = store.of_kind(query.kind) if query.kind else store.all()
+    words = query.text.casefold().split()
+    if not words and (not query.kind or query.instance is None):
+        return source
+    return [
+        each
+        for each in source
+        if (not query.kind or each.record.event.kind == query.kind) and _holds(each, words)
+    ]
+
+
+def _holds(held: Held, words: Sequence[str]) -> bool:
+    text = f"{held.record.event.kind} {held.record.event!r}".casefold() if words else ""
+    return all(word in text for word in words)
+
+
+def _slice(found: Sequence[Held], query: ListQuery) -> Sequence[Held]:
+    return found[query.start : query.start + query.count]
+
+
+def _page(found: Sequence[Held], query: ListQuery, rows: Sequence[JsonValue]) -> dict[str, JsonValue]:
+    return {"total": len(found), "start": query.start, "rows": list(rows)}
+
+
+def _op_of(event: Event) -> str:
+    return event.op if isinstance(event, DecisionMade) else ""
+
+
+def _decision_row(held: Held) -> dict[str, JsonValue]:
+    own = event_fields(held.record.event)
+    names = ("epoch", "instance", "op", "slot", "blueprint", "reason", "refusal", "confidence", "value")
+    return {"n": held.n, **{name: own[name] for name in names}}
+
+
+def _heads(store: RunStore, held: Held) -> JsonValue:
+    """Return head -> names of its options, as the start of the run says; None = it does not."""
+    found: JsonValue = None
+    for kind in _STARTS:
+        for start in store.of_kind(kind):
+            heads = event_fields(start.record.event).get("heads")
+            if heads and start.n <= held.n and start.record.event.instance in (0, held.record.event.instance):
+                found = heads
+    return found
+
+
+def _reward(store: RunStore, held: Held) -> JsonValue:
+    following = [each for each in store.of_instance(held.record.event.instance) if each.n > held.n]
+    for each in following:
+        if isinstance(each.record.event, DecisionMade):
+            return None
+        if each.record.event.kind == _REWARD:
+            return event_fields(each.record.event)
+    return None
+
+
+def describe_store(store: RunStore) -> dict[str, JsonValue]:
+    """Return what is held of a run, and what is missing."""
+    kinds: Mapping[str, int] = store.kinds()
+    instances = store.instances()
+    return {
+        "kinds": dict(kinds),
+        "instances": list(instances[:2_000]),
+        "num_instances": len(instances),
+        "num_held": len(store.all()),
+        "num_read": store.next_n,
+        "num_dropped": store.num_dropped,
+        "num_missing": store.num_missing,
+        "num_superseded": store.num_superseded,
+        "num_bad": store.num_bad,
+        "bad": list(store.bad),
+        "is_behind": store.is_behind,
+    }
