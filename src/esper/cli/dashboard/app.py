@@ -194,11 +194,12 @@ def _query(request: Request, kind: str) -> ListQuery:
     wanted = request.query_params.get(kind, "")
     if max(len(text), len(wanted)) > MAX_FILTER_CHARS:
         raise HTTPException(400, f"a filter has at most {MAX_FILTER_CHARS} characters")
-    instance = _number(request, "instance", -1)
+    instance, env = _number(request, "instance", -1), _number(request, "env", -1)
     return ListQuery(
         start=_number(request, "start", 0),
         count=min(MAX_ROWS, max(1, _number(request, "count", 100))),
         instance=None if instance < 0 else instance,
+        env=None if env < 0 else env,
         kind=wanted,
         text=text,
     )

@@ -5,18 +5,26 @@ Pure functions over a store; a browser asks for the rows that it shows.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from esper.cli.dashboard.plain import event_fields, list_row
+from esper.cli.dashboard.plain import event_fields, list_row, to_plain
 from esper.cli.dashboard.store import Held, RunStore
-from esper.leyline import DecisionMade, Event, JsonValue
+from esper.leyline import (
+    DecisionMade,
+    EpisodeFinished,
+    Event,
+    JsonValue,
+    PolicyTrainingStarted,
+    RewardGranted,
+    RunStarted,
+)
 
 MAX_ROWS = 500
 """Rows per answer."""
 MAX_FILTER_CHARS = 200
-_REWARD = "RewardGranted"
 _STARTS = ("RunStarted", "PolicyTrainingStarted")
 
 
@@ -31,6 +39,8 @@ class ListQuery:
     """In [1, MAX_ROWS]."""
     instance: int | None = None
     """Which host run; None = all."""
+    env: int | None = None
+    """Which environment of a policy in training; None = all."""
     kind: str = ""
     """Which kind of event, or of operation; empty = all."""
     text: str = ""
@@ -45,12 +55,10 @@ def list_events(store: RunStore, query: ListQuery) -> JsonValue:
 
 def list_decisions(store: RunStore, query: ListQuery) -> JsonValue:
     """Return the rows of a list of decisions, the newest last; `kind` of the query is an operation."""
-    source = store.of_kind("DecisionMade")
     found = [
         each
-        for each in source
-        if (query.instance is None or each.record.event.instance == query.instance)
-        and (not query.kind or _op_of(each.record.event) == query.kind)
+        for each in store.of_kind("DecisionMade")
+        if _is_of(each, query) and (not query.kind or _op_of(each.record.event) == query.kind)
     ]
     return _page(found, query, [_decision_row(each) for each in _slice(found, query)])
 
@@ -69,6 +77,7 @@ def find_decision(store: RunStore, n: int) -> JsonValue:
         "time": held.record.wall_time,
         "fields": event_fields(event),
         "heads": _heads(store, held),
+        "slots": list(_slots(store)),
         "reward": _reward(store, held),
     }
 
@@ -79,13 +88,27 @@ def _matching(store: RunStore, query: ListQuery) -> Sequence[Held]:
     else:
         source = store.of_kind(query.kind) if query.kind else store.all()
     words = query.text.casefold().split()
-    if not words and (not query.kind or query.instance is None):
+    if not words and query.env is None and (not query.kind or query.instance is None):
         return source
     return [
         each
         for each in source
-        if (not query.kind or each.record.event.kind == query.kind) and _holds(each, words)
+        if (not query.kind or each.record.event.kind == query.kind)
+        and _is_of(each, query)
+        and _holds(each, words)
     ]
+
+
+def _is_of(held: Held, query: ListQuery) -> bool:
+    """Whether a record belongs to the host run and the environment that are asked for."""
+    event = held.record.event
+    return (query.instance is None or event.instance == query.instance) and (
+        query.env is None or _env_of(event) == query.env
+    )
+
+
+def _env_of(event: Event) -> int | None:
+    return event.env_id if isinstance(event, DecisionMade | RewardGranted | EpisodeFinished) else None
 
 
 def _holds(held: Held, words: Sequence[str]) -> bool:
@@ -107,28 +130,45 @@ def _op_of(event: Event) -> str:
 
 def _decision_row(held: Held) -> dict[str, JsonValue]:
     own = event_fields(held.record.event)
-    names = ("epoch", "instance", "op", "slot", "blueprint", "reason", "refusal", "confidence", "value")
+    names = ("epoch", "instance", "round", "env_id", "op", "slot", "blueprint", "reason", "refusal", "value")
     return {"n": held.n, **{name: own[name] for name in names}}
 
 
 def _heads(store: RunStore, held: Held) -> JsonValue:
-    """Return head -> names of its options, as the start of the run says; None = it does not."""
+    """Return head -> names of its options, as the last start before a decision says; None = it does not."""
     found: JsonValue = None
     for kind in _STARTS:
         for start in store.of_kind(kind):
-            heads = event_fields(start.record.event).get("heads")
-            if heads and start.n <= held.n and start.record.event.instance in (0, held.record.event.instance):
-                found = heads
+            event = start.record.event
+            heads = event.heads if isinstance(event, RunStarted | PolicyTrainingStarted) else {}
+            if heads and start.n <= held.n and event.instance in (0, held.record.event.instance):
+                found = to_plain(heads)
     return found
 
 
-def _reward(store: RunStore, held: Held) -> JsonValue:
-    following = [each for each in store.of_instance(held.record.event.instance) if each.n > held.n]
-    for each in following:
-        if isinstance(each.record.event, DecisionMade):
+def _slots(store: RunStore) -> list[str]:
+    """Return the names of slots that the starts of a run tell of."""
+    names: dict[str, None] = {}
+    for kind in _STARTS:
+        for start in store.of_kind(kind):
+            event = start.record.event
+            if isinstance(event, RunStarted):
+                names |= dict.fromkeys(event.slots)
+            elif isinstance(event, PolicyTrainingStarted):
+                names |= dict.fromkeys(event.heads.get("slot", ()))
+    return list(names)
+
+
+def _reward(store: RunStore, decision: Held) -> JsonValue:
+    of_host = store.of_instance(decision.record.event.instance)
+    for each in of_host[bisect_right(of_host, decision.n, key=lambda held: held.n) :]:
+        event = each.record.event
+        if _env_of(event) != _env_of(decision.record.event):
+            continue
+        if isinstance(event, DecisionMade):
             return None
-        if each.record.event.kind == _REWARD:
-            return event_fields(each.record.event)
+        if isinstance(event, RewardGranted):
+            return event_fields(event)
     return None
 
 

@@ -33,6 +33,7 @@ function pieceOf(rows, params) {
   const wanted = params.kind || params.op;
   const found = rows.filter((row) =>
     (!wanted || row.kind === wanted || row.op === wanted)
+    && (params.env === undefined || params.env === null || row.env_id === params.env || (row.fields && row.fields.env_id === params.env))
     && (params.instance === undefined || params.instance === null || params.instance === "" || row.instance === Number(params.instance))
     && (!words.length || words.every((word) => JSON.stringify(row).toLowerCase().includes(word))));
   const start = params.start || 0;

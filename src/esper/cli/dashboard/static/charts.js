@@ -1,6 +1,6 @@
 // Line charts by uPlot: one x axis for all charts of a page, a legend of our own, colours of the theme.
 import { el, fill } from "./dom.js";
-import { formatNumber } from "./format.js";
+import { formatNumber, formatTick } from "./format.js";
 
 export const SLOT_COLOURS = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7", "--c8"];
 
@@ -158,9 +158,9 @@ function axesOf(spec) {
   const ink = colourOf("--muted");
   const line = colourOf("--grid");
   const font = "11px system-ui, sans-serif";
-  const format = spec.format || formatNumber;
+  const format = spec.format || ((value) => formatTick(value));
   return [
-    { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 26, space: 44,
+    { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: 24, space: 44,
       incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 1000000] },
     { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { show: false }, size: gutter(), space: 34,
       values: (u, splits) => splits.map((value) => (value === null ? "" : format(value, true))) },

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { Chart, SLOT_COLOURS } from "./charts.js";
 import { card, el, emptyNote, fill, name, table } from "./dom.js";
-import { formatAny, formatCount, formatMetric, formatNumber, isFraction } from "./format.js";
+import { formatAny, formatCount, formatMetric, formatNumber, formatTick, isFraction } from "./format.js";
 import { stageLegend, stripRow } from "./strips.js";
 
 export class ComparePage {
@@ -15,7 +15,7 @@ export class ComparePage {
     this.strips = el("div", {});
     this.spread = el("select", { "aria-label": "what is drawn", on: { change: () => this.drawCurves() } },
       el("option", { value: "mean" }, "mean and spread of each group"), el("option", { value: "runs" }, "every run"));
-    this.node = el("div", { class: "page", test: "compare-page" },
+    this.node = el("div", { class: "page stacked", test: "compare-page" },
       el("div", { class: "page-head" }, el("div", { class: "grow" }, el("a", { href: "#/", class: "back" }, "\u2190 all runs"), el("h1", {}, "Comparison")), this.spread),
       this.curves, card("Groups", {}, this.groups), card("Settings that differ", {}, this.settings), card("Growth", {}, stageLegend(), this.strips));
   }
@@ -45,8 +45,8 @@ export class ComparePage {
     const chart = new Chart(title, "compare-chart");
     const metric = groups[0].metric_name;
     const lines = this.spread.value === "runs"
-      ? groups.flatMap((group) => group.runs.map((run) => ({ label: `${labelOf(group)} seed ${run.seed}`, points: pairs(run.x, run.y), colour: group.colour })))
-      : groups.map((group) => ({ label: `${labelOf(group)} (n = ${group.num_runs})`, points: pairs(group.band.x, group.band.mean),
+      ? groups.flatMap((group) => group.runs.map((run) => ({ label: `${labelOf(group, groups)} seed ${run.seed}`, points: pairs(run.x, run.y), colour: group.colour })))
+      : groups.map((group) => ({ label: `${labelOf(group, groups)} (n = ${group.num_runs})`, points: pairs(group.band.x, group.band.mean),
         spread: group.num_runs > 1 ? pairs(group.band.x, group.band.spread) : null, colour: group.colour }));
     const x = [...new Set(lines.flatMap((line) => [...line.points.keys()]))].sort((a, b) => a - b);
     const values = (points) => x.map((each) => points.get(each) ?? null);
@@ -57,7 +57,7 @@ export class ComparePage {
       return { label: line.label, values: mean, colour: line.colour, spanGaps: true, ...(spread ? { upper: moved(1), lower: moved(-1) } : {}) };
     });
     requestAnimationFrame(() => chart.update({ x, max: Math.max(...groups.flatMap((group) => group.runs.map((run) => run.horizon)), 1), height: 280, series,
-      format: (value, isAxis) => (isAxis && isFraction(metric) ? `${Number((100 * value).toFixed(2))} %` : formatMetric(metric, value)) }));
+      format: (value, isAxis) => (isAxis && isFraction(metric) ? `${Number((100 * value).toFixed(2))} %` : isAxis ? formatTick(value) : formatMetric(metric, value)) }));
     return chart;
   }
 
@@ -66,7 +66,7 @@ export class ComparePage {
     const rows = this.data.groups.map((group) => {
       const swatch = el("i", { class: "swatch" });
       swatch.style.borderTopColor = `var(${group.colour})`;
-      return el("tr", {}, el("td", {}, swatch, " ", name(labelOf(group))), el("td", { class: "number" }, group.num_runs), el("td", {}, group.seeds.join(", ")),
+      return el("tr", {}, el("td", {}, swatch, " ", name(labelOf(group, this.data.groups))), el("td", { class: "number" }, group.num_runs), el("td", {}, group.seeds.join(", ")),
         el("td", { class: "number" }, estimate(group.metric_name, group.last_mean, group.last_spread, group.num_runs)),
         el("td", { class: "number" }, estimate(group.metric_name, group.test_mean, group.test_spread, group.num_runs)),
         el("td", { class: "number" }, [...new Set(group.num_params)].map(formatCount).join(", ")),
@@ -126,8 +126,10 @@ function pairs(x, y) {
   return new Map(x.map((each, index) => [each, y[index]]));
 }
 
-function labelOf(group) {
-  const differs = Object.entries(group.differs).slice(0, 2).map(([key, value]) => `${key.split(".").pop()} ${formatAny(value)}`);
+// Only what tells a group from those beside it is named.
+function labelOf(group, groups) {
+  const peers = groups.filter((other) => other.policy === group.policy);
+  const differs = Object.entries(group.differs).filter(([key, value]) => peers.some((other) => other.differs[key] !== value)).slice(0, 2).map(([key, value]) => `${key.split(".").pop()} ${formatAny(value)}`);
   return [group.policy || "run", ...differs].join(", ");
 }
 

@@ -24,13 +24,13 @@ export class DecisionsTab {
   }
 
   async load(start, count) {
-    const found = await get(`/api/runs/${this.run.id}/decisions`, { instance: this.run.filterInstance, start, count, op: this.op.value });
+    const found = await get(`/api/runs/${this.run.id}/decisions`, { instance: this.run.filterInstance, env: this.run.env, start, count, op: this.op.value });
     fill(this.count, `${found.total.toLocaleString("en")} decisions`);
     return found;
   }
 
-  async refresh() {
-    await this.list.refresh(false);
+  async refresh(isNew) {
+    await this.list.refresh(isNew);
     if (this.opened === null && this.list.total && this.list.selected < 0) await this.list.select(Math.max(0, firstAct(this.list)), true);
   }
 
@@ -60,7 +60,8 @@ function drawDecision(row) {
   return {
     props: { test: "decision-row", "data-n": row.n, "data-op": row.op },
     children: [
-      el("span", { class: "cell epoch" }, `e${row.epoch}`),
+      el("span", { class: "cell epoch" }, row.round === null ? `e${row.epoch}` : `r${row.round} e${row.epoch}`),
+      row.env_id === null ? null : el("span", { class: "cell host" }, `env ${row.env_id}`),
       el("span", { class: `op op-${OPS.includes(row.op) ? row.op.toLowerCase() : "other"}` }, row.op),
       row.refusal && el("span", { class: "problem" }, "refused"),
       el("bdi", { class: "cell target" }, target),
@@ -72,14 +73,14 @@ function drawDecision(row) {
 function inspect(found) {
   const fields = found.fields;
   return [
-    el("h2", {}, `Epoch ${fields.epoch}: `, name(fields.op), fields.slot ? [" in ", name(fields.slot)] : ""),
+    el("h2", {}, fields.round === null || fields.round === undefined ? "" : `Round ${fields.round}, environment ${fields.env_id}, `, `epoch ${fields.epoch}: `, name(fields.op), fields.slot ? [" in ", name(fields.slot)] : ""),
     el("dl", { class: "pairs" }, PLAIN_FIELDS.filter((key) => fields[key] !== null && fields[key] !== undefined)
       .map((key) => [el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, el("bdi", {}, formatAny(fields[key])))])),
     part("Value", "inspector-value", typeof fields.value === "number" || typeof fields.value === "string" ? el("p", { class: "big" }, formatNumber(fields.value)) : null),
     part("Reward", "inspector-reward", rewardOf(found.reward)),
     part("Probabilities", "inspector-probabilities", headsOf(fields.probabilities, found, true)),
     part("Masks: what was legal", "inspector-masks", headsOf(fields.legal, found, false)),
-    part("Observation", "inspector-observation", observationOf(fields.observation)),
+    part("Observation", "inspector-observation", observationOf(fields.observation, found.slots)),
   ];
 }
 
@@ -119,17 +120,17 @@ function bar(label, value, share, text, kind) {
 }
 
 // Names "slot/feature" are shown as one group per slot, the others as the first group.
-function observationOf(observation) {
+function observationOf(observation, slots) {
   const entries = Object.entries(observation || {});
   if (!entries.length) return null;
   const groups = new Map();
   for (const [key, value] of entries) {
-    const cut = key.lastIndexOf("/");
-    const group = cut < 0 ? "" : key.slice(0, cut);
+    const group = slots.filter((slot) => key.startsWith(`${slot}/`)).sort((a, b) => b.length - a.length)[0] || "";
     if (!groups.has(group)) groups.set(group, []);
-    groups.get(group).push([cut < 0 ? key : key.slice(cut + 1), value]);
+    groups.get(group).push([group ? key.slice(group.length + 1) : key, value]);
   }
-  return [...groups].sort((a, b) => (a[0] === "" ? -1 : b[0] === "" ? 1 : 0)).map(([group, values]) => el("details", { open: groups.size <= 4 },
+  const shown = [...groups].sort((a, b) => (a[0] === "" ? -1 : b[0] === "" ? 1 : 0)).map(([group, values]) => el("details", { open: groups.size <= 4 },
     el("summary", {}, group ? name(group) : "host", ` (${values.length})`),
     el("dl", { class: "pairs dense" }, values.map(([key, value]) => [el("dt", {}, name(key)), el("dd", {}, formatNumber(value))]))));
+  return [el("p", { class: "muted" }, "As the policy read it; features that were 0 are left out."), ...shown];
 }

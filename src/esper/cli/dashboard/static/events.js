@@ -26,17 +26,17 @@ export class EventsTab {
   }
 
   async load(start, count) {
-    const found = await get(`/api/runs/${this.run.id}/events`, { instance: this.run.filterInstance, start, count, kind: this.kind.value, text: this.text.value.slice(0, 200) });
+    const found = await get(`/api/runs/${this.run.id}/events`, { instance: this.run.filterInstance, env: this.run.env, start, count, kind: this.kind.value, text: this.text.value.slice(0, 200) });
     fill(this.count, `${found.total.toLocaleString("en")} events`);
     return found;
   }
 
-  async refresh() {
+  async refresh(isNew) {
     const kinds = Object.entries(this.run.head.kinds || {});
     const chosen = this.kind.value;
     fill(this.kind, el("option", { value: "" }, "every kind"), kinds.map(([kind, count]) => el("option", { value: kind }, `${kind} (${count.toLocaleString("en")})`)));
     this.kind.value = kinds.some(([kind]) => kind === chosen) ? chosen : "";
-    await this.list.refresh(false);
+    await this.list.refresh(isNew);
   }
 
   repaint() {}
@@ -53,6 +53,10 @@ export function eventText(row) {
   if (row.kind === "EpochCompleted") return `metric ${formatNumber(fields.metric)}, loss ${formatNumber(fields.validation_loss)}, training loss ${formatNumber(fields.train_loss)}`;
   if (row.kind === "DecisionMade") return `${fields.op}${fields.slot ? ` ${fields.slot}` : ""}${fields.blueprint ? ` \u2190 ${fields.blueprint}` : ""}${fields.refusal ? `, refused: ${fields.refusal}` : ""}: ${fields.reason}`;
   if (row.kind === "GateEvaluated") return `${fields.slot}: ${fields.gate} ${fields.is_passed ? "passed" : `not passed: ${formatAny(fields.failed || [])}`}`;
+  if (row.kind === "SeedGerminated") return `${fields.slot}: ${fields.blueprint} as ${fields.seed_id}, ${formatNumber(fields.num_params)} parameters`;
+  if (row.kind === "SlotMeasured") return `${fields.slot}: ${fields.stage}, alpha ${formatNumber(fields.alpha)}${fields.contribution === undefined ? "" : `, contribution ${formatNumber(fields.contribution)}`}`;
+  if (row.kind === "RunFinished") return `${fields.reason}${fields.test_metrics ? `, test ${formatAny(fields.test_metrics)}` : ""}`;
+  if (row.kind === "PolicyUpdated") return `${formatNumber(fields.num_env_steps)} environment steps`;
   return Object.entries(fields).map(([key, value]) => `${key} ${formatAny(value)}`).join(" \u00b7 ");
 }
 

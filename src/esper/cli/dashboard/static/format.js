@@ -50,3 +50,10 @@ export function formatAny(value) {
   }
   return typeof value === "number" ? formatNumber(value) : value === null ? "\u2013" : String(value);
 }
+
+// A number of an axis: as few digits as it needs.
+export function formatTick(value) {
+  const size = Math.abs(value);
+  if (size >= 1e5 || (size > 0 && size < 1e-4)) return Number(value.toPrecision(4)).toExponential();
+  return String(Number(value.toPrecision(6)));
+}

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { Chart, SLOT_COLOURS } from "./charts.js";
 import { card, el, emptyNote, fill, name, table } from "./dom.js";
-import { formatAny, formatCount, formatMetric, formatNumber, formatSigned, isFraction, NOT_RECORDED } from "./format.js";
+import { formatAny, formatCount, formatMetric, formatNumber, formatSigned, formatTick, isFraction, NOT_RECORDED } from "./format.js";
 import { stageBadge, Strips } from "./strips.js";
 
 export class GrowthTab {
@@ -30,7 +30,7 @@ export class GrowthTab {
   async refresh() {
     const data = await get(`/api/runs/${this.run.id}/growth`, { instance: this.run.instance });
     this.data = data;
-    const format = (value, isAxis) => (isAxis && isFraction(data.metric_name) ? `${Number((100 * value).toFixed(2))} %` : formatMetric(data.metric_name, value));
+    const format = (value, isAxis) => (isAxis && isFraction(data.metric_name) ? `${Number((100 * value).toFixed(2))} %` : isAxis ? formatTick(value) : formatMetric(data.metric_name, value));
     const max = data.horizon;
     const shared = { x: data.x, max, shared: true };
     this.metric.update({ ...shared, format, height: 240, series: present([
@@ -56,7 +56,7 @@ export class GrowthTab {
     const lines = (field, more) => names.filter((slot) => data.slots.by_slot[slot] && data.slots.by_slot[slot][field].some((value) => value !== null))
       .map((slot) => ({ label: slot, values: data.slots.by_slot[slot][field], colour: colours[slot], ...(more ? more(data.slots.by_slot[slot]) : {}) }));
     const shared = { x: data.slots.x, max, shared: true, height: 180 };
-    this.contribution.update({ ...shared, format: (value, isAxis) => (isAxis ? formatNumber(value) : formatSigned(value)), empty: "no contribution has been measured yet",
+    this.contribution.update({ ...shared, format: (value, isAxis) => (isAxis ? formatTick(value) : formatSigned(value)), empty: "no contribution has been measured yet",
       series: lines("contribution", (slot) => ({ upper: edge(slot, 1), lower: edge(slot, -1) })) });
     this.alpha.update({ ...shared, height: 140, empty: "no seed is blended in yet", series: lines("alpha") });
     this.ratios.update({ ...shared, height: 150, empty: NOT_RECORDED, series: lines("gradient_ratio") });

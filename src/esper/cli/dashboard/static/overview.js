@@ -18,7 +18,7 @@ export class OverviewPage {
     this.node = el("div", { class: "page" },
       el("div", { class: "page-head" }, el("h1", {}, "Runs"), el("div", { class: "tools" }, this.filter, this.compare)),
       this.note,
-      el("div", { class: "card flush scroll", tabindex: "0", role: "region", "aria-label": "runs" }, el("table", { test: "runs-table" }, el("thead", {}, head), this.body)));
+      el("div", { class: "card flush scroll runs-list", tabindex: "0", role: "region", "aria-label": "runs" }, el("table", { test: "runs-table" }, el("thead", {}, head), this.body)));
   }
 
   async start() {
@@ -45,7 +45,7 @@ export class OverviewPage {
     const id = focused && this.body.contains(focused) ? focused.getAttribute("data-id") : null;
     const isBox = id && document.activeElement.tagName === "INPUT";
     const rows = shown.map((run) => this.row(run));
-    fill(this.body, rows.length ? rows : el("tr", {}, el("td", { colspan: 11 }, emptyNote(this.runs.length
+    fill(this.body, rows.length ? rows : el("tr", {}, el("td", { colspan: 11, class: "none" }, emptyNote(this.runs.length
       ? "no run matches" : "no runs yet: `esper demo` and `esper train` write some, and they show up here"))));
     if (id) {
       const again = rows.find((row) => row.getAttribute("data-id") === id);
@@ -61,16 +61,16 @@ export class OverviewPage {
     return el("tr", { test: "run-row", "data-run": run.name, "data-id": run.id, "data-state": run.state },
       el("td", { class: "check" }, box),
       el("td", { class: "run-name" }, el("a", { href: `#/run/${run.id}` }, name(run.name)), run.problem && el("p", { class: "problem" }, run.problem)),
-      el("td", {}, stateBadge(run.state)),
+      el("td", { class: "run-state" }, stateBadge(run.state)),
       el("td", { class: "wide" }, name(run.task)),
       el("td", { class: "wide" }, name(run.policy)),
       el("td", { class: "number wide" }, run.problem ? "\u2013" : String(run.seed)),
-      el("td", {}, progress(run)),
-      el("td", { class: "number" }, el("b", {}, formatMetric(run.metric_name, run.metric)),
+      el("td", { class: "run-progress" }, progress(run)),
+      el("td", { class: "number run-metric" }, el("b", {}, formatMetric(run.metric_name, run.metric)),
         el("small", {}, test ? `test ${formatMetric(test[0], test[1])}` : run.metric_name)),
-      el("td", {}, sparkline(run.curve)),
+      el("td", { class: "run-curve" }, sparkline(run.curve)),
       el("td", { class: "number wide" }, formatCount(run.num_params)),
-      el("td", { class: "wide muted" }, formatTime(run.started_at)));
+      el("td", { class: "wide muted nowrap" }, formatTime(run.started_at)));
   }
 
   choose(id, isChosen) {

@@ -23,7 +23,7 @@ export class RunPage {
     this.title = el("h1", { test: "run-title" });
     this.facts = el("p", { class: "muted run-facts" });
     this.picker = el("select", { test: "env-picker", "aria-label": "host or environment", on: { change: () => this.pick(this.picker.value) } });
-    this.pickerBox = el("label", { class: "muted", hidden: true }, "Host ", this.picker);
+    this.pickerBox = el("label", { class: "muted", hidden: true }, "Show ", this.picker);
     this.tabs = el("nav", { class: "tabs", "aria-label": "parts of this run" });
     this.latest = el("p", { class: "latest muted", role: "status" });
     this.problems = el("div", {});
@@ -98,7 +98,7 @@ export class RunPage {
       this.instance = Number(value);
       this.filterInstance = value;
     }
-    this.tab.refresh();
+    this.tab.refresh(true);
   }
 
   chooseEnv(env) {

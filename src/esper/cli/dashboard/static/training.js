@@ -39,7 +39,7 @@ export class TrainingTab {
     this.data = data;
     this.drawFacts();
     this.max = data.start ? data.start.num_rounds : 0;
-    for (const [title, metric, colour] of PANELS) this.drawChart(title, metric, [{ label: metric, values: data.metrics[metric], colour }]);
+    for (const [title, metric, colour] of PANELS) this.drawChart(title, metric, [{ label: metric.split("/").pop(), values: data.metrics[metric], colour }]);
     for (const [title, prefix] of GROUPS) {
       const names = Object.keys(data.metrics).filter((metric) => metric.startsWith(prefix));
       this.drawChart(title, prefix, names.map((metric, index) => ({ label: metric.slice(prefix.length), values: data.metrics[metric], colour: COLOURS[index % 8] })));
