@@ -26,6 +26,11 @@ MAX_CONFIG_BYTES = 2**20
 MAX_DRAWN_POINTS = 400
 _SEED = "seed"
 _NOT_SET = "not set"
+_NAMED_BESIDE = ("policy", "task.name")
+_WITHOUT_EFFECT = ("telemetry.", "checkpoint.")
+"""Settings that change nothing in what a run comes to."""
+_OF_TRAINING = ("training.", "envs.", "fleet.")
+"""Settings that only matter where a policy is trained."""
 
 
 @final
@@ -51,7 +56,8 @@ def compare_runs(entries: Sequence[Entry]) -> dict[str, JsonValue]:
     groups: dict[tuple[str, ...], list[ComparedRun]] = defaultdict(list)
     for run in runs:
         digest = run.entry.digest
-        own = tuple(str(run.settings.get(key, _NOT_SET)) for key in differing if key != _SEED)
+        telling = [key for key in differing if tells_apart(key, is_training=digest.is_training)]
+        own = tuple(str(run.settings.get(key, _NOT_SET)) for key in telling)
         groups[(run.entry.info.task, run.entry.info.policy, digest.metric_name, *own)].append(run)
     return {
         "num_left_out": len(entries) - len(runs),
@@ -68,6 +74,12 @@ def compare_runs(entries: Sequence[Entry]) -> dict[str, JsonValue]:
             ],
         },
     }
+
+
+def tells_apart(key: str, *, is_training: bool) -> bool:
+    """Whether runs that differ in a setting belong to different groups."""
+    ignored = _WITHOUT_EFFECT if is_training else (*_WITHOUT_EFFECT, *_OF_TRAINING)
+    return key != _SEED and not key.startswith(ignored)
 
 
 def find_differing(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
@@ -132,7 +144,7 @@ def _describe_group(members: Sequence[ComparedRun], differing: Sequence[str]) ->
         "differs": {
             key: members[0].settings.get(key, _NOT_SET)
             for key in differing
-            if key not in (_SEED, "policy", "task.name")
+            if tells_apart(key, is_training=first.digest.is_training) and key not in _NAMED_BESIDE
         },
         "seeds": [run.entry.info.seed for run in members],
         "num_runs": len(members),

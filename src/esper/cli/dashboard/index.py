@@ -23,6 +23,8 @@ from esper.runtime.run_records import META_NAME, STATUS_NAME, RunInfo, list_runs
 
 MAX_OPEN_RUNS = 6
 """Runs whose records are held at the same time; the one that was looked at longest ago is let go."""
+MAX_OPEN_WEIGHT = 300_000
+"""Of all open runs together, see `RunStore.weight`; the one that is looked at may exceed it alone."""
 MAX_LISTED_RUNS = 2_000
 """Newest ones; the rest is counted."""
 LIST_SECONDS = 0.8
@@ -90,9 +92,14 @@ class RunIndex:
         with self.lock:
             store = self._open.pop(entry.id, None) or RunStore(entry.info.path)
             self._open[entry.id] = store
-            while len(self._open) > self._max_open:
+            while len(self._open) > 1 and (
+                len(self._open) > self._max_open or self._open_weight() > MAX_OPEN_WEIGHT
+            ):
                 self._open.popitem(last=False)
             return store
+
+    def _open_weight(self) -> int:
+        return sum(store.weight for store in self._open.values())
 
     def _look(self, begun: float) -> None:
         infos = self._infos()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 from esper.cli.dashboard.plain import event_fields, list_row, to_plain
@@ -90,12 +90,13 @@ def _matching(store: RunStore, query: ListQuery) -> Sequence[Held]:
     words = query.text.casefold().split()
     if not words and query.env is None and (not query.kind or query.instance is None):
         return source
+    names: dict[type[Event], tuple[str, ...]] = {}
     return [
         each
         for each in source
         if (not query.kind or each.record.event.kind == query.kind)
         and _is_of(each, query)
-        and _holds(each, words)
+        and (not words or _holds(each.record.event, words, names))
     ]
 
 
@@ -111,8 +112,19 @@ def _env_of(event: Event) -> int | None:
     return event.env_id if isinstance(event, DecisionMade | RewardGranted | EpisodeFinished) else None
 
 
-def _holds(held: Held, words: Sequence[str]) -> bool:
-    text = f"{held.record.event.kind} {held.record.event!r}".casefold() if words else ""
+def _holds(event: Event, words: Sequence[str], names: dict[type[Event], tuple[str, ...]]) -> bool:
+    """Whether the texts of an event hold every word; `names` remembers the fields of each type."""
+    own = names.get(type(event))
+    if own is None:
+        own = names[type(event)] = tuple(item.name for item in fields(event))
+    texts = [event.kind]
+    for name in own:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, tuple):
+            texts += [item for item in value if isinstance(item, str)]
+    text = " ".join(texts).casefold()
     return all(word in text for word in words)
 
 

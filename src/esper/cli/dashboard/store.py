@@ -18,7 +18,7 @@ from typing import NamedTuple, final
 from esper.leyline import Event, EventClass, EventsDropped, JsonValue, PolicyTrainingStarted, RunStarted
 from esper.nissa import Record, tail
 
-MAX_WEIGHT = 300_000
+MAX_WEIGHT = 200_000
 """Records held of a run; one with large tables counts for several."""
 MAX_STEP_BYTES = 2**20
 """Of one file, read in one step; a longer line is passed over."""
@@ -65,7 +65,8 @@ class RunStore:
         """Changes with everything that is added or dropped."""
         self._max_weight = max_weight
         self._batches = tail(path, MAX_STEP_BYTES)
-        self._weight = 0
+        self.weight = 0
+        """How much of the bound is taken."""
         self._held: list[Held] = []
         self._by_instance: dict[int, list[Held]] = defaultdict(list)
         self._by_kind: dict[str, list[Held]] = defaultdict(list)
@@ -105,7 +106,7 @@ class RunStore:
                 self.num_missing += event.num_dropped
             self._append(Held(self.next_n, record))
             self.next_n += 1
-        if self._weight > self._max_weight:
+        if self.weight > self._max_weight:
             self._drop()
 
     def all(self) -> Sequence[Held]:
@@ -152,7 +153,7 @@ class RunStore:
         self._held.append(held)
         self._by_instance[held.record.event.instance].append(held)
         self._by_kind[held.record.event.kind].append(held)
-        self._weight += weigh(held.record.event)
+        self.weight += weigh(held.record.event)
 
     def _supersede(self, start: Record, last_seq: int) -> None:
         """Leave out what a resumed attempt went back before."""
@@ -167,7 +168,7 @@ class RunStore:
         self._rebuild(kept)
 
     def _drop(self) -> None:
-        excess = self._weight - int(self._max_weight * _KEPT_FRACTION)
+        excess = self.weight - int(self._max_weight * _KEPT_FRACTION)
         gone: set[int] = set()
         for classes in ((EventClass.SAMPLE,), (EventClass.SAMPLE, EventClass.LIFECYCLE)):
             for held in self._held:
@@ -180,7 +181,7 @@ class RunStore:
         self._rebuild([held for held in self._held if held.n not in gone])
 
     def _rebuild(self, kept: Sequence[Held]) -> None:
-        self._held, self._weight = [], 0
+        self._held, self.weight = [], 0
         self._by_instance.clear()
         self._by_kind.clear()
         for held in kept:

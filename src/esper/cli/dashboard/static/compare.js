@@ -73,7 +73,7 @@ export class ComparePage {
         el("td", {}, Object.entries(group.differs).map(([key, value]) => el("div", {}, el("code", {}, key), " ", name(formatAny(value))))));
     });
     fill(this.groups, table(columns, rows, { test: "compare-table", label: "groups" }),
-      el("p", { class: "muted" }, "Runs in a group differ in their seed only. Spread: standard deviation over the runs of the group.",
+      el("p", { class: "muted" }, "Runs in a group differ in their seed, and in nothing else that changes what comes out. Spread: standard deviation over the runs of the group.",
         this.data.num_left_out ? ` ${this.data.num_left_out} older runs are left out.` : ""));
   }
 
