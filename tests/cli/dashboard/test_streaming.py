@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest
-from starlette.types import Message
 
 from battery_rows import BatteryRecord
 from esper.cli.dashboard import streaming
 from esper.cli.dashboard.streaming import EventStream, StreamSlots, parse_last_id
 from esper.leyline import JsonValue
+
+if TYPE_CHECKING:
+    from starlette.types import Message
 
 SERVER = "0123456789abcdef"
 
