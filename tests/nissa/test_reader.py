@@ -414,8 +414,9 @@ def test_tail_decodes_only_the_kinds_that_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_tail_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    for name in ("real", "run"):
+        (tmp_path / name).mkdir()
     write_run(tmp_path / "real", numbered(run_events()))
-    (tmp_path / "run").mkdir()
     (tmp_path / "run" / "events-0.jsonl").symlink_to(tmp_path / "real" / "events-0.jsonl")
     os.mkfifo(tmp_path / "run" / "events-1.jsonl")
     batch = next(tail(tmp_path / "run"))

@@ -42,7 +42,6 @@ def serving(root: Path, caps: ConnectionCaps) -> Iterator[tuple[int, Dashboard]]
         until(lambda: server.started)
         yield listening.port, dashboard
     finally:
-        dashboard.slots.is_closing = True
         server.should_exit = True
         thread.join(SECONDS)
         assert not thread.is_alive()

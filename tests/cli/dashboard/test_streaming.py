@@ -119,7 +119,7 @@ def test_the_end_of_the_server_ends_every_stream() -> None:
     slots = StreamSlots()
 
     def news(last_n: int) -> dict[str, JsonValue]:
-        slots.is_closing = True
+        slots.is_ending = lambda: True
         return {"n": 1}
 
     browser = Browser(99)
