@@ -76,7 +76,6 @@ export class GrowthTab {
         ({ label, values, colour: SLOT_COLOURS[index % SLOT_COLOURS.length], spanGaps: true })) });
     }
     const flags = data.red_flags;
-    const flags = data.gradients.red_flags;
     fill(this.flags, flags.length ? card("Red flags", {}, el("ul", { class: "plain" }, flags.map((flag) =>
       el("li", {}, el("b", {}, `epoch ${flag.epoch} `), name(flag.name), flag.where ? [" in ", name(flag.where)] : "",
         ` ${formatNumber(flag.value)} (limit ${formatNumber(flag.threshold)}) `, el("span", { class: "muted" }, name(flag.advice || "")))))) : null);
