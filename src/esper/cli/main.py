@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "esper.cli.watch",
             "watch a run go on: how far it is, what grows, what looks wrong",
         ),
+        "dash": ("esper.cli.dash", "show runs as a page in a browser, while they go on"),
         "runs": ("esper.cli.runs", "list runs, show one, compare several"),
         "report": ("esper.cli.report", "write a run as a page with figures, or several side by side"),
         "coalitions": ("esper.cli.coalitions", "measure what each fossil of a run is worth among the others"),
