@@ -45,6 +45,7 @@ WORDS = {
     "heuristic.slot_order": "last",
     "host.tracker.settles_against": "best",
     "telemetry.progress": "plain",
+    "telemetry.observations": "all",
     "fleet.kind": "process",
     "fleet.on_death": "restart",
     "network.kind": "flat",

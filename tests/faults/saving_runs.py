@@ -11,7 +11,8 @@ from pathlib import Path
 
 from esper.leyline import Event
 from esper.runtime.experiment import ExperimentConfig
-from esper.runtime.run import LateSink, run_experiment
+from esper.runtime.run import run_experiment
+from esper.runtime.run_attempt import LateSink
 from esper.tolaria.checkpoint import FileOps
 from runtime.test_run import tiny
 

@@ -21,7 +21,7 @@ import torch
 from cli.calling import Answer, call
 from data.formats import write_cifar, write_emoji, write_fashion
 from esper.leyline import EpochCompleted, Event
-from esper.runtime.run import LateSink
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.run_lock import RunLock
 from esper.runtime.run_records import CHECKPOINTS_NAME, CONFIG_NAME, LOCK_NAME, META_NAME
 

@@ -30,7 +30,8 @@ from esper.nissa import read_run
 from esper.runtime.config_file import read_config, render_config
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.replay import ReplayReport, replay_run
-from esper.runtime.run import LateSink, run_experiment
+from esper.runtime.run import run_experiment
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.run_records import CONFIG_NAME, META_NAME
 from esper.tolaria import HostRun
 from runtime.test_run import tiny

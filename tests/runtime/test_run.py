@@ -35,7 +35,8 @@ from esper.runtime.policies import SCORE_EVERY, SCORES_NOTICE
 from esper.runtime.presets import digits
 from esper.runtime.ranks.lone import LoneRank
 from esper.runtime.replay import replay_run
-from esper.runtime.run import LateSink, run_experiment, run_unwritten
+from esper.runtime.run import run_experiment, run_unwritten
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.training import assemble_training
 from esper.tamiyo import save_policy
 from esper.tolaria.checkpoint import CheckpointStore, SavedCheckpoint, StateRecord

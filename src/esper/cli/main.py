@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "launch": ("esper.cli.launch", "train a policy in several processes; restart after a failure"),
         "evaluate": ("esper.cli.evaluate", "compare policies on fresh hosts, on the test split"),
         "runs": ("esper.cli.runs", "list runs, show one"),
+        "dash": ("esper.cli.dash", "show runs as a page in a browser, while they go on"),
         "replay": ("esper.cli.replay", "repeat a run from its action log and compare every number"),
         "export": ("esper.cli.export", "write a run's network as a plain model without esper"),
         "data": ("esper.cli.data", "list the data sets, check their files"),

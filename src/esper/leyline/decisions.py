@@ -12,10 +12,12 @@ from esper.leyline.actions import WAIT, Action
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a learned policy saw when it decided; optional, for inspection only."""
+    """What a policy saw when it decided; optional, for inspection only."""
 
+    observation: Mapping[str, float] = field(default_factory=dict)
+    """See `DecisionMade.observation`."""
     masks: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
-    """Head name -> legality of each index."""
+    """Head name -> legality of each index, given operation and slot."""
     probabilities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Head name -> probability of each index."""
     value: float | None = None

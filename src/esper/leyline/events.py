@@ -58,6 +58,9 @@ class RunStarted(Event):
     is_resumed: bool = False
     rewinds_to_seq: int | None = None
     """On resume: records with a greater sequence number of earlier attempts are superseded."""
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Head of a policy ("op", "slot", "blueprint", ...) -> names of its options, in the order of
+    `DecisionMade.probabilities` and `legal`."""
 
 
 @final
@@ -109,7 +112,10 @@ class SlotMeasured(Event):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionMade(Event):
-    """A policy's decision and its fate."""
+    """A policy's decision, what it was made from, and its fate.
+
+    Of a policy in training it is a sample, and `epoch` still counts the intervals of the host.
+    """
 
     op: str
     slot: str | None
@@ -125,6 +131,43 @@ class DecisionMade(Event):
     curve: str | None = None
     tempo_epochs: int | None = None
     alpha_target: float | None = None
+    observation: Mapping[str, float] = field(default_factory=dict)
+    """The encoded, bounded features by name: "feature" of the host, "slot/feature" of each slot, a wide one
+    as "feature/0", ...; rounded to 4 significant digits: for reading, not for computing. What is left out is
+    0; all empty: not kept."""
+    legal: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
+    """Head -> which of its options could be chosen, given the operation and slot that were; the heads that
+    the operation uses, in the order of `probabilities`. Empty: not known."""
+    round: int | None = None
+    """Of a policy in training, from 1; None: a run that trains none."""
+    env_id: int | None = None
+    """Its environment; with the round it tells hosts of the same instance apart."""
+
+    @property
+    def event_class(self) -> EventClass:
+        """LIFECYCLE; of a policy in training, of which there are very many, SAMPLE."""
+        return EventClass.LIFECYCLE if self.round is None else EventClass.SAMPLE
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardGranted(Event):
+    """What the step came to that the last decision of the same instance (and `env_id`) caused.
+
+    `epoch` is that decision's plus 1: the interval that it caused is counted, also where the governor went
+    back afterwards. A run that trains no policy pays nobody and knows no host that never grows: there
+    "metric_lead" is replaced by "metric_change", of which the host's own learning is a part.
+    """
+
+    total: float
+    """Sum of the parts."""
+    parts: Mapping[str, float]
+    """Term of the reward -> its share; see docs/rewards.md."""
+    return_so_far: float
+    """Undiscounted sum of the totals of this episode, this one included."""
+    round: int | None = None
+    """See `DecisionMade`."""
+    env_id: int | None = None
 
 
 @final
@@ -305,6 +348,7 @@ _CLASSES: Mapping[str, EventClass] = MappingProxyType(
     {
         "EpochCompleted": EventClass.SAMPLE,
         "SlotMeasured": EventClass.SAMPLE,
+        "RewardGranted": EventClass.SAMPLE,
         "PolicyUpdated": EventClass.SAMPLE,
         "RunStarted": EventClass.RUN,
         "PolicyTrainingStarted": EventClass.RUN,
@@ -313,4 +357,5 @@ _CLASSES: Mapping[str, EventClass] = MappingProxyType(
 )
 
 SAMPLE_KINDS = frozenset(kind for kind, found in _CLASSES.items() if found is EventClass.SAMPLE)
-"""Kinds of events that are points of curves: the only ones that may be dropped."""
+"""Kinds of events that are always points of curves; beside decisions in trainings the only ones that may be
+dropped."""

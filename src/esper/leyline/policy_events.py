@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from esper.leyline import events
@@ -25,6 +25,8 @@ class PolicyTrainingStarted(Event):
     is_resumed: bool = False
     rewinds_to_seq: int | None = None
     """See `RunStarted`."""
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """See `RunStarted`; of the host with the most slots, whose names those of the others begin with."""
 
 
 @final
@@ -79,6 +81,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     events.EpochCompleted,
     events.SlotMeasured,
     events.DecisionMade,
+    events.RewardGranted,
     events.StageChanged,
     events.SeedGerminated,
     events.SeedFossilized,

@@ -38,7 +38,7 @@ from esper.nissa.backends.console import JsonConsole, PlainConsole, RichConsole,
 from esper.nissa.backends.jsonl import JsonlBackend
 from esper.nissa.backends.memory import MemoryBackend
 from esper.nissa.backends.run_directory import SUMMARY_NAME, RunDirectoryBackend, write_summary
-from esper.nissa.codec import SCHEMA_VERSION, Header, decode_line, encode_header, encode_record
+from esper.nissa.codec import SCHEMA_VERSION, Header, decode_event, decode_line, encode_header, encode_record
 from esper.nissa.config import PROGRESS_NAMES, TelemetryConfig
 from esper.nissa.event_chain import FileCaps
 from esper.nissa.hub import EventHub
@@ -122,6 +122,7 @@ __all__ = [
     "compute_training_curves",
     "compute_training_summary",
     "curves_to_plain",
+    "decode_event",
     "decode_line",
     "describe_summary",
     "draw_sparkline",

@@ -13,6 +13,8 @@ PROGRESS_NAMES = ("auto", "rich", "plain", "json", "none")
 """Ways to show progress on stderr."""
 
 BYTES_PER_MB = 1_000_000
+OBSERVATION_CHOICES = ("all", "first", "none")
+"""Of which hosts what a decision was made from may be kept."""
 _SMALLEST_FILE_MB = 0.01
 _LONGEST_ALERT_SECONDS = 3600.0
 
@@ -41,6 +43,10 @@ class TelemetryConfig:
     """Room for all event files of a process, in megabytes, at least twice max_event_file_mb; then the oldest
     samples are dropped and counted, lifecycle events never. Two hundred, because a report reads all of it
     into memory."""
+    observations: str = "first"
+    """Of which hosts events of decisions keep the features that the policy saw: "all", "first" (the first
+    environment of a training, and the host of every other run), "none". Masks, probabilities and values are
+    kept of all. First, because features are most of the bytes of a decision, and one host shows the way."""
     on_alert: str = ""
     """Command that is run when something needs a person: an anomaly, a rollback, a checkpoint that failed, a
     disk that is nearly full, a run that stopped. It gets the facts as JSON on stdin and in variables
@@ -64,6 +70,11 @@ class TelemetryConfig:
         if self.progress not in PROGRESS_NAMES:
             raise ConfigError(
                 f"telemetry.progress={self.progress!r}: {suggest(self.progress, PROGRESS_NAMES)}"
+            )
+        if self.observations not in OBSERVATION_CHOICES:
+            raise ConfigError(
+                f"telemetry.observations={self.observations!r}: "
+                f"{suggest(self.observations, OBSERVATION_CHOICES)}"
             )
         interval = self.flush_interval_seconds
         if not (math.isfinite(interval) and 0.0 <= interval <= 1.0):

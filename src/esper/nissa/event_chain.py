@@ -24,6 +24,7 @@ from esper.nissa.record import Record
 _NAME = re.compile(r"events-(?P<rank>[0-9]{1,9})(\.(?P<part>[1-9][0-9]{0,8}))?\.jsonl")
 _SAMPLES = tuple(f'{{"kind":"{kind}",'.encode() for kind in sorted(SAMPLE_KINDS))
 """How the lines of samples begin; the codec writes the kind first."""
+_DECISION, _IN_NO_ROUND = b'{"kind":"DecisionMade",', b'"round":null'
 
 
 @final
@@ -94,7 +95,7 @@ def drop_samples(path: Path) -> int:
     lost = _Lost()
     num_dropped = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        if line.startswith(_SAMPLES):
+        if _is_sample(line):
             lost.num_samples, lost.line, lost.place = lost.num_samples + 1, line, len(kept)
             num_dropped += 1
             continue
@@ -105,6 +106,13 @@ def drop_samples(path: Path) -> int:
     if num_dropped:
         write_atomically(path, b"".join(kept))
     return num_dropped
+
+
+def _is_sample(line: bytes) -> bool:
+    """Whether a line may go; decisions of a policy in training may, those of older files say no round."""
+    if line.startswith(_DECISION):
+        return b'"round":' in line and _IN_NO_ROUND not in line
+    return line.startswith(_SAMPLES)
 
 
 @final

@@ -5,9 +5,11 @@ Works on finished and on growing files; writes nothing.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import json
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +85,8 @@ class TailBatch:
 
     records: tuple[Record, ...]
     bad_lines: tuple[BadLine, ...] = ()
+    is_behind: bool = False
+    """Whether a file holds more than was read in this step."""
 
 
 def read_run(path: Path) -> RunLog:
@@ -178,11 +182,17 @@ def effective_log(path: Path) -> tuple[str, ...]:
     )
 
 
-def tail(path: Path) -> Iterator[TailBatch]:
+def tail(path: Path, max_bytes: int | None = None) -> Iterator[TailBatch]:
     """Yield, each time it is asked, what was added to a run directory since; never ends, never waits.
 
     Files may appear late, and a line counts once it is whole. A file that was written anew without its
-    samples is read on after the last record that was seen of it.
+    samples is read on after the last record that was seen of it. A link in the place of a file is not
+    followed.
+
+    Args:
+        path: A run directory; it may hold no event file yet.
+        max_bytes: Read at most so much of each file per step, >= 1, and pass over lines that are longer;
+            None = all there is.
 
     Example:
         for batch in tail(folder):
@@ -194,11 +204,12 @@ def tail(path: Path) -> Iterator[TailBatch]:
         # Listed before any is read: whoever begins a file has finished the one before it.
         files = find_event_files(path)
         for file in files:
-            cursors.setdefault(file, _Cursor(file.path))
+            cursors.setdefault(file, _Cursor(file.path, max_bytes))
         steps = [(file.rank, cursors[file].read_new()) for file in files]
         yield TailBatch(
             records=_merge(_join((rank, step.records) for rank, step in steps)),
             bad_lines=tuple(bad for _, step in steps for bad in step.bad_lines),
+            is_behind=any(step.is_behind for _, step in steps),
         )
 
 
@@ -206,25 +217,33 @@ def tail(path: Path) -> Iterator[TailBatch]:
 class _Cursor:
     """Remembers how far a growing file was read."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, max_bytes: int | None) -> None:
         self._file = file
+        self._max_bytes = max_bytes
         self._inode = -1
         self._num_bytes = 0
         self._num_lines = 0
         self._last_seq = -1
+        self._is_inside_long_line = False
 
     def read_new(self) -> TailBatch:
         """Read the whole lines after the last position."""
-        with self._file.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            if facts.st_ino != self._inode:  # another file in its place: the same one without its samples
-                self._inode, self._num_bytes, self._num_lines = facts.st_ino, 0, 0
-            file.seek(min(self._num_bytes, facts.st_size))  # shorter: its torn tail was cut
-            whole, line_end, unfinished = file.read().rpartition(b"\n")
-            self._num_bytes = file.tell() - len(unfinished)
+        try:
+            chunk, is_behind = self._read_chunk()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return TailBatch(records=())  # a link: it may lead anywhere
+        whole, line_end, unfinished = chunk.rpartition(b"\n")
         lines = whole.split(b"\n") if line_end else []
-        records: list[Record] = []
         bad: list[BadLine] = []
+        if self._is_inside_long_line and line_end:
+            self._is_inside_long_line = False
+            bad.append(self._pass_over(lines.pop(0)))
+        if is_behind and not line_end:
+            self._is_inside_long_line, unfinished = True, b""
+        self._num_bytes += len(chunk) - len(unfinished)
+        records: list[Record] = []
         for line in lines:
             self._num_lines += 1
             parsed = _parse(line, self._file, self._num_lines)
@@ -233,7 +252,29 @@ class _Cursor:
             elif isinstance(parsed, Record) and parsed.seq > self._last_seq:
                 records.append(parsed)
                 self._last_seq = parsed.seq
-        return TailBatch(records=tuple(records), bad_lines=tuple(bad))
+        return TailBatch(records=tuple(records), bad_lines=tuple(bad), is_behind=is_behind)
+
+    def _read_chunk(self) -> tuple[bytes, bool]:
+        """Return the next bytes, and whether the file holds more."""
+        with os.fdopen(os.open(self._file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for
+                return b"", False
+            if facts.st_ino != self._inode:  # another file in its place: the same one without its samples
+                self._inode, self._num_bytes, self._num_lines = facts.st_ino, 0, 0
+                self._is_inside_long_line = False
+            self._num_bytes = min(self._num_bytes, facts.st_size)  # shorter: its torn tail was cut
+            file.seek(self._num_bytes)
+            chunk = file.read(-1 if self._max_bytes is None else self._max_bytes)
+            return chunk, self._max_bytes is not None and len(chunk) == self._max_bytes
+
+    def _pass_over(self, end: bytes) -> BadLine:
+        self._num_lines += 1
+        return BadLine(
+            file=self._file.name,
+            line=self._num_lines,
+            problem=f"longer than {self._max_bytes} bytes; it ends in {len(end)} more",
+        )
 
 
 def _read_file(file: Path) -> RunLog:

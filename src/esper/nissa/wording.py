@@ -26,6 +26,7 @@ from esper.leyline import (
     Notice,
     PolicyTrainingStarted,
     PolicyUpdated,
+    RewardGranted,
     RolledBack,
     RunFinished,
     RunStarted,
@@ -113,6 +114,8 @@ class Narrator:
         The record is remembered either way.
         """
         event = record.event
+        if isinstance(event, DecisionMade | RewardGranted) and event.round is not None:
+            return None  # steps of a training come by the thousand; their host is told of when it has ended
         host = self._hosts.setdefault(event.instance, _Host())
         _remember(host, record)
         told = _describe(event, host)

@@ -28,8 +28,8 @@ from esper.leyline import (
 )
 from esper.nissa import BOOKKEEPING_KINDS, Record, read_run
 
-_NOT_REPEATED = BOOKKEEPING_KINDS | {"Notice"}
-"""Events about the process that ran; a replay is another one."""
+_NOT_REPEATED = BOOKKEEPING_KINDS | {"Notice", "RewardGranted"}
+"""Events about the process that ran, for a replay is another one, and what was worked out from others."""
 _USED_FIELDS: Mapping[LifecycleOp, tuple[str, ...]] = MappingProxyType(
     {
         LifecycleOp.GERMINATE: ("blend", "curve", "tempo_epochs", "alpha_target"),

@@ -14,8 +14,8 @@ elsewhere, agree on it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ from esper.runtime.devices import resolve_device
 from esper.runtime.experiment import ExperimentConfig, ModelConfig, TaskConfig
 from esper.runtime.own_blueprints import Offer, load_offer
 from esper.runtime.tasks import load_task
+from esper.tamiyo import name_heads
 from esper.tolaria import HostRun
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class ActionSizes:
 
     num_slots: int
     num_blueprints: int
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Head -> names of its options, of the host with the most slots."""
 
 
 @final
@@ -220,11 +223,13 @@ class HostFactory:
     def measure_sizes(self) -> ActionSizes:
         """Return the largest numbers of slots and blueprints that hosts of the family have."""
         slots, blueprints = 0, 0
+        heads: Mapping[str, tuple[str, ...]] = {}
         for shape in self._list_shapes():
             config = replace(self._config, model=shape)
             space = self._assemble(config).bench.space
+            heads = name_heads(space) if len(space.slot_ids) > slots else heads
             slots, blueprints = max(slots, len(space.slot_ids)), max(blueprints, len(space.blueprint_ids))
-        return ActionSizes(num_slots=slots, num_blueprints=blueprints)
+        return ActionSizes(num_slots=slots, num_blueprints=blueprints, heads=heads)
 
     def _list_shapes(self) -> list[ModelConfig]:
         """Return every depth and width that hosts of the family have."""

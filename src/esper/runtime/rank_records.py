@@ -43,7 +43,8 @@ def pack_report(report: RoundReport, first_env: int) -> bytes:
     """
     episodes = [[*episode[:3], dict(episode.facts)] for episode in report.episodes]
     quarantined = [[row.name, first_env + row.row, row.step, row.reason] for row in report.quarantined]
-    return json.dumps({"episodes": episodes, "quarantined": quarantined}).encode()
+    rows = {"episodes": episodes, "quarantined": quarantined, "told": list(report.told)}
+    return json.dumps(rows).encode()
 
 
 def join_reports(report: RoundReport, packed: Sequence[bytes]) -> RoundReport:
@@ -64,6 +65,7 @@ def join_reports(report: RoundReport, packed: Sequence[bytes]) -> RoundReport:
         report,
         episodes=tuple(sorted(episodes, key=_environment)),
         quarantined=tuple(sorted(quarantined, key=lambda row: row.row)),
+        told=tuple(step for part in told for step in part["told"]),
     )
 
 

@@ -23,7 +23,8 @@ from esper.runtime.episode_log import read_decision, read_episode
 from esper.runtime.event_comparison import Comparison, Difference
 from esper.runtime.experiment import TRAINABLE_NAMES
 from esper.runtime.resuming import refuse_unconfirmed_blueprints
-from esper.runtime.run import LateSink, describe_start
+from esper.runtime.run import describe_start
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.run_folder import package_versions
 from esper.runtime.run_records import CONFIG_NAME, read_meta
 

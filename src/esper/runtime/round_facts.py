@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from esper.leyline import EpisodeFinished
-from esper.simic import FinishedEpisode
+from esper.leyline import EpisodeFinished, Event
+from esper.nissa import decode_event
+from esper.simic import FinishedEpisode, ToldStep
 
 
 def describe_growth(episodes: Sequence[FinishedEpisode]) -> dict[str, float]:
@@ -55,6 +56,22 @@ def describe_episode(episode: FinishedEpisode, round_number: int) -> EpisodeFini
         num_fossils=int(str(facts["num_fossils"])),
         num_refused=int(str(facts["num_refused"])),
         ops={str(op): int(str(count)) for op, count in ops.items()},
+    )
+
+
+def read_step(step: ToldStep, round_number: int) -> tuple[Event, Event]:
+    """Return the decision and the reward of a step of a policy in training.
+
+    Args:
+        step: What `DecisionRecorder` told of it.
+        round_number: From 1.
+    """
+    decision, reward = step["decision"], step["reward"]
+    assert isinstance(decision, dict)
+    assert isinstance(reward, dict)
+    return (
+        decode_event("DecisionMade", decision | {"round": round_number}),
+        decode_event("RewardGranted", reward | {"round": round_number}),
     )
 
 

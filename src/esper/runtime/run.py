@@ -21,8 +21,6 @@ from typing import NoReturn, final
 
 from esper.leyline import (
     ConfigError,
-    Event,
-    EventSink,
     GovernorGaveUpError,
     JsonValue,
     Notice,
@@ -39,12 +37,14 @@ from esper.runtime.fault_plan import FaultPlan
 from esper.runtime.fault_points import FaultPoints
 from esper.runtime.policies import find_policy
 from esper.runtime.resuming import refuse_changes, refuse_other_size, restore_assembly
-from esper.runtime.run_attempt import HeldRun, StopQuestion, settle_policy
+from esper.runtime.run_attempt import HeldRun, LateSink, StopQuestion, settle_policy
 from esper.runtime.run_folder import RunFolder, RunOrigin, default_run_path
 from esper.runtime.run_records import RUNS_ROOT
 from esper.runtime.run_saver import Place, RunSaver, Snapshot
 from esper.runtime.run_stop import RunStop, TimeLimit
 from esper.runtime.shutdown import StopSignal
+from esper.runtime.told_steps import STEPS_KEY, ToldSteps, read_steps
+from esper.tamiyo import name_heads
 from esper.tolaria import SplitResult, StateRecord
 
 CHECKPOINT_KIND = "host-run"
@@ -90,20 +90,6 @@ class ExperimentResult:
             "flops": dict(self.flops),
             "slots": [dict(slot) for slot in self.slots],
         }
-
-
-@final
-class LateSink:
-    """Stands where the hub will be until the run directory exists; what comes before that is dropped."""
-
-    def __init__(self) -> None:
-        """Start without a target."""
-        self.target: EventSink | None = None
-
-    def emit(self, event: Event) -> None:
-        """Hand the event on, if there is anybody yet."""
-        if self.target is not None:
-            self.target.emit(event)
 
 
 def run_experiment(
@@ -191,6 +177,7 @@ class _WrittenRun:
         self._num_ranks, self._pass_on = held.num_ranks, held.pass_on
         self._loaded_name = ""
         self._points = held.points
+        self._steps = ToldSteps(held.config, held.assembly)
         self._saver = RunSaver(
             held.folder.checkpoints_path,
             hub,
@@ -210,6 +197,7 @@ class _WrittenRun:
         try:
             self._loop(stop)
             test = host_run.finish()
+            self._steps.finish(self._hub)
             host_run.settle()
             self._saver.save_now(self._place, self._capture)
         except GovernorGaveUpError:
@@ -238,15 +226,16 @@ class _WrittenRun:
         )
 
     def _loop(self, stop: StopQuestion) -> None:
-        host_run, policy = self._assembly.host_run, self._assembly.policy
-        every = self._config.checkpoint.every_epochs
+        host_run, every = self._assembly.host_run, self._config.checkpoint.every_epochs
         while not host_run.is_finished:
             outcome = None
             # Asked once: a stop between an action and its first batch would have a resumed run act twice.
             if not stop():
                 if host_run.progress.batch == 0:
-                    host_run.apply(policy.decide(host_run.observe()))
+                    self._steps.act()
                 outcome = host_run.train_epoch(self._points.ask(stop.pauses))
+                if outcome is not None:
+                    self._steps.settle(self._hub)
             if stop() and not host_run.is_finished:
                 self._leave(stop)
             is_due = outcome is not None and every > 0 and host_run.epoch % every == 0
@@ -278,6 +267,7 @@ class _WrittenRun:
             "run": record.state,
             "policy": dict(self._assembly.policy.state()),  # type: ignore[arg-type]
             "num_ranks": self._num_ranks,
+            STEPS_KEY: self._steps.state(),
         }
         if self._assembly.policy_fingerprint is not None:
             state["policy_fingerprint"] = self._assembly.policy_fingerprint
@@ -290,7 +280,9 @@ class _WrittenRun:
         self._loaded_name = loaded.name
         refuse_other_size(loaded.record, self._num_ranks, self._config.distributed)
         self._pass_on(loaded.record, loaded.topology_hash)
-        return restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
+        last_seq = restore_assembly(self._assembly, loaded.record, loaded.topology_hash)
+        self._steps.restore(read_steps(loaded.record.state))
+        return last_seq
 
     def _describe_fallback(self) -> list[str]:
         return [
@@ -314,6 +306,7 @@ def describe_start(
         slots=model.slot_ids,
         is_resumed=is_resumed,
         rewinds_to_seq=rewinds_to,
+        heads=name_heads(assembly.host_run.bench.space),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, final
 
-from esper.leyline import InterruptedRunError
+from esper.leyline import Event, EventSink, InterruptedRunError
 from esper.runtime.assemble import Assembly
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.fault_points import FaultPoints
@@ -60,6 +60,20 @@ def settle_policy(config: ExperimentConfig, provenance: Mapping[str, str]) -> Se
     return SettledExperiment(
         add_scores(config, config.policy), {**provenance, _SCORE_KEY: "policy"}, (SCORES_NOTICE,)
     )
+
+
+@final
+class LateSink:
+    """Stands where the hub will be until the run directory exists; what comes before that is dropped."""
+
+    def __init__(self) -> None:
+        """Start without a target."""
+        self.target: EventSink | None = None
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on, if there is anybody yet."""
+        if self.target is not None:
+            self.target.emit(event)
 
 
 def _keep(_record: StateRecord, _topology_hash: str) -> None:

@@ -17,6 +17,7 @@ from esper.runtime.fleets import build_fleet
 from esper.runtime.ranks.lone import Pace, Ranks
 from esper.runtime.user_code import build_own_terms
 from esper.simic import (
+    DecisionRecorder,
     GrowthEnvParts,
     GrowthRolloutEnv,
     InstancePlan,
@@ -106,6 +107,7 @@ def assemble_training(
             env_ids=tuple(env_ids),
             collective=ranks.collective,
             pace=pace,
+            record=DecisionRecorder(env, observations=config.telemetry.observations),
         )
     )
     return TrainingAssembly(

@@ -29,7 +29,7 @@ from esper.leyline import (
 from esper.nissa import EventHub
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.fault_points import FaultPoints
-from esper.runtime.round_facts import average_rounds, describe_episode, describe_growth
+from esper.runtime.round_facts import average_rounds, describe_episode, describe_growth, read_step
 from esper.runtime.run_folder import RunFolder, replace_text
 from esper.runtime.run_records import POLICY_FOLDER_NAME
 from esper.runtime.run_saver import Place, RunSaver, Snapshot
@@ -245,6 +245,7 @@ class WrittenRecord:
                 num_parameters=count_parameters(self._assembly.network),
                 is_resumed=is_resumed,
                 rewinds_to_seq=self._rewinds_to,
+                heads=self._assembly.envs.sizes.heads,
             )
         )
         self._points.announce(self._hub, self._trainer.round)
@@ -262,7 +263,8 @@ class WrittenRecord:
         metrics = dict(report.metrics) | describe_growth(report.episodes)
         self._rounds.append(metrics)
         self._num_env_steps = report.num_env_steps
-        events: list[Event] = [describe_episode(episode, report.round) for episode in report.episodes]
+        events: list[Event] = [event for step in report.told for event in read_step(step, report.round)]
+        events += [describe_episode(episode, report.round) for episode in report.episodes]
         events += [
             Notice(epoch=report.round, text=f"{row.name} left out from step {row.step} on: {row.reason}")
             for row in report.quarantined

@@ -3,13 +3,16 @@
 from esper.simic.anomalies import METRIC_TABLE, Anomaly, find_anomalies
 from esper.simic.batch_rows import join_batches, pack_batch, unpack_batch
 from esper.simic.best_teacher import choose_best
+from esper.simic.carry_rows import ToldStep
 from esper.simic.config import EntropyConfig, PPOConfig, TrainingConfig
+from esper.simic.decision_records import DecisionRecorder, TakenStep, TakingEnv
 from esper.simic.evaluate import EpisodeResult, evaluate_policy, run_episode
 from esper.simic.growth_env import GrowthEnvParts, GrowthRolloutEnv
 from esper.simic.imitation import Demonstrator, ImitationReport, demonstrate, imitate
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import ActorCritic, Bootstrap, EnvStep, RolloutEnv
 from esper.simic.intervals import PairedInterval, estimate_paired_interval
+from esper.simic.lone_reward import build_lone_reward
 from esper.simic.minibatches import count_minibatches
 from esper.simic.never_runs import NeverRun, NeverRuns
 from esper.simic.ppo import LearnerParts, PPOLearner, UpdateReport
@@ -37,6 +40,7 @@ __all__ = [
     "ActorCritic",
     "Anomaly",
     "Bootstrap",
+    "DecisionRecorder",
     "Demonstrator",
     "EntropyConfig",
     "EnvStep",
@@ -66,12 +70,16 @@ __all__ = [
     "RoundReport",
     "Rubric",
     "StepFacts",
+    "TakenStep",
+    "TakingEnv",
     "TamiyoRolloutBuffer",
     "TermMemory",
+    "ToldStep",
     "TrainerParts",
     "TrainingConfig",
     "UpdateReport",
     "WeightedTerm",
+    "build_lone_reward",
     "build_rubric",
     "check_reward_term",
     "choose_best",

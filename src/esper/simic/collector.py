@@ -14,7 +14,7 @@ Shapes: E rows, L layers and D units of the memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -23,6 +23,14 @@ from torch import Tensor
 
 from esper.leyline import Collective, EsperError, ForeignCheckpointError, JsonValue, derive_seed
 from esper.simic.anomalies import FaultyRows, add_lost_rows, find_faulty_rows
+from esper.simic.carry_rows import (
+    ToldStep,
+    pack_told,
+    read_episode,
+    read_quarantined,
+    read_rows,
+    unpack_told,
+)
 from esper.simic.config import RolloutConfig
 from esper.simic.interfaces import ActorCritic, EnvStep, RolloutEnv
 from esper.simic.normalizers import InputNormalizer, ValueNormalizer
@@ -66,6 +74,9 @@ class CollectorParts:
     after_step: Callable[[], None] | None = None
     """Called when a step is complete; buffer, carry and environment may be saved there, and raising leaves
     them whole."""
+    record: Callable[[PolicyInputs, PolicyStep, Tensor, Tensor], Sequence[ToldStep | None]] | None = None
+    """Called after each step with the inputs [E, ...] as the environment gave them, the choice, raw values
+    and which rows are real: returns [E] what is to be told of it."""
 
 
 @final
@@ -97,6 +108,14 @@ class RolloutCarry:
     """Of the present rollout."""
     quarantined: list[QuarantinedRow] = field(default_factory=list)
     """Of the present rollout."""
+    told: list[list[ToldStep]] = field(default_factory=list)
+    """[E] what is to be told of the steps so far; whoever tells it empties it."""
+
+    def take_told(self) -> tuple[ToldStep, ...]:
+        """Return what is to be told, row after row, and keep nothing of it."""
+        told = tuple(step for steps in self.told for step in steps)
+        self.told = [[] for _ in self.env_ids]
+        return told
 
     def draw_noise(self, num_heads: int) -> Tensor:
         """Return [E, H] in [0, 1) for the pending decisions; the same numbers until a step is counted."""
@@ -114,9 +133,8 @@ class RolloutCarry:
         tensors |= {name: getattr(self, name).clone() for name in _FLAGS}
         episodes: list[JsonValue] = [[*episode[:3], dict(episode.facts)] for episode in self.episodes]
         state: dict[str, JsonValue] = {"num_valid": self.num_valid, "episodes": episodes}
-        return StateRecord(
-            tensors=tensors, state=state | {"quarantined": [list(q) for q in self.quarantined]}
-        )
+        state |= {"quarantined": [list(q) for q in self.quarantined]}
+        return StateRecord(tensors=tensors, state=state | {"told": [pack_told(row) for row in self.told]})
 
     def restore(self, record: StateRecord) -> None:
         """Put back what `state` returned.
@@ -130,8 +148,8 @@ class RolloutCarry:
             raise ForeignCheckpointError(
                 f"saved carry lacks {sorted(missing)}, or is not of {len(self.has_ended)} environments"
             )
-        episodes = [_read_episode(row) for row in _read_rows(state, "episodes")]
-        quarantined = [_read_quarantined(row) for row in _read_rows(state, "quarantined")]
+        episodes = [read_episode(row) for row in read_rows(state, "episodes")]
+        quarantined = [read_quarantined(row) for row in read_rows(state, "quarantined")]
         device = self.memory.hidden.device
         self.memory = Memory(*(tensors[f"memory.{part}"].to(device, copy=True) for part in Memory._fields))
         prefix = "inputs."
@@ -141,6 +159,8 @@ class RolloutCarry:
         self.num_begun = tensors["num_begun"].clone()
         self.num_valid = int(str(state["num_valid"]))
         self.episodes, self.quarantined = episodes, quarantined
+        told = read_rows(state, "told") if "told" in state else [""] * len(self.env_ids)
+        self.told = [unpack_told(row) for row in told]
 
 
 def build_carry(network: ActorCritic, env_ids: Sequence[int], *, seed: int) -> RolloutCarry:
@@ -161,6 +181,7 @@ def build_carry(network: ActorCritic, env_ids: Sequence[int], *, seed: int) -> R
         has_ended=torch.ones(num_envs, dtype=torch.bool),
         returns=torch.zeros(num_envs, dtype=torch.float64),
         lengths=torch.zeros(num_envs, dtype=torch.int64),
+        told=[[] for _ in env_ids],
     )
 
 
@@ -271,6 +292,10 @@ def _collect_step(
             episode_start=carry.episode_start & is_live,
         )
     )
+    if parts.record is not None:
+        told = parts.record(carry.inputs, choice, parts.values.denormalize(choice.value), valid)
+        for steps, step in zip(carry.told, told, strict=True):
+            steps += [] if step is None else [step]
     _report(env, carry, faults, parts, step=buffer.num_steps - 1)
     # 4) what comes next, and what would have come where an episode was abandoned
     following = _replace_rows(result.inputs, carry.inputs, is_live & ~faults.rows)
@@ -368,29 +393,3 @@ def _compute_pending_values(network: ActorCritic, carry: RolloutCarry, parts: Co
     goes_on = (~(carry.has_ended | carry.episode_start)).to(parts.device)
     values = _compute_values(network, carry.inputs, carry.memory, parts)
     return torch.where(goes_on, values, torch.zeros_like(values))
-
-
-# ------------------------------------------------------------------ reading a saved carry
-
-
-def _read_rows(state: Mapping[str, JsonValue], key: str) -> list[JsonValue]:
-    rows = state.get(key)
-    if not isinstance(rows, list):
-        raise ForeignCheckpointError(f"saved rollout carry, field {key!r}: expected a list, got {rows!r}")
-    return rows
-
-
-def _read_episode(row: JsonValue) -> FinishedEpisode:
-    match row:
-        case [str(name), float() | int() as reward, int(num_steps), Mapping() as facts]:
-            return FinishedEpisode(name, float(reward), num_steps, facts)
-        case _:
-            raise ForeignCheckpointError(f"saved rollout carry, episode {row!r}: malformed")
-
-
-def _read_quarantined(row: JsonValue) -> QuarantinedRow:
-    match row:
-        case [str(name), int(place), int(step), str(reason)]:
-            return QuarantinedRow(name, place, step, reason)
-        case _:
-            raise ForeignCheckpointError(f"saved rollout carry, quarantined row {row!r}: malformed")

@@ -33,6 +33,7 @@ from esper.leyline import (
     VerdictKind,
 )
 from esper.simic.config import HORIZON_SEMANTICS
+from esper.simic.decision_records import TakenStep
 from esper.simic.episode import Episode, as_table, read_host, read_list
 from esper.simic.instances import EpisodeStart, InstancePlan
 from esper.simic.interfaces import EnvStep
@@ -107,6 +108,8 @@ class GrowthRolloutEnv:
         self._observations = parts.fleet.observations()
         self._layout = build_growth_layout(self._observations[0].space)
         self._has_ended = [True] * self.num_envs
+        self.taken: tuple[TakenStep | None, ...] = (None,) * self.num_envs
+        """[E] what each row did in the last step; None where that was not a real one."""
 
     # ------------------------------------------------------------------ what a learner sees
 
@@ -193,6 +196,10 @@ class GrowthRolloutEnv:
             self._pay(row, before[row], results[row], verdicts[row], is_last=last[row]) if is_known else None
             for row, is_known in enumerate(is_valid)
         ]
+        self.taken = tuple(
+            None if paid is None else self._take(row, before[row], results[row], paid)
+            for row, paid in enumerate(rows)
+        )
         self._has_ended = [ended or end for ended, end in zip(self._has_ended, ends, strict=True)]
         return self._answer(rows, is_valid, ends, verdicts)
 
@@ -240,6 +247,18 @@ class GrowthRolloutEnv:
         paid = self._rewards[row].compute(facts)
         episode.count(result, paid.total)
         return paid
+
+    def _take(self, row: int, before: Observation, result: ActionResult, paid: PaidReward) -> TakenStep:
+        episode = self._episodes[row]
+        return TakenStep(
+            env_id=self._parts.env_ids[row],
+            instance=episode.start.instance,
+            before=before,
+            result=result,
+            reward=paid.total,
+            terms=paid.terms,
+            return_so_far=episode.total_reward,
+        )
 
     def _never(self, start: EpisodeStart) -> NeverRun:
         return self._parts.never_runs.get(start.instance)

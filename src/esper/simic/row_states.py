@@ -126,10 +126,12 @@ def _join_state(records: Sequence[StateRecord], counts: Sequence[int]) -> dict[s
     envs = [_part(record, "env") for record in records]
     episodes: list[JsonValue] = []
     quarantined: list[JsonValue] = []
+    told: list[JsonValue] = []
     env: dict[str, JsonValue] = {key: [] for key in _ENV_LISTS}
     start = 0
     for carry, part, count in zip(carries, envs, counts, strict=True):
         episodes += _items(carry, "episodes")
+        told += _items(carry, "told") or [""] * count
         for entry in _items(carry, "quarantined"):
             quarantined.append(_move_row(entry, start + _row_of(entry)))
         for key in _ENV_LISTS:
@@ -141,6 +143,7 @@ def _join_state(records: Sequence[StateRecord], counts: Sequence[int]) -> dict[s
         "num_valid": sum(int(str(carry["num_valid"])) for carry in carries),
         "episodes": episodes,
         "quarantined": quarantined,
+        "told": told,
     }
     buffer = _part(records[0], "buffer") | {"num_envs": sum(counts)}
     return {**records[0].state, "buffer": buffer, "carry": carry_state, "env": env}
@@ -149,11 +152,13 @@ def _join_state(records: Sequence[StateRecord], counts: Sequence[int]) -> dict[s
 def _pick_state(record: StateRecord, rows: Sequence[int], *, is_first: bool) -> dict[str, JsonValue]:
     carry, env = _part(record, "carry"), _part(record, "env")
     place = {row: new for new, row in enumerate(rows)}
+    told = _items(carry, "told") or [""] * count_rows(record)
     kept = [entry for entry in _items(carry, "quarantined") if _row_of(entry) in place]
     carry_state: dict[str, JsonValue] = {
         "num_valid": carry["num_valid"] if is_first else 0,
         "episodes": _items(carry, "episodes") if is_first else [],
         "quarantined": [_move_row(entry, place[_row_of(entry)]) for entry in kept],
+        "told": [told[row] for row in rows],
     }
     env_state: dict[str, JsonValue] = {
         key: [_items(env, key)[row] for row in rows] for key in _ENV_LISTS if key in env

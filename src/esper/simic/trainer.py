@@ -11,7 +11,7 @@ nothing and touches no disk; whoever runs it does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from esper.leyline import Collective, ConfigError, ForeignCheckpointError, JsonValue, SingleProcess
 from esper.simic.advantages import compute_gae, compute_next_values
 from esper.simic.anomalies import Anomaly, find_anomalies
+from esper.simic.carry_rows import ToldStep
 from esper.simic.collector import (
     CollectorParts,
     build_carry,
@@ -39,6 +40,7 @@ from esper.simic.rollout_buffer import (
     TamiyoRolloutBuffer,
 )
 from esper.simic.time_critic import TimeCritic
+from esper.tamiyo import PolicyInputs, PolicyStep
 from esper.tolaria import StateRecord
 
 TIME_CRITIC_METRIC = "rollout/time_explained_variance"
@@ -68,6 +70,8 @@ class TrainerParts:
     """Ranks that train the same policy, each on rows of its own; the learner's."""
     pace: RolloutPace = field(default_factory=FreePace)
     """When a rollout is cut short for the other ranks."""
+    record: Callable[[PolicyInputs, PolicyStep, Tensor, Tensor], Sequence[ToldStep | None]] | None = None
+    """See `CollectorParts.record`; None tells nothing."""
 
 
 @final
@@ -84,6 +88,8 @@ class RoundReport:
     episodes: tuple[FinishedEpisode, ...]
     quarantined: tuple[QuarantinedRow, ...]
     findings: tuple[Anomaly, ...]
+    told: tuple[ToldStep, ...] = ()
+    """What is to be told of its steps, environment after environment."""
 
 
 class _StoppedError(Exception):
@@ -177,6 +183,7 @@ class PolicyTrainer:
             episodes=rollout.episodes,
             quarantined=rollout.quarantined,
             findings=find_anomalies(tuple(self._history), self._parts.config.anomalies),
+            told=self._carry.take_told(),
         )
 
     def _collect(self, should_stop: Callable[[], bool] | None) -> Rollout:
@@ -193,6 +200,7 @@ class PolicyTrainer:
             inputs=learner.input_normalizer,
             should_cut=lambda num_steps: parts.pace.should_cut(num_steps, self.round),
             after_step=after_step,
+            record=parts.record,
         )
         rollout = collect_rollout(parts.env, parts.network, self._buffer, self._carry, collector)
         parts.pace.finish(self.round)

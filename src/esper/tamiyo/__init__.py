@@ -20,6 +20,14 @@ from esper.tamiyo.greedy import GreedyConfig, GreedyScorePolicy
 from esper.tamiyo.heuristic import HeuristicTamiyo
 from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig
 from esper.tamiyo.inputs import build_inputs, describe_contract, observation_contract
+from esper.tamiyo.inspection import (
+    add_evidence,
+    describe_features,
+    describe_legal,
+    list_used_heads,
+    name_heads,
+    round_number,
+)
 from esper.tamiyo.masks import ActionMasks, choosable_ops, compute_masks, growable_blueprints
 from esper.tamiyo.network import NetworkConfig, PolicyView, RecurrentActorCritic, build_network
 from esper.tamiyo.noise import draw_noise
@@ -62,6 +70,7 @@ __all__ = [
     "RecurrentPolicy",
     "ScheduledAction",
     "SequenceEvaluation",
+    "add_evidence",
     "build_action",
     "build_even_schedule",
     "build_growth_layout",
@@ -73,12 +82,17 @@ __all__ = [
     "choosable_ops",
     "compute_masks",
     "describe_contract",
+    "describe_features",
+    "describe_legal",
     "draw_noise",
     "encode",
     "encode_many",
     "growable_blueprints",
+    "list_used_heads",
     "load_policy",
+    "name_heads",
     "observation_contract",
     "require_policy",
+    "round_number",
     "save_policy",
 ]

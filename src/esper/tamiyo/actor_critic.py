@@ -18,6 +18,7 @@ A mask is part of the observation that it was computed with and is stored with i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -67,6 +68,8 @@ class PolicyStep(NamedTuple):
     """[E] int64: legal joint actions; 1 = the step was forced."""
     memory: Memory
     """After the step."""
+    shown: Mapping[str, Tensor] = MappingProxyType({})
+    """Head -> [E, K] probabilities of its options along the path of the actions, for inspection."""
 
 
 class SequenceEvaluation(NamedTuple):

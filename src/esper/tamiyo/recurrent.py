@@ -7,7 +7,6 @@ and a decision does not depend on how many numbers the ones before it drew.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -23,17 +22,10 @@ from esper.leyline import (
     Observation,
     derive_seed,
 )
-from esper.tamiyo.action_layout import (
-    BLUEPRINT_HEAD,
-    HEAD_OPS,
-    OP_HEAD,
-    SLOT_HEAD,
-    build_action,
-    build_growth_layout,
-)
+from esper.tamiyo.action_layout import OP_HEAD, build_action, build_growth_layout
 from esper.tamiyo.actor_critic import Memory
-from esper.tamiyo.distributions import ActionMask
 from esper.tamiyo.inputs import build_inputs
+from esper.tamiyo.inspection import describe_features, describe_legal, list_used_heads
 from esper.tamiyo.memory import read_int, read_keys, read_list
 from esper.tamiyo.network import PolicyView, RecurrentActorCritic
 from esper.tamiyo.noise import draw_noise
@@ -84,7 +76,8 @@ class RecurrentPolicy:
         """
         self._check_layout(observation)
         device = self._memory.hidden.device
-        inputs = {name: tensor.to(device) for name, tensor in build_inputs([observation]).items()}
+        encoded = build_inputs([observation])
+        inputs = {name: tensor.to(device) for name, tensor in encoded.items()}
         with torch.no_grad():
             view = self._network.view(inputs, self._memory, torch.zeros(1, dtype=torch.bool, device=device))
             distribution = view.distribution
@@ -98,7 +91,13 @@ class RecurrentPolicy:
         self._memory = view.memory
         self._num_decisions += 1
         action = build_action(tuple(actions[0].tolist()), observation.space)
-        return _describe(action, actions, view, observation, log_prob)
+        evidence = Evidence(
+            observation=describe_features(encoded, 0, observation.space.slot_ids),
+            masks=describe_legal(encoded, 0, action, observation.space),
+            probabilities=_show_probabilities(action, actions, view),
+            value=_read_value(view),
+        )
+        return _describe(action, int(actions[0, 0]), evidence, log_prob)
 
     def state(self) -> dict[str, object]:
         """Return memory and place in the random stream as plain data."""
@@ -173,33 +172,20 @@ def _read_number(key: str, item: object) -> float:
     return float(item)
 
 
-def _describe(
-    action: Action, actions: Tensor, view: PolicyView, observation: Observation, log_prob: float
-) -> Decision:
-    op, slot = int(actions[0, 0]), int(actions[0, 1])
-    used = [head for head, ops in HEAD_OPS.items() if action.op in ops]
+def _show_probabilities(action: Action, actions: Tensor, view: PolicyView) -> dict[str, tuple[float, ...]]:
     shown = view.distribution.probabilities(actions)
-    probabilities = {head: tuple(shown[head][0].tolist()) for head in used}
-    num_legal = int(view.masks.op[0].sum())
-    value = _read_value(view)
+    return {head: tuple(shown[head][0].tolist()) for head in list_used_heads(action)}
+
+
+def _describe(action: Action, op: int, evidence: Evidence, log_prob: float) -> Decision:
+    legal, value = evidence.masks[OP_HEAD], evidence.value
+    probability = evidence.probabilities[OP_HEAD][op]
     where = "" if action.slot is None else f" on {action.slot}"
     return Decision(
         action=action,
-        reason=f"{action.op.value}{where}: probability {probabilities[OP_HEAD][op]:.3f} among {num_legal} of "
-        f"{len(observation.space.op_ids)} operations, joint {math.exp(log_prob):.3g}"
+        reason=f"{action.op.value}{where}: probability {probability:.3f} among {sum(legal)} of "
+        f"{len(legal)} operations, joint {math.exp(log_prob):.3g}"
         f"{'' if value is None else f', value {value:.4f}'}",
         confidence=min(math.exp(log_prob), 1.0),
-        evidence=Evidence(
-            masks=_show_masks(view.masks, used, op, slot), probabilities=probabilities, value=value
-        ),
+        evidence=evidence,
     )
-
-
-def _show_masks(masks: ActionMask, used: Sequence[str], op: int, slot: int) -> dict[str, tuple[bool, ...]]:
-    """Legality along the path that was taken; arguments are always legal."""
-    shown = {OP_HEAD: tuple(masks.op[0].tolist())}
-    if SLOT_HEAD in used and masks.slot is not None:
-        shown[SLOT_HEAD] = tuple(masks.slot[0, op].tolist())
-    if BLUEPRINT_HEAD in used and masks.blueprint is not None:
-        shown[BLUEPRINT_HEAD] = tuple(masks.blueprint[0, slot].tolist())
-    return shown

@@ -22,6 +22,8 @@ def describe_decision(decision: Decision, refusal: str | None, epoch: int) -> De
         curve=action.curve.value,
         tempo_epochs=action.tempo_epochs,
         alpha_target=action.alpha_target,
+        observation={} if evidence is None else evidence.observation,
+        legal={} if evidence is None else evidence.masks,
     )
 
 

@@ -13,6 +13,7 @@ from esper.leyline import (
     DecisionMade,
     EpochCompleted,
     Event,
+    RewardGranted,
     RolledBack,
     RunStarted,
     SeedCulled,
@@ -89,12 +90,18 @@ def effective_events(records: Iterable[Record], instance: int = 0) -> tuple[Even
     everything from that decision on is undone. The RolledBack event itself stays.
     """
     kept: list[Event] = []
+    is_undone = False
     for record in records:
         event = record.event
         if event.instance != instance:
             continue
         if isinstance(event, RolledBack):
             del kept[_first_undone(kept, event.restored_epoch) :]
+            is_undone = True
+        elif isinstance(event, DecisionMade):
+            is_undone = False
+        elif isinstance(event, RewardGranted) and is_undone:
+            continue  # of the decision that was taken back
         kept.append(event)
     return tuple(kept)
 

@@ -27,8 +27,8 @@ from esper.runtime.rank_records import pack_record, unpack_record
 from esper.runtime.ranks.channel import Channel, Operation
 from esper.runtime.ranks.rank_group import RankGroup
 from esper.runtime.resuming import refuse_changes, restore_assembly
-from esper.runtime.run import ExperimentResult, LateSink, run_in_folder
-from esper.runtime.run_attempt import HeldRun, SettledExperiment, settle_policy
+from esper.runtime.run import ExperimentResult, run_in_folder
+from esper.runtime.run_attempt import HeldRun, LateSink, SettledExperiment, settle_policy
 from esper.runtime.run_folder import RunFolder
 from esper.runtime.run_stop import RunStop, TimeLimit
 from esper.runtime.shutdown import StopSignal

@@ -183,6 +183,7 @@ class RecurrentActorCritic(nn.Module):
                 value=view.value,
                 num_valid=distribution.num_valid(),
                 memory=view.memory,
+                shown=distribution.probabilities(actions),
             )
 
     def evaluate(

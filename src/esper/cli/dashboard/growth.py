@@ -1,0 +1,153 @@
+"""One host run as its page shows it: curves, slots, seeds and signs of trouble, thinned to what can be drawn.
+
+Pure functions over held records.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from esper.cli.dashboard.plain import event_fields, finite, finite_all, list_row
+from esper.cli.dashboard.store import Held, events_of
+from esper.leyline import EpochCompleted, Event, JsonValue, RunFinished, RunStarted, SlotMeasured
+from esper.nissa import compute_curves, compute_fates, compute_strips, effective_events
+
+MAX_DRAWN_POINTS = 1_200
+"""Of one curve: more than a screen has columns."""
+MAX_MARKERS = 200
+MAX_SEEDS = 500
+MAX_GRADIENT_SERIES = 40
+_MARKED = frozenset(
+    {"RolledBack", "UpdateSkipped", "CheckpointFailed", "BackendFailed", "EventsDropped", "RedFlagRaised"}
+)
+_GRADIENTS, _RED_FLAG = "GradientsMeasured", "RedFlagRaised"
+_SLOT_NUMBERS = ("alpha", "contribution", "contribution_error", "shadow_gain", "credit", "gradient_ratio")
+_EPOCH_NUMBERS = ("learning_rate", "host_gradient_norm", "num_skipped_batches", "seconds")
+
+
+def build_growth(held: Sequence[Held], instance: int) -> dict[str, JsonValue]:
+    """Return everything that is drawn of one host run.
+
+    Args:
+        held: What is held of it, by place.
+        instance: Which host run of a fleet.
+    """
+    events = effective_events(events_of(held), instance)
+    curves = compute_curves(events)
+    by_epoch = {event.epoch: event for event in events if isinstance(event, EpochCompleted)}
+    kept = thin(list(curves.metric), MAX_DRAWN_POINTS)
+    epochs = [by_epoch[curves.epochs[index]] for index in kept]
+    series: dict[str, JsonValue] = {
+        "metric": finite_all(curves.metric[index] for index in kept),
+        "train_metric": None
+        if curves.train_metric is None
+        else finite_all(curves.train_metric[index] for index in kept),
+        "train_loss": finite_all(event.train_loss for event in epochs),
+        "validation_loss": finite_all(event.validation_loss for event in epochs),
+        "total_params": finite_all(event.total_params for event in epochs),
+        **{name: finite_all(getattr(event, name) for event in epochs) for name in _EPOCH_NUMBERS},
+    }
+    start = next((event for event in events if isinstance(event, RunStarted)), None)
+    end = next((event for event in reversed(events) if isinstance(event, RunFinished)), None)
+    return {
+        "instance": instance,
+        "metric_name": curves.metric_name,
+        "horizon": start.horizon_epochs if start else max(curves.epochs, default=0),
+        "host_params": start.host_params if start else None,
+        "num_epochs": len(curves.epochs),
+        "x": [event.epoch for event in epochs],
+        "series": series,
+        "strips": [
+            {"slot": slot, "spans": [asdict(span) for span in spans]}
+            for slot, spans in compute_strips(events).items()
+        ],
+        "slots": _slot_curves(events),
+        "seeds": [_to_json(asdict(fate)) for fate in compute_fates(events)[-MAX_SEEDS:]],
+        "markers": [list_row(each.n, each.record) for each in held if _is_marked(each)][-MAX_MARKERS:],
+        "gradients": _gradient_curves(events),
+        "finished": None if end is None else event_fields(end),
+    }
+
+
+def thin(values: Sequence[float], max_points: int) -> list[int]:
+    """Return which points of a curve to draw: of every stretch the lowest and the highest, and both ends.
+
+    Args:
+        values: The curve.
+        max_points: About how many points stay; all of them where there are no more.
+    """
+    if len(values) <= max_points:
+        return list(range(len(values)))
+    num_stretches = max(1, max_points // 2)
+    kept = {0, len(values) - 1}
+    for stretch in range(num_stretches):
+        first = stretch * len(values) // num_stretches
+        places = range(first, (stretch + 1) * len(values) // num_stretches)
+        kept |= {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
+    return sorted(kept)
+
+
+def _slot_curves(events: Sequence[Event]) -> dict[str, JsonValue]:
+    measured = [event for event in events if isinstance(event, SlotMeasured)]
+    x = sorted({event.epoch for event in measured})
+    step = max(1, -(-len(x) // MAX_DRAWN_POINTS))
+    x = x[::-step][::-1]
+    place = {epoch: index for index, epoch in enumerate(x)}
+    curves: dict[str, dict[str, list[JsonValue]]] = defaultdict(
+        lambda: {name: [None] * len(x) for name in _SLOT_NUMBERS}
+    )
+    for event in measured:
+        index = place.get(event.epoch)
+        if index is not None:
+            for name in _SLOT_NUMBERS:
+                curves[event.slot][name][index] = finite(getattr(event, name))
+    return {"x": list(x), "by_slot": {slot: dict(of_slot) for slot, of_slot in sorted(curves.items())}}
+
+
+def _gradient_curves(events: Sequence[Event]) -> dict[str, JsonValue]:
+    """Return every number of the events that measure gradients in more detail, by name."""
+    rows = [(event.epoch, _flatten(event)) for event in events if event.kind == _GRADIENTS][
+        -MAX_DRAWN_POINTS:
+    ]
+    names = sorted({name for _, row in rows for name in row})
+    x = sorted({epoch for epoch, _ in rows})
+    place = {epoch: index for index, epoch in enumerate(x)}
+    series: dict[str, list[JsonValue]] = {name: [None] * len(x) for name in names[:MAX_GRADIENT_SERIES]}
+    for epoch, row in rows:
+        for name, value in row.items():
+            if name in series:
+                series[name][place[epoch]] = value
+    return {
+        "x": list(x),
+        "series": dict(series),
+        "num_left_out": max(0, len(names) - MAX_GRADIENT_SERIES),
+        "red_flags": [event_fields(event) for event in events if event.kind == _RED_FLAG][-MAX_MARKERS:],
+    }
+
+
+def _flatten(event: Event) -> dict[str, float]:
+    found: dict[str, float] = {}
+    own = event_fields(event)
+    label = " ".join(str(own[name]) for name in ("slot", "group", "layer") if own.get(name))
+    for name, value in own.items():
+        if name in ("epoch", "instance"):
+            continue
+        for key, number in value.items() if isinstance(value, Mapping) else (("", value),):
+            drawn = finite(number)
+            if drawn is not None:
+                found[" ".join(part for part in (label, name, key) if part)] = drawn
+    return found
+
+
+def _is_marked(held: Held) -> bool:
+    event = held.record.event
+    return event.kind in _MARKED or (isinstance(event, RunStarted) and event.is_resumed)
+
+
+def _to_json(row: Mapping[str, object]) -> dict[str, JsonValue]:
+    return {
+        name: finite(value) if isinstance(value, float) else value  # type: ignore[misc]
+        for name, value in row.items()
+    }
