@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect
 
+from browser.chromium import TIMEOUT_MS
+
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
@@ -38,13 +40,14 @@ _FIND_WIDE = """() => {
 }"""
 
 
-def expect_drawn(chart: Locator) -> None:
+def expect_drawn(chart: Locator, *, timeout_ms: int = TIMEOUT_MS) -> None:
     """Wait until a chart is visible and something is drawn in it."""
-    expect(chart).to_be_visible()
-    expect(chart).not_to_be_empty()
+    expect(chart).to_be_visible(timeout=timeout_ms)
     handle = chart.element_handle()
     assert handle is not None
-    chart.page.wait_for_function(f"element => ({_COUNT_COLOURS})(element) > 2", arg=handle)
+    chart.page.wait_for_function(
+        f"element => ({_COUNT_COLOURS})(element) > 2", arg=handle, timeout=timeout_ms
+    )
 
 
 def count_elements(page: Page) -> int:

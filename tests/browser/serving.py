@@ -24,6 +24,8 @@ START_SECONDS = 60.0
 class Dashboard:
     """A dashboard that answers."""
 
+    root: Path
+    """Folder of the runs."""
     url: str
     """With the token: what a person opens first."""
     pid: int
@@ -48,7 +50,8 @@ def serving(root: Path) -> Iterator[Dashboard]:
         out, log = Path(folder, "out"), Path(folder, "log")
         process = start_dashboard(root, out, log)
         try:
-            yield Dashboard(url=wait_for_address(process, out, log), pid=process.pid, log=log)
+            url = wait_for_address(process, out, log)
+            yield Dashboard(root=root, url=url, pid=process.pid, log=log)
             assert process.poll() is None, f"the dashboard ended by itself:\n{log.read_text('utf-8')}"
         finally:
             code = _end(process)
