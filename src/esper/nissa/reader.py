@@ -182,7 +182,9 @@ def effective_log(path: Path) -> tuple[str, ...]:
     )
 
 
-def tail(path: Path, max_bytes: int | None = None) -> Iterator[TailBatch]:
+def tail(
+    path: Path, max_bytes: int | None = None, kinds: frozenset[str] | None = None
+) -> Iterator[TailBatch]:
     """Yield, each time it is asked, what was added to a run directory since; never ends, never waits.
 
     Files may appear late, and a line counts once it is whole. A file that was written anew without its
@@ -193,6 +195,7 @@ def tail(path: Path, max_bytes: int | None = None) -> Iterator[TailBatch]:
         path: A run directory; it may hold no event file yet.
         max_bytes: Read at most so much of each file per step, >= 1, and pass over lines that are longer;
             None = all there is.
+        kinds: Kinds of events that are decoded, others are passed over unread; None = all.
 
     Example:
         for batch in tail(folder):
@@ -204,7 +207,7 @@ def tail(path: Path, max_bytes: int | None = None) -> Iterator[TailBatch]:
         # Listed before any is read: whoever begins a file has finished the one before it.
         files = find_event_files(path)
         for file in files:
-            cursors.setdefault(file, _Cursor(file.path, max_bytes))
+            cursors.setdefault(file, _Cursor(file.path, max_bytes, kinds))
         steps = [(file.rank, cursors[file].read_new()) for file in files]
         yield TailBatch(
             records=_merge(_join((rank, step.records) for rank, step in steps)),
@@ -217,8 +220,11 @@ def tail(path: Path, max_bytes: int | None = None) -> Iterator[TailBatch]:
 class _Cursor:
     """Remembers how far a growing file was read."""
 
-    def __init__(self, file: Path, max_bytes: int | None) -> None:
+    def __init__(self, file: Path, max_bytes: int | None, kinds: frozenset[str] | None) -> None:
         self._file = file
+        self._beginnings = (
+            (b"",) if kinds is None else tuple(f'{{"kind":"{kind}",'.encode() for kind in sorted(kinds))
+        )
         self._max_bytes = max_bytes
         self._inode = -1
         self._num_bytes = 0
@@ -246,6 +252,8 @@ class _Cursor:
         records: list[Record] = []
         for line in lines:
             self._num_lines += 1
+            if not line.startswith(self._beginnings):
+                continue
             parsed = _parse(line, self._file, self._num_lines)
             if isinstance(parsed, BadLine):
                 bad.append(parsed)

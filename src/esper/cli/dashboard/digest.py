@@ -62,7 +62,7 @@ class RunDigest:
         self.num_params = 0
         self.num_envs = 0
         """Hosts that are grown at the same time, where a policy is trained."""
-        self._batches = tail(path, MAX_STEP_BYTES)
+        self._batches = tail(path, MAX_STEP_BYTES, frozenset(kind.__name__ for kind in _TAKERS))
 
     def refresh(self, budget_seconds: float) -> None:
         """Read what was added to the files since, for at most about this time.
@@ -84,7 +84,7 @@ class RunDigest:
             take = _TAKERS.get(type(record.event))
             if take is not None and record.event.instance == 0:
                 take(self, record.event)
-        if len(self.points) > MAX_POINTS:
+        while len(self.points) > MAX_POINTS:
             last = max(self.points)
             kept = [x for index, x in enumerate(sorted(self.points)) if index % 2 == 0 or x == last]
             self.points = {x: self.points[x] for x in kept}
@@ -106,7 +106,7 @@ class RunDigest:
             of_slot = spans.setdefault(slot, [[SeedStage.DORMANT.value, 0, end]])
             of_slot[-1][2] = epoch
             of_slot.append([stage, epoch, end])
-        return [{"slot": slot, "spans": of_slot} for slot, of_slot in spans.items()]  # type: ignore[dict-item]
+        return [{"slot": slot, "spans": of_slot} for slot, of_slot in spans.items()]
 
     def go_back(self, epoch: int) -> None:
         """Forget what came after an epoch."""

@@ -83,6 +83,10 @@ class RunIndex:
                 self._next_look = begun + spent + max(LIST_SECONDS, 3 * spent)
             return self._entries
 
+    def look_again(self) -> None:
+        """Look at the folder the next time, however short the last look is ago."""
+        self._next_look = float("-inf")
+
     def find(self, run_id: str) -> Entry | None:
         """Return the run of an id; None = there is none."""
         return self.entries().get(run_id)
@@ -92,14 +96,13 @@ class RunIndex:
         with self.lock:
             store = self._open.pop(entry.id, None) or RunStore(entry.info.path)
             self._open[entry.id] = store
-            while len(self._open) > 1 and (
-                len(self._open) > self._max_open or self._open_weight() > MAX_OPEN_WEIGHT
-            ):
+            while len(self._open) > 1 and self._is_too_much():
                 self._open.popitem(last=False)
             return store
 
-    def _open_weight(self) -> int:
-        return sum(store.weight for store in self._open.values())
+    def _is_too_much(self) -> bool:
+        weight = sum(store.weight for store in self._open.values())
+        return len(self._open) > self._max_open or weight > MAX_OPEN_WEIGHT
 
     def _look(self, begun: float) -> None:
         infos = self._infos()

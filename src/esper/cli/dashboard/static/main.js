@@ -14,6 +14,7 @@ class Shell {
     this.stop = () => undefined;
     this.held = 0;
     this.unsent = 0;
+    this.picks = new Map();
     this.live = el("span", { class: "live", test: "live-state", role: "status" });
     this.missed = el("span", { test: "num-missed" }, "0");
     this.missedBox = el("span", { class: "muted missed", title: "records that are not held any more, or were not told one by one", hidden: true }, this.missed, " not shown");

@@ -14,9 +14,11 @@ export class RunPage {
     this.shell = shell;
     this.id = id;
     this.wanted = tab;
+    this.picked = shell.picks.get(id) || "";
     this.instance = null;
     this.env = null;
     this.filterInstance = "";
+    this.take(this.picked);
     this.revision = -1;
     this.isBusy = false;
     this.isDirty = false;
@@ -80,7 +82,7 @@ export class RunPage {
     const shape = options.map(([value]) => value).join();
     if (shape !== this.pickerShape) {
       this.pickerShape = shape;
-      const chosen = this.picker.value;
+      const chosen = this.picked;
       fill(this.picker, options.map(([value, title]) => el("option", { value }, title)));
       this.picker.value = options.some(([value]) => value === chosen) ? chosen : options.length ? options[0][0] : "";
     }
@@ -91,20 +93,24 @@ export class RunPage {
     return Array.from({ length: this.head.num_envs || 0 }, (_, index) => index);
   }
 
+  // A choice holds for all tabs of the run.
+  take(value) {
+    this.env = value.startsWith("env:") ? Number(value.slice(4)) : null;
+    const isHost = value !== "" && this.env === null;
+    this.filterInstance = isHost ? value : "";
+    if (isHost) this.instance = Number(value);
+  }
+
   pick(value) {
-    if (value.startsWith("env:")) this.env = Number(value.slice(4));
-    else if (value === "") this.env = null;
-    else {
-      this.instance = Number(value);
-      this.filterInstance = value;
-    }
+    this.picked = value;
+    this.shell.picks.set(this.id, value);
+    this.take(value);
     this.tab.refresh(true);
   }
 
   chooseEnv(env) {
-    this.env = env;
     this.picker.value = `env:${env}`;
-    this.tab.refresh();
+    this.pick(`env:${env}`);
   }
 
   async onNews(news) {
@@ -112,7 +118,8 @@ export class RunPage {
       fill(this.problems, el("p", { class: "note problem" }, "this run is not there any more"));
       return;
     }
-    this.shell.addMissed(news.num_missed);
+    if (!news.is_behind && !this.wasBehind) this.shell.addMissed(news.num_missed);
+    this.wasBehind = news.is_behind;
     const last = news.events[news.events.length - 1];
     if (last) fill(this.latest, `${last.kind}, e${last.epoch}: `, name(eventText(last)));
     const key = `${news.revision} ${news.state} ${news.is_behind}`;

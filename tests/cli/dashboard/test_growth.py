@@ -1,0 +1,85 @@
+"""What is drawn of one host run: curves, strips, slots and seeds, thinned without losing their extremes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.cli.dashboard.growth import MAX_DRAWN_POINTS, build_growth, thin
+from esper.cli.dashboard.store import Held
+from esper.leyline import Event, JsonValue, RunStarted
+from nissa.sample_run import EPOCHS, SLOTS, finished_epoch, numbered, run_events
+
+
+def held(events: list[Event]) -> list[Held]:
+    return [Held(n, record) for n, record in enumerate(numbered(events))]
+
+
+def table(value: JsonValue) -> dict[str, JsonValue]:
+    assert isinstance(value, dict)
+    return dict(value)
+
+
+def rows(value: JsonValue) -> list[JsonValue]:
+    assert isinstance(value, list)
+    return list(value)
+
+
+def test_curves_slots_and_seeds_share_the_epochs_of_the_run() -> None:
+    growth = build_growth(held(list(run_events())), 0)
+    assert growth["x"] == list(range(1, EPOCHS + 1))
+    assert growth["metric_name"] == "accuracy"
+    assert growth["horizon"] == EPOCHS
+    assert [table(strip)["slot"] for strip in rows(growth["strips"])] == list(SLOTS)
+    for strip in rows(growth["strips"]):
+        spans = [table(span) for span in rows(table(strip)["spans"])]
+        assert (spans[0]["start_epoch"], spans[-1]["end_epoch"]) == (0, EPOCHS)
+    slots = table(growth["slots"])
+    assert slots["x"] == [19, 21]
+    assert table(table(slots["by_slot"])["block2"])["contribution"] == [0.02, None]
+    assert {table(seed)["outcome"] for seed in rows(growth["seeds"])} == {"fossilized", "culled"}
+    for name, values in table(growth["series"]).items():
+        assert values is None or len(rows(values)) == EPOCHS, name
+
+
+def test_a_run_that_has_only_begun_is_drawn_empty() -> None:
+    growth = build_growth(held(list(run_events())[:1]), 0)
+    assert growth["x"] == []
+    assert growth["finished"] is None
+    assert len(rows(growth["strips"])) == len(SLOTS)
+    assert build_growth([], 0)["strips"] == []
+
+
+def test_numbers_that_are_not_finite_leave_a_gap() -> None:
+    events = [finished_epoch(1), replace(finished_epoch(2), validation_loss=math.nan), finished_epoch(3)]
+    series = table(build_growth(held(list(events)), 0)["series"])
+    assert rows(series["validation_loss"])[1] is None
+
+
+def test_a_long_run_is_thinned() -> None:
+    events: list[Event] = [finished_epoch(epoch) for epoch in range(1, 5_001)]
+    growth = build_growth(held(events), 0)
+    x = rows(growth["x"])
+    assert len(x) <= MAX_DRAWN_POINTS + 2
+    assert (x[0], x[-1]) == (1, 5_000)
+    assert growth["num_epochs"] == 5_000
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400), st.integers(2, 60))
+def test_thinning_keeps_both_ends_and_both_extremes(values: list[float], most: int) -> None:
+    kept = thin(values, most)
+    assert kept == sorted(set(kept))
+    assert len(kept) <= most + 2
+    assert {0, len(values) - 1} <= set(kept)
+    shown = [values[index] for index in kept]
+    assert (min(shown), max(shown)) == (min(values), max(values))
+
+
+def test_a_resumed_start_and_other_trouble_is_marked() -> None:
+    start = next(iter(run_events()))
+    assert isinstance(start, RunStarted)
+    growth = build_growth(held([start, finished_epoch(1), replace(start, is_resumed=True, epoch=1)]), 0)
+    assert [table(mark)["kind"] for mark in rows(growth["markers"])] == ["RunStarted"]
