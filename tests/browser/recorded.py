@@ -72,6 +72,7 @@ def write_run(
 def record_training(path: Path) -> Path:
     """Train a policy on 64 small hosts for two short rounds."""
     command = esper("train", "ppo", "--task", "synthetic", "--envs", NUM_ENVS, "--rounds", 2, "--epochs", 5)
+    command += ["--envs.num-hosts", "4", "--fleet", "fused"]  # quick: lives are shared, hosts stacked
     return _record(command, path)
 
 
