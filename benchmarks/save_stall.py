@@ -32,7 +32,7 @@ from esper.nissa import EventHub, build_hub
 from esper.runtime.assemble import Assembly, assemble
 from esper.runtime.experiment import CheckpointConfig, ExperimentConfig
 from esper.runtime.presets import build_preset
-from esper.runtime.run import LateSink
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.run_saver import Place, RunSaver, Snapshot
 from esper.tolaria import StateRecord
 

@@ -89,7 +89,7 @@ def _events() -> list[Event]:
     ]
 
 
-def _write_run(path: Path, events: list[Event]) -> Path:
+def write_run(path: Path, events: list[Event]) -> Path:
     origin = RunOrigin(task="digits", policy="heuristic", seed=0)
     with RunFolder.create(path, config_text="", origin=origin) as folder:
         if events:
@@ -109,8 +109,8 @@ def test_no_runs_are_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_and_unreadable_ones_named_on_stderr(tmp_path: Path) -> None:
-    _write_run(tmp_path / "good", [])
-    (_write_run(tmp_path / "bad", []) / "status.json").write_text("{", encoding="utf-8")
+    write_run(tmp_path / "good", [])
+    (write_run(tmp_path / "bad", []) / "status.json").write_text("{", encoding="utf-8")
     answer = call(["runs", "ls", str(tmp_path)])
     assert answer.code == 0
     assert "good  digits  heuristic     0  finished" in answer.out
@@ -124,7 +124,7 @@ def test_runs_are_listed_and_unreadable_ones_named_on_stderr(tmp_path: Path) -> 
 
 
 def test_a_run_is_shown_as_tables(tmp_path: Path) -> None:
-    shown = call(["runs", "show", str(_write_run(tmp_path / "a", _events()))])
+    shown = call(["runs", "show", str(write_run(tmp_path / "a", _events()))])
     assert (shown.code, shown.err) == (0, "")
     assert (
         "block1  block1#1  conv_light  FOSSILIZED  +0.0200 +- 0.0050       1,204       50 kFLOPs" in shown.out
@@ -138,7 +138,7 @@ def test_a_run_is_shown_as_tables(tmp_path: Path) -> None:
 
 
 def test_a_run_is_shown_as_json(tmp_path: Path) -> None:
-    path = _write_run(tmp_path / "a", _events())
+    path = write_run(tmp_path / "a", _events())
     shown = json.loads(call(["runs", "show", str(path), "--json"]).out)
     assert set(shown) == {"run", "summary", "seeds", "lifecycle"}
     (seed,) = shown["seeds"]
@@ -148,20 +148,20 @@ def test_a_run_is_shown_as_json(tmp_path: Path) -> None:
 
 
 def test_a_live_seed_has_its_slots_stage(tmp_path: Path) -> None:
-    path = _write_run(tmp_path / "a", _events()[:5])
+    path = write_run(tmp_path / "a", _events()[:5])
     (seed,) = json.loads(call(["runs", "show", str(path), "--json"]).out)["seeds"]
     assert (seed["stage"], seed["contribution"]) == ("TRAINING", None)
     assert "block1  block1#1  conv_light  TRAINING" in call(["runs", "show", str(path)]).out
 
 
 def test_a_run_without_events_yet_is_shown(tmp_path: Path) -> None:
-    answer = call(["runs", "show", str(_write_run(tmp_path / "a", []))])
+    answer = call(["runs", "show", str(write_run(tmp_path / "a", []))])
     assert (answer.code, answer.err) == (0, "")
     assert "Results\nnone\n\nSlots\nnone\n\nLifecycle\nnone\n" in answer.out
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path: Path) -> None:
-    path = _write_run(tmp_path / "a", _events()[:5])
+    path = write_run(tmp_path / "a", _events()[:5])
     status = json.loads((path / "status.json").read_text(encoding="utf-8"))
     text = json.dumps({**status, "state": "interrupted", "exit_code": 130, "attempt": 2})
     (path / "status.json").write_text(text, encoding="utf-8")
@@ -172,7 +172,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_bad_line_is_named_on_stderr(tmp_path: Path) -> None:
-    path = _write_run(tmp_path / "a", _events())
+    path = write_run(tmp_path / "a", _events())
     file = path / "events-0.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines()
     file.write_text("\n".join([lines[0], "{", *lines[1:]]) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from esper.nissa import TelemetryConfig
     ("build", "problem"),
     [
         (lambda: TelemetryConfig(progress="rihc"), "did you mean 'rich'"),
+        (lambda: TelemetryConfig(observations="firts"), "did you mean 'first'"),
         (lambda: TelemetryConfig(flush_interval_seconds=1.5), r"must be in \[0, 1\]"),
         (lambda: TelemetryConfig(flush_interval_seconds=math.nan), r"must be in \[0, 1\]"),
         (lambda: TelemetryConfig(max_event_file_mb=0.0), "must be >= 0.01"),

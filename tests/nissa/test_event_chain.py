@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.leyline import DataError, Event, EventsDropped, Notice, PolicyTrainingStarted
+from esper.leyline import (
+    DataError,
+    DecisionMade,
+    Event,
+    EventsDropped,
+    Notice,
+    PolicyTrainingStarted,
+    RewardGranted,
+)
 from esper.nissa import EventHub, FileCaps, JsonlBackend, MemoryBackend, Record, read_run
 from esper.nissa.event_chain import drop_samples, find_event_files, missing_parts, name_of_part
-from nissa.sample_run import finished_epoch, numbered
+from nissa.sample_run import decided, finished_epoch, numbered
 from nissa.sample_training import started_training
 
 
@@ -133,3 +142,17 @@ def test_whatever_is_written_nothing_but_counted_samples_is_ever_lost(
         if sum(sizes[:-1]) > 2 * part_bytes:  # over their room: then no sample is left in closed files
             for file in find_event_files(folder)[:-1]:
                 assert drop_samples(file.path) == 0
+
+
+def test_decisions_of_a_training_may_go_and_those_of_a_run_stay(tmp_path: Path) -> None:
+    own = decided(1, "WAIT")
+    assert isinstance(own, DecisionMade)
+    backend = JsonlBackend(tmp_path / "events-0.jsonl", run_id="sample")
+    hub = EventHub([backend], "sample")
+    for event in (own, replace(own, round=1, reason='"round":null'), replace(own, reason="x")):
+        hub.emit(event)
+    hub.emit(RewardGranted(epoch=2, total=0.1, parts={}, return_so_far=0.1))
+    hub.close()
+    assert drop_samples(tmp_path / "events-0.jsonl") == 2
+    kept = [record.event.kind for record in read_run(tmp_path).records]
+    assert sorted(kept) == ["DecisionMade", "DecisionMade", "EventsDropped"]

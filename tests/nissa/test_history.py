@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from esper.leyline import Event, RolledBack, SeedCulled, SeedGerminated
+from esper.leyline import Event, RewardGranted, RolledBack, SeedCulled, SeedGerminated
 from esper.nissa import compute_curves, compute_fates, compute_strips, effective_events
 from esper.nissa.analytics.history import StageSpan
 from nissa.sample_run import EPOCHS, SLOTS, decided, finished_epoch, moved, numbered, run_events
@@ -37,6 +37,22 @@ def germinated(epoch: int, slot: str = "block1") -> list[Event]:
             num_params=1,
             flops_per_item=1,
         ),
+    ]
+
+
+def test_the_reward_of_a_decision_that_was_taken_back_does_not_hold() -> None:
+    paid = [RewardGranted(epoch=e, total=0.1, parts={}, return_so_far=0.1) for e in (1, 2, 2)]
+    events = [
+        *(decided(0, "WAIT"), paid[0], decided(1, "WAIT"), rolled_back(1), paid[1]),
+        *(decided(1, "WAIT"), paid[2]),
+    ]
+    kept = effective_events(numbered(events))
+    assert [event.kind for event in kept] == [
+        "DecisionMade",
+        "RewardGranted",
+        "RolledBack",
+        "DecisionMade",
+        "RewardGranted",
     ]
 
 

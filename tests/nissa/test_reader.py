@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -385,3 +386,38 @@ def test_a_clock_that_jumps_changes_no_order_and_makes_no_duration_negative(tmp_
         narrator.tell(replace(record, wall_time=clock()))
         eta = narrator.eta_seconds()
         assert eta is None or eta >= 0.0
+
+
+def test_tail_reads_a_large_file_in_steps_and_passes_over_a_line_that_is_too_long(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(run_events()))
+    lines = (tmp_path / "events-0.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "events-0.jsonl").write_bytes(b"".join([*lines[:10], b"x" * 10_000 + b"\n", *lines[10:]]))
+    found: list[Record] = []
+    bad: list[BadLine] = []
+    num_behind = 0
+    for batch in tail(tmp_path, max_bytes=2_000):
+        found += batch.records
+        bad += batch.bad_lines
+        num_behind += batch.is_behind
+        if not batch.is_behind:
+            break
+    assert tuple(found) == read_run(tmp_path).records
+    assert num_behind > 3
+    assert [line.line for line in bad] == [11]
+    assert "longer than 2000 bytes" in bad[0].problem
+
+
+def test_tail_decodes_only_the_kinds_that_are_asked_for(tmp_path: Path) -> None:
+    write_run(tmp_path, numbered(run_events()))
+    batch = next(tail(tmp_path, kinds=frozenset({"RunStarted", "RunFinished"})))
+    assert [record.event.kind for record in batch.records] == ["RunStarted", "RunFinished"]
+
+
+def test_tail_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    for name in ("real", "run"):
+        (tmp_path / name).mkdir()
+    write_run(tmp_path / "real", numbered(run_events()))
+    (tmp_path / "run" / "events-0.jsonl").symlink_to(tmp_path / "real" / "events-0.jsonl")
+    os.mkfifo(tmp_path / "run" / "events-1.jsonl")
+    batch = next(tail(tmp_path / "run"))
+    assert (batch.records, batch.bad_lines, batch.is_behind) == ((), (), False)

@@ -17,6 +17,7 @@ from esper.leyline import (
     Event,
     EventsDropped,
     Notice,
+    RewardGranted,
     RolledBack,
     RunFinished,
     RunStarted,
@@ -118,6 +119,14 @@ def test_warnings_are_told_even_when_quiet(event: Event, text: str) -> None:
 )
 def test_bookkeeping_is_not_told(event: Event) -> None:
     assert tell(event) is None
+
+
+def test_steps_of_a_training_are_not_told() -> None:
+    asked = decided(1, "CULL", "b1", refusal="too young")
+    assert isinstance(asked, DecisionMade)
+    assert tell(asked) is not None
+    assert tell(replace(asked, round=3, instance=8)) is None
+    assert tell(RewardGranted(epoch=2, total=0.1, parts={}, return_so_far=0.1)) is None
 
 
 def test_a_refusal_names_operation_slot_and_reason() -> None:

@@ -1,9 +1,10 @@
-"""esper runs ls [ROOT] | show RUN | rm RUN | prune [ROOT]: what was run, what came of it, what may go.
+"""esper runs ls [ROOT] | show RUN | decisions RUN | rm RUN | prune [ROOT]: what was run, and what came of it.
 
 `ls` lists the runs below a folder, oldest first; `show` sums one up from its files: its state, its metrics,
 what grew in each slot and what that brought, and every step of each seed's life. Of a run that trained a
 policy it shows the rounds: curves, operations, signs of trouble, and where the policy is. Works while the
-run goes on. `rm` and `prune` remove runs, see `esper runs rm --help`. `ls` and `show` take --json.
+run goes on. `decisions` tells why it did what it did. `rm` and `prune` remove runs, see
+`esper runs rm --help`. All but those take --json.
 
 Example: esper runs show runs/digits-heuristic-0-20260101-120000
 """
@@ -19,6 +20,7 @@ from types import MappingProxyType
 from esper.cli.arguments import CommandParser, asks_for_help, split_verb
 from esper.cli.output import Table, report_note, write_json, write_tables, write_text
 from esper.cli.run_view import format_time, render_tables, view_to_json
+from esper.cli.runs_decisions import show_decisions
 from esper.cli.runs_removal import prune, remove_named
 from esper.cli.training_view import (
     listed_to_json,
@@ -48,9 +50,9 @@ from esper.runtime.run_records import (
     read_run_info,
 )
 
-VERBS = ("ls", "show", "rm", "prune")
-_REMOVALS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
-    {"rm": remove_named, "prune": prune}
+VERBS = ("ls", "show", "decisions", "rm", "prune")
+_OWN_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
+    {"decisions": show_decisions, "rm": remove_named, "prune": prune}
 )
 _POLICY_FILE = "policy.json"
 """Written last into the folder of a policy; tamiyo's name for it, which would bring torch along."""
@@ -64,8 +66,8 @@ def run(args: Sequence[str]) -> int:
     Raises:
         EsperError: If an argument is wrong or the run cannot be read.
     """
-    if args and args[0] in _REMOVALS:
-        return _REMOVALS[args[0]](args[1:])
+    if args and args[0] in _OWN_COMMANDS:
+        return _OWN_COMMANDS[args[0]](args[1:])
     if asks_for_help(args):
         parser = CommandParser("runs", __doc__)
         write_text(parser.format_help())

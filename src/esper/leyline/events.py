@@ -114,7 +114,8 @@ class SlotMeasured(Event):
 class DecisionMade(Event):
     """A policy's decision, what it was made from, and its fate.
 
-    Of a policy in training it is a sample, and `epoch` still counts the intervals of the host.
+    Of a policy in training it is a sample; `epoch` still counts the intervals of the host, and value,
+    confidence and probabilities are rounded as `observation` is.
     """
 
     op: str

@@ -5,6 +5,13 @@ drawing library: those come in when a report is drawn.
 """
 
 from esper.nissa.alert_command import AlertCommand, check_command
+from esper.nissa.analytics.decisions import (
+    JoinedDecision,
+    Option,
+    decision_to_plain,
+    join_decisions,
+    pick_decisions,
+)
 from esper.nissa.analytics.history import (
     MetricCurves,
     SeedFate,
@@ -71,6 +78,7 @@ from esper.nissa.text import (
     format_seconds,
 )
 from esper.nissa.wording import Narrator
+from esper.nissa.wording_decisions import word_decision, word_reward
 
 __all__ = [
     "BLOCKS",
@@ -89,11 +97,13 @@ __all__ = [
     "EventHub",
     "FileCaps",
     "Header",
+    "JoinedDecision",
     "JsonConsole",
     "JsonlBackend",
     "MemoryBackend",
     "MetricCurves",
     "Narrator",
+    "Option",
     "OutputBackend",
     "PlainConsole",
     "Record",
@@ -122,6 +132,7 @@ __all__ = [
     "compute_training_curves",
     "compute_training_summary",
     "curves_to_plain",
+    "decision_to_plain",
     "decode_event",
     "decode_line",
     "describe_summary",
@@ -140,6 +151,8 @@ __all__ = [
     "format_percent",
     "format_seconds",
     "is_training",
+    "join_decisions",
+    "pick_decisions",
     "read_first_event",
     "read_run",
     "render_report",
@@ -148,6 +161,8 @@ __all__ = [
     "tail",
     "total_flops",
     "training_to_plain",
+    "word_decision",
+    "word_reward",
     "write_report",
     "write_summary",
 ]

@@ -33,7 +33,11 @@ _STATE_BYTES = 150_000
 """Of plain data and generators in a checkpoint; a run of forty epochs has 60 kB in all."""
 _ROUND_BYTES, _EPISODE_BYTES = 4_000, 500
 """Of events per round of a policy's training, and per host in it."""
-_EPOCH_BYTES, _SLOT_BYTES = 1_500, 700
+_STEP_BYTES, _SEEN_BYTES = 1_000, 2_000
+"""Of a decision and its reward in such a round, and of the features where they are kept."""
+_STEPS_OF_AN_EPISODE = 100
+"""Where only the task, which is not loaded here, knows."""
+_EPOCH_BYTES, _SLOT_BYTES = 2_900, 1_600
 """Of events per epoch, and per slot in it, as they are written."""
 _BYTES_PER_MB = 1_000_000
 _NOTABLE_FRACTION = 0.5
@@ -165,7 +169,10 @@ def check_training_disk(
     others = count_tensor_bytes(record.tensors) - count_tensor_bytes(hosts)
     numbers = others + count_tensor_bytes(hosts) * config.envs.num_envs // count_rows(record)
     room = int(config.telemetry.max_events_mb * _BYTES_PER_MB)
-    round_bytes = _ROUND_BYTES + config.envs.num_envs * _EPISODE_BYTES
+    num_envs, num_steps = config.envs.num_envs, config.training.rollout.num_steps or config.host.epochs
+    num_seen = {"all": num_envs, "first": 1, "none": 0}[config.telemetry.observations]
+    step_bytes = num_envs * _STEP_BYTES + num_seen * _SEEN_BYTES
+    round_bytes = _ROUND_BYTES + num_envs * _EPISODE_BYTES + step_bytes * (num_steps or _STEPS_OF_AN_EPISODE)
     need = DiskNeed(
         checkpoint_bytes=numbers * (1 + _NUM_MOMENTS) + _STATE_BYTES * (1 + config.envs.num_envs),
         num_checkpoints=count_checkpoints(config),

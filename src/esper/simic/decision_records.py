@@ -21,10 +21,10 @@ from esper.simic.carry_rows import ToldStep
 from esper.tamiyo import (
     PolicyInputs,
     PolicyStep,
+    count_options,
     describe_features,
     describe_legal,
     list_used_heads,
-    name_heads,
     round_number,
 )
 
@@ -134,10 +134,10 @@ def _name_probabilities(
     if not all(map(math.isfinite, shown)):
         return {}
     found: dict[str, JsonValue] = {}
-    names, start = name_heads(before.space), 0
+    counts, start = count_options(before.space), 0
     for head, size in sizes.items():
         if head in used:
-            own = shown[start : start + min(size, len(names[head]))]
+            own = shown[start : start + min(size, counts[head])]
             found[head] = [round_number(number) for number in own]
         start += size
     return found

@@ -13,7 +13,7 @@ from typing import final
 from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.levels import AtTheEnd, ChangeOf, Side, clip_level, compute_ratio
 from esper.simic.rewards.modes import build_rubric
-from esper.simic.rewards.rubric import RewardState, RewardTermSpec, Rubric, WeightedTerm
+from esper.simic.rewards.rubric import RewardState, RewardTerm, RewardTermSpec, Rubric, WeightedTerm
 
 _LARGEST_LEVEL = 1e9
 
@@ -52,7 +52,10 @@ def build_lone_reward(config: RewardConfig, *, discount: float) -> RewardState:
         ConfigError: If gamma is out of range, or a step of a training could pay more than its bound.
     """
     level = MetricLevel()
-    substitutes = {"metric_lead": ChangeOf(level), "final_metric_lead": AtTheEnd(level)}
+    substitutes: dict[str, RewardTerm] = {
+        "metric_lead": ChangeOf(level),
+        "final_metric_lead": AtTheEnd(level),
+    }
     terms = [
         WeightedTerm(substitutes.get(item.term.spec.name, item.term), item.weight)
         for item in build_rubric(config, discount=discount).terms

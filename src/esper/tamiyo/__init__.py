@@ -22,6 +22,7 @@ from esper.tamiyo.heuristic_config import SLOT_ORDERS, HeuristicConfig
 from esper.tamiyo.inputs import build_inputs, describe_contract, observation_contract
 from esper.tamiyo.inspection import (
     add_evidence,
+    count_options,
     describe_features,
     describe_legal,
     list_used_heads,
@@ -81,6 +82,7 @@ __all__ = [
     "check_policy",
     "choosable_ops",
     "compute_masks",
+    "count_options",
     "describe_contract",
     "describe_features",
     "describe_legal",

@@ -81,7 +81,7 @@ def describe_legal(
         space: Of that host.
     """
     shown: dict[str, tuple[bool, ...]] = {}
-    sizes = build_growth_layout(space).argument_sizes
+    sizes = count_options(space)
     op = space.op_ids.index(action.op) if action.op in space.op_ids else None
     slot = space.slot_ids.index(action.slot) if action.slot in space.slot_ids else None
     for head in list_used_heads(action):
@@ -91,7 +91,7 @@ def describe_legal(
             shown[head] = _read_mask(inputs[MASK_SLOT][row, op], len(space.slot_ids))
         elif head == BLUEPRINT_HEAD and slot is not None:
             shown[head] = _read_mask(inputs[MASK_BLUEPRINT][row, slot], len(space.blueprint_ids))
-        elif head in sizes:
+        elif head not in (SLOT_HEAD, BLUEPRINT_HEAD):
             shown[head] = (True,) * sizes[head]
     return shown
 
@@ -99,6 +99,11 @@ def describe_legal(
 def list_used_heads(action: Action) -> tuple[str, ...]:
     """Return the heads that an action's operation uses, in the order of the columns of a joint action."""
     return tuple(head for head, ops in HEAD_OPS.items() if action.op in ops)
+
+
+def count_options(space: ActionSpace) -> dict[str, int]:
+    """Return head -> number of a host's own options, every head in the order of the columns."""
+    return dict(zip(HEAD_OPS, space.sizes, strict=True))
 
 
 def name_heads(space: ActionSpace) -> dict[str, tuple[str, ...]]:

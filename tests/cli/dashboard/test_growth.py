@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.cli.dashboard.growth import MAX_DRAWN_POINTS, build_growth, thin
+from esper.cli.dashboard.growth import MAX_DRAWN_POINTS, MAX_GROUP_SERIES, build_growth, thin
 from esper.cli.dashboard.store import Held
 from esper.leyline import Event, JsonValue, RunStarted
 from nissa.sample_run import EPOCHS, SLOTS, finished_epoch, numbered, run_events
@@ -83,3 +84,39 @@ def test_a_resumed_start_and_other_trouble_is_marked() -> None:
     assert isinstance(start, RunStarted)
     growth = build_growth(held([start, finished_epoch(1), replace(start, is_resumed=True, epoch=1)]), 0)
     assert [table(mark)["kind"] for mark in rows(growth["markers"])] == ["RunStarted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientsMeasured(Event):
+    """An event of diagnostics, in more or less detail."""
+
+    health: float
+    layers: Mapping[str, float]
+    accuracy: tuple[float | None, ...] = ()
+
+
+def test_diagnostics_are_drawn_by_field_whatever_their_detail() -> None:
+    events: list[Event] = [
+        GradientsMeasured(
+            epoch=epoch, health=0.9, layers={"conv1": 1.0 * epoch, "conv2": math.nan}, accuracy=(0.5, None)
+        )
+        for epoch in (1, 2)
+    ]
+    groups = {
+        str(table(group)["title"]): table(group) for group in rows(build_growth(held(events), 0)["measured"])
+    }
+    assert set(groups) == {"Gradients: health", "Gradients: layers", "Gradients: accuracy"}
+    assert groups["Gradients: layers"]["x"] == [1, 2]
+    assert groups["Gradients: layers"]["series"] == {"conv1": [1.0, 2.0]}
+    assert groups["Gradients: accuracy"]["series"] == {"0": [0.5, 0.5]}
+
+
+def test_a_group_of_very_many_curves_is_cut_and_counted() -> None:
+    event = GradientsMeasured(epoch=1, health=1.0, layers={f"layer{index:03}": 1.0 for index in range(200)})
+    (group,) = [
+        table(group)
+        for group in rows(build_growth(held([event]), 0)["measured"])
+        if table(group)["title"] == "Gradients: layers"
+    ]
+    assert len(table(group["series"])) == MAX_GROUP_SERIES
+    assert group["num_left_out"] == 200 - MAX_GROUP_SERIES

@@ -6,7 +6,7 @@ Pure functions over held records.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from esper.cli.dashboard.plain import event_fields, finite, finite_all, list_row
@@ -18,11 +18,13 @@ MAX_DRAWN_POINTS = 1_200
 """Of one curve: more than a screen has columns."""
 MAX_MARKERS = 200
 MAX_SEEDS = 500
-MAX_GRADIENT_SERIES = 40
-_MARKED = frozenset(
-    {"RolledBack", "UpdateSkipped", "CheckpointFailed", "BackendFailed", "EventsDropped", "RedFlagRaised"}
-)
-_GRADIENTS, _RED_FLAG = "GradientsMeasured", "RedFlagRaised"
+MAX_GROUP_SERIES = 24
+"""Curves in one chart; further ones are counted."""
+_MARKED = frozenset({"RolledBack", "UpdateSkipped", "CheckpointFailed", "BackendFailed", "EventsDropped"})
+_RED_FLAG = "RedFlagRaised"
+_DIAGNOSTICS = frozenset({"GradientsMeasured", "WeightsMeasured", "ClassesMeasured", "SharpnessMeasured"})
+_NOT_DRAWN = frozenset({"epoch", "instance", "num_batches", "num_items", "num_draws", "sigma", "since_epoch"})
+_MAX_DIAGNOSTICS = 4_000
 _SLOT_NUMBERS = ("alpha", "contribution", "contribution_error", "shadow_gain", "credit", "gradient_ratio")
 _EPOCH_NUMBERS = ("learning_rate", "host_gradient_norm", "num_skipped_batches", "seconds")
 
@@ -66,7 +68,8 @@ def build_growth(held: Sequence[Held], instance: int) -> dict[str, JsonValue]:
         "slots": _slot_curves(events),
         "seeds": [_to_json(asdict(fate)) for fate in compute_fates(events)[-MAX_SEEDS:]],
         "markers": [list_row(each.n, each.record) for each in held if _is_marked(each)][-MAX_MARKERS:],
-        "gradients": _gradient_curves(events),
+        "measured": _measured(events),
+        "red_flags": [event_fields(event) for event in events if event.kind == _RED_FLAG][-MAX_MARKERS:],
         "finished": None if end is None else event_fields(end),
     }
 
@@ -106,39 +109,46 @@ def _slot_curves(events: Sequence[Event]) -> dict[str, JsonValue]:
     return {"x": list(x), "by_slot": {slot: dict(of_slot) for slot, of_slot in sorted(curves.items())}}
 
 
-def _gradient_curves(events: Sequence[Event]) -> dict[str, JsonValue]:
-    """Return every number of the events that measure gradients in more detail, by name."""
-    rows = [(event.epoch, _flatten(event)) for event in events if event.kind == _GRADIENTS][
-        -MAX_DRAWN_POINTS:
-    ]
-    names = sorted({name for _, row in rows for name in row})
-    x = sorted({epoch for epoch, _ in rows})
-    place = {epoch: index for index, epoch in enumerate(x)}
-    series: dict[str, list[JsonValue]] = {name: [None] * len(x) for name in names[:MAX_GRADIENT_SERIES]}
-    for epoch, row in rows:
-        for name, value in row.items():
-            if name in series:
-                series[name][place[epoch]] = value
+def _measured(events: Sequence[Event]) -> list[JsonValue]:
+    """Return every number that diagnostics measured, a group of curves per field of an event.
+
+    Fields are taken as they are found: an event that is told in more detail is drawn in more detail.
+    """
+    points: dict[str, dict[str, dict[int, JsonValue]]] = defaultdict(lambda: defaultdict(dict))
+    for event in [event for event in events if event.kind in _DIAGNOSTICS][-_MAX_DIAGNOSTICS:]:
+        subject = event.kind.removesuffix("Measured")
+        for name, value in event_fields(event).items():
+            if name not in _NOT_DRAWN:
+                for label, number in _numbers(name, value):
+                    points[f"{subject}: {name.replace('_', ' ')}"][label][event.epoch] = number
+    return [_describe_group(title, by_label) for title, by_label in points.items() if by_label]
+
+
+def _describe_group(title: str, by_label: Mapping[str, Mapping[int, JsonValue]]) -> dict[str, JsonValue]:
+    x = sorted({epoch for of_label in by_label.values() for epoch in of_label})
+    x = x[:: -max(1, -(-len(x) // MAX_DRAWN_POINTS))][::-1]
+    kept = sorted(by_label)[:MAX_GROUP_SERIES]
     return {
+        "title": title,
         "x": list(x),
-        "series": dict(series),
-        "num_left_out": max(0, len(names) - MAX_GRADIENT_SERIES),
-        "red_flags": [event_fields(event) for event in events if event.kind == _RED_FLAG][-MAX_MARKERS:],
+        "series": {label: [by_label[label].get(epoch) for epoch in x] for label in kept},
+        "num_left_out": len(by_label) - len(kept),
     }
 
 
-def _flatten(event: Event) -> dict[str, float]:
-    found: dict[str, float] = {}
-    own = event_fields(event)
-    label = " ".join(str(own[name]) for name in ("slot", "group", "layer") if own.get(name))
-    for name, value in own.items():
-        if name in ("epoch", "instance"):
-            continue
-        for key, number in value.items() if isinstance(value, Mapping) else (("", value),):
-            drawn = finite(number)
-            if drawn is not None:
-                found[" ".join(part for part in (label, name, key) if part)] = drawn
-    return found
+def _numbers(name: str, value: JsonValue) -> Iterator[tuple[str, float]]:
+    """Yield (label, number) of a field: of itself, of its keys, or of its places."""
+    items: Iterable[tuple[str, JsonValue]]
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        items = ((str(index), item) for index, item in enumerate(value))
+    else:
+        items = ((name.replace("_", " "), value),)
+    for label, item in items:
+        number = finite(item)
+        if number is not None:
+            yield label, number
 
 
 def _is_marked(held: Held) -> bool:

@@ -9,7 +9,6 @@ import errno
 import functools
 import socket
 import sys
-import types
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,19 +47,6 @@ class Listening:
     def address(self) -> str:
         """Address of the page, without the token."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
-
-
-@final
-class _Server(uvicorn.Server):
-    """Ends its streams as soon as a signal asks it to end."""
-
-    def __init__(self, config: uvicorn.Config, dashboard: Dashboard) -> None:
-        super().__init__(config)
-        self._dashboard = dashboard
-
-    def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
-        self._dashboard.slots.is_closing = True
-        super().handle_exit(sig, frame)
 
 
 def serve(
@@ -120,7 +106,9 @@ def build_server(dashboard: Dashboard, caps: ConnectionCaps | None = None) -> uv
         timeout_graceful_shutdown=_END_SECONDS,
         backlog=_BACKLOG,
     )
-    return _Server(config, dashboard)
+    server = uvicorn.Server(config)
+    dashboard.slots.is_ending = lambda: server.should_exit
+    return server
 
 
 def access_for(host: str | None) -> Access:

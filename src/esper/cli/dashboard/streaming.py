@@ -41,7 +41,8 @@ class StreamSlots:
         """Start with none."""
         self.max_streams = max_streams
         self.num_open = 0
-        self.is_closing = False
+        self.is_ending: Callable[[], bool] = _never
+        """Whether the server is about to end; streams end with it."""
 
 
 @final
@@ -81,7 +82,7 @@ class EventStream:
         await put(_body(b"retry: 1000\n\n"))
         told: dict[str, JsonValue] | None = None
         silent_seconds = 0.0
-        while not gone.done() and not self._slots.is_closing:
+        while not gone.done() and not self._slots.is_ending():
             found = await run_in_threadpool(self._news, self._last_n)
             place = found["n"]
             state = {key: value for key, value in found.items() if key not in ("events", "num_missed")}
@@ -104,6 +105,10 @@ def parse_last_id(given: str, server_id: str) -> int:
     if head != server_id or not (place.isascii() and place.isdigit()) or len(place) > _MAX_PLACE_DIGITS:
         return -1
     return int(place)
+
+
+def _never() -> bool:
+    return False
 
 
 def _body(data: bytes) -> Message:

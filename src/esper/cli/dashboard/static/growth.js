@@ -15,15 +15,16 @@ export class GrowthTab {
     this.alpha = new Chart("Alpha", "alpha-chart");
     this.gradients = new Chart("Gradient norm of the host");
     this.ratios = new Chart("Gradients of seeds relative to the host");
-    this.detail = new Chart("Gradients in detail");
+    this.detail = new Map();
+    this.details = el("div", { class: "stack" });
     this.flags = el("div", {});
     this.seeds = el("div", {});
     this.facts = el("dl", { class: "facts" });
     this.marks = el("div", {});
-    this.charts = [this.metric, this.loss, this.contribution, this.alpha, this.gradients, this.ratios, this.detail];
+    this.charts = [this.metric, this.loss, this.contribution, this.alpha, this.gradients, this.ratios];
     this.node = el("div", { class: "stack" }, this.facts, this.metric.node, this.loss.node, this.strips.node,
       this.contribution.node, this.alpha.node,
-      el("div", { class: "stack", test: "gradient-panel" }, this.gradients.node, this.ratios.node, this.detail.node, this.flags),
+      el("div", { class: "stack", test: "gradient-panel" }, this.gradients.node, this.ratios.node, this.flags, this.details),
       card("Seeds", {}, this.seeds), this.marks);
   }
 
@@ -64,12 +65,20 @@ export class GrowthTab {
 
   drawGradients(data, shared) {
     this.gradients.update({ ...shared, height: 150, series: [{ label: "host", values: data.series.host_gradient_norm, colour: "--c2" }] });
-    const detail = Object.entries(data.gradients.series);
-    this.detail.update({ x: data.gradients.x, max: shared.max, shared: true, height: 200, empty: NOT_RECORDED,
-      series: detail.map(([label, values], index) => ({ label, values, colour: SLOT_COLOURS[index % SLOT_COLOURS.length], spanGaps: true })) });
-    const flags = data.gradients.red_flags;
+    if (!data.measured.length) fill(this.details, card("Gradients, weights and classes in detail", {}, emptyNote(NOT_RECORDED)));
+    else if (!this.detail.size) fill(this.details);
+    for (const group of data.measured) {
+      if (!this.detail.has(group.title)) {
+        this.detail.set(group.title, new Chart(group.title, "detail-chart", { "data-group": group.title }));
+        this.details.append(this.detail.get(group.title).node);
+      }
+      this.detail.get(group.title).update({ x: group.x, max: shared.max, shared: true, height: 160, series: Object.entries(group.series).map(([label, values], index) =>
+        ({ label, values, colour: SLOT_COLOURS[index % SLOT_COLOURS.length], spanGaps: true })) });
+    }
+    const flags = data.red_flags;
     fill(this.flags, flags.length ? card("Red flags", {}, el("ul", { class: "plain" }, flags.map((flag) =>
-      el("li", {}, el("b", {}, `epoch ${flag.epoch}`), " ", el("bdi", {}, formatAny(without(flag, ["epoch", "instance"]))))))) : null);
+      el("li", {}, el("b", {}, `epoch ${flag.epoch} `), name(flag.name), flag.where ? [" in ", name(flag.where)] : "",
+        ` ${formatNumber(flag.value)} (limit ${formatNumber(flag.threshold)}) `, el("span", { class: "muted" }, name(flag.advice || "")))))) : null);
   }
 
   drawSeeds(data) {
@@ -110,12 +119,12 @@ export class GrowthTab {
   }
 
   repaint() {
-    for (const chart of this.charts) chart.repaint();
+    for (const chart of [...this.charts, ...this.detail.values()]) chart.repaint();
     if (this.data) this.strips.update(this.data.strips, this.data.horizon);
   }
 
   close() {
-    for (const chart of this.charts) chart.close();
+    for (const chart of [...this.charts, ...this.detail.values()]) chart.close();
   }
 }
 
@@ -130,8 +139,4 @@ export function present(items) {
 export function lastOf(values) {
   for (let index = values.length - 1; index >= 0; index -= 1) if (values[index] !== null) return values[index];
   return null;
-}
-
-export function without(record, names) {
-  return Object.fromEntries(Object.entries(record).filter(([key, value]) => !names.includes(key) && value !== null));
 }
