@@ -37,7 +37,7 @@ from esper.nissa import EventHub, RunDirectoryBackend
 from esper.runtime.assemble import assemble
 from esper.runtime.experiment import ExperimentConfig
 from esper.runtime.presets import build_preset
-from esper.runtime.run import LateSink
+from esper.runtime.run_attempt import LateSink
 from esper.runtime.run_folder import RunFolder, RunOrigin
 
 WAYS = ("alone", "watched")

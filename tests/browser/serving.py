@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def wait_for_address(process: subprocess.Popen[bytes], out: Path, log: Path) -> 
             return text.strip()
         if process.poll() is not None:
             raise AssertionError(f"it ended with code {process.returncode}:\n{log.read_text('utf-8')}")
-        time.sleep(0.05)
+        threading.Event().wait(0.05)
     raise AssertionError(f"no address in {START_SECONDS} s:\n{log.read_text('utf-8')}")
 
 

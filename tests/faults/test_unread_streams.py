@@ -93,7 +93,7 @@ def wait_for_records(run: Path, count: int) -> None:
         files = list(run.glob("events-*.jsonl"))
         if files and files[0].read_bytes().count(b"\n") > count:
             return
-        time.sleep(0.2)
+        threading.Event().wait(0.2)
     raise AssertionError(f"{run} holds no {count} records after four minutes")
 
 
@@ -102,7 +102,7 @@ def measure(shown: Scene, *, seconds: float, interval: float) -> dict[str, list[
     found: dict[str, list[Sample]] = {"training": [], "dashboard": []}
     begun = time.monotonic()
     for place in range(int(seconds / interval)):
-        time.sleep(max(0.0, begun + place * interval - time.monotonic()))
+        threading.Event().wait(max(0.0, begun + place * interval - time.monotonic()))
         found["training"].append(look_at(shown.trainer))
         found["dashboard"].append(look_at(shown.server))
         if place % 10 == 9:

@@ -6,17 +6,20 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, final
+from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
 from scipy.stats import theilslopes
 
 from esper.cli.dashboard import index
+from esper.cli.dashboard.store import RunStore
 from esper.cli.main import main
 
 BYTES_PER_MIB = 2**20
@@ -26,8 +29,8 @@ _RECEIVE_BYTES = 4096
 
 def serve_holding(max_records: str, root: str) -> None:
     """Serve the runs below a folder, and hold so few records of each that the bound is reached in seconds."""
-    index.RunStore = partial(index.RunStore, max_weight=int(max_records))  # type: ignore[assignment,misc]
-    raise SystemExit(main(["dash", root, "--port", "0", "--no-open"]))
+    with mock.patch.object(index, "RunStore", partial(RunStore, max_weight=int(max_records))):
+        raise SystemExit(main(["dash", root, "--port", "0", "--no-open"]))
 
 
 def start_serving(root: Path, max_records: int, out: Path) -> subprocess.Popen[bytes]:
@@ -52,7 +55,7 @@ def wait_for_line(out: Path) -> str:
         text = out.read_text(encoding="utf-8")
         if text.endswith("\n"):
             return text.strip()
-        time.sleep(0.05)
+        threading.Event().wait(0.05)
     raise AssertionError(f"nothing was printed in {START_SECONDS} s")
 
 
