@@ -112,6 +112,7 @@ benchmarks: $(DEV_STAMP) ## measure data path, start-up, saving, memory, precisi
 	$(BIN)/python benchmarks/fleets.py build/fleets.jsonl
 	$(BIN)/python benchmarks/process_fleet.py build/process_fleet.jsonl
 	$(BIN)/python benchmarks/training_shares.py build/training_shares.jsonl
+	$(BIN)/python benchmarks/dashboard_attached.py build/dashboard_attached.jsonl
 	$(BIN)/python benchmarks/bookkeeping.py --out build/bookkeeping.json
 
 # TASKS="digits waves" leaves out Fashion-MNIST; PEER="--tier smoke" takes seconds and writes below build/.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from dashboard_tables import build_attached
 from fleet_tables import build_fleets
 from generated import settle
 from performance_rows import Row, read_plain_rows
@@ -51,6 +52,7 @@ TABLES: Mapping[str, tuple[Builder, tuple[str, ...]]] = MappingProxyType(
         "training_shares": (build_shares, ("training_shares",)),
         "training_amdahl": (build_amdahl, ("training_shares",)),
         "telemetry_profiles": (build_profiles, ("telemetry",)),
+        "dashboard_attached": (build_attached, ("dashboard_attached",)),
     }
 )
 """Name -> what builds it, and the rows files that it is handed, without their ending."""

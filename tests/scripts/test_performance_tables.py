@@ -34,6 +34,7 @@ WITH_PLACES = (
     "fleets",
     "process_fleet",
     "training_shares",
+    "dashboard_attached",
 )
 
 

@@ -70,7 +70,7 @@ export class ComparePage {
         el("td", { class: "number" }, estimate(group.metric_name, group.last_mean, group.last_spread, group.num_runs)),
         el("td", { class: "number" }, estimate(group.metric_name, group.test_mean, group.test_spread, group.num_runs)),
         el("td", { class: "number" }, [...new Set(group.num_params)].map(formatCount).join(", ")),
-        el("td", {}, Object.entries(group.differs).map(([key, value]) => el("div", {}, el("code", {}, key), " ", name(formatAny(value))))));
+        el("td", {}, differencesOf(group, this.data.groups).map(([key, value]) => el("div", {}, el("code", {}, key), " ", name(formatAny(value))))));
     });
     fill(this.groups, table(columns, rows, { test: "compare-table", label: "groups" }),
       el("p", { class: "muted" }, "Runs in a group differ in their seed, and in nothing else that changes what comes out. Spread: standard deviation over the runs of the group.",
@@ -124,6 +124,12 @@ export class ComparePage {
 
 function pairs(x, y) {
   return new Map(x.map((each, index) => [each, y[index]]));
+}
+
+// Of settings that differ somewhere those that tell a group from others of its task; tasks differ in many.
+function differencesOf(group, groups) {
+  const peers = groups.filter((other) => other.task === group.task && other.is_training === group.is_training);
+  return Object.entries(group.differs).filter(([key, value]) => peers.some((other) => formatAny(other.differs[key]) !== formatAny(value)));
 }
 
 // Only what tells a group from those beside it is named.

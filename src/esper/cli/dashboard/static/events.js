@@ -12,7 +12,7 @@ export class EventsTab {
     this.count = el("span", { class: "muted" });
     this.list = new RowList({
       test: "event-list", label: "events", opensOnMove: true, startsAtEnd: run.head.state === "running", empty: "no event matches",
-      load: (start, count) => this.load(start, count), draw: drawEvent, onOpen: (row) => fill(this.detail, detailOf(row)),
+      load: (start, count) => this.load(start, count), draw: (row) => drawEvent(row, run.head), onOpen: (row) => fill(this.detail, detailOf(row)),
     });
     this.detail = el("div", { class: "card inspector", "aria-live": "polite" }, emptyNote("Choose an event to see all of it."));
     this.node = el("div", { class: "split" }, el("section", { class: "card flush", "aria-label": "events" },
@@ -47,6 +47,11 @@ export class EventsTab {
   }
 }
 
+// A training of a policy counts rounds; what it tells of a host counts that host's epochs.
+export function placeOf(row, head) {
+  return `${head.is_training && head.kinds.PolicyTrainingStarted && (row.fields.round === undefined || row.fields.round === null) ? "r" : "e"}${row.epoch}`;
+}
+
 export function eventText(row) {
   const fields = row.fields;
   if (row.kind === "StageChanged") return `${fields.slot}: ${fields.old} \u2192 ${fields.new}${fields.reason ? `, ${fields.reason}` : ""}`;
@@ -60,11 +65,11 @@ export function eventText(row) {
   return Object.entries(fields).map(([key, value]) => `${key} ${formatAny(value)}`).join(" \u00b7 ");
 }
 
-function drawEvent(row) {
+function drawEvent(row, head) {
   return {
     props: { test: "event-row", "data-kind": row.kind, "data-n": row.n },
     children: [
-      el("span", { class: "cell epoch" }, `e${row.epoch}`),
+      el("span", { class: "cell epoch" }, placeOf(row, head)),
       row.instance ? el("span", { class: "cell host" }, `#${row.instance}`) : null,
       el("span", { class: `kind kind-${toneOf(row.kind)}` }, row.kind),
       el("bdi", { class: "cell rest" }, eventText(row)),

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { DecisionsTab } from "./decisions.js";
 import { el, fill, name } from "./dom.js";
-import { eventText, EventsTab } from "./events.js";
+import { eventText, EventsTab, placeOf } from "./events.js";
 import { GrowthTab } from "./growth.js";
 import { stateBadge } from "./overview.js";
 import { TrainingTab } from "./training.js";
@@ -121,7 +121,7 @@ export class RunPage {
     if (!news.is_behind && !this.wasBehind) this.shell.addMissed(news.num_missed);
     this.wasBehind = news.is_behind;
     const last = news.events[news.events.length - 1];
-    if (last) fill(this.latest, `${last.kind}, e${last.epoch}: `, name(eventText(last)));
+    if (last) fill(this.latest, `${last.kind}, ${placeOf(last, this.head)}: `, name(eventText(last)));
     const key = `${news.revision} ${news.state} ${news.is_behind}`;
     if (key === this.revision) return;
     this.revision = key;
