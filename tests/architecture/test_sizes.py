@@ -12,7 +12,7 @@ MAX_FUNCTION_LINES = 60
 # Contracts stay small because a type enters them only by the admission test in `leyline/__init__.py`. The
 # limit leaves room for what is known to come (records of the learned policy, of fleets and of ranks) over the
 # 1,660 lines that the first capability needed; past it, a type is probably in the wrong room.
-MAX_CONTRACT_LINES = 2_300
+MAX_CONTRACT_LINES = 2_400
 
 
 def body_lines(node: FunctionNode) -> int:

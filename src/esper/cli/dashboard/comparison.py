@@ -35,7 +35,7 @@ _OF_TRAINING = ("training.", "envs.", "fleet.")
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComparedRun:
+class OpenedRun:
     """One run and the settings that it was made with."""
 
     entry: Entry
@@ -43,17 +43,17 @@ class ComparedRun:
     """Dotted key -> value; empty where its configuration cannot be read."""
 
 
-def compare_runs(entries: Sequence[Entry]) -> dict[str, JsonValue]:
+def view_comparison(entries: Sequence[Entry]) -> dict[str, JsonValue]:
     """Return curves, groups, differing settings and growth of runs.
 
     Args:
         entries: At most `MAX_COMPARED` are compared, the last ones.
     """
     runs = [
-        ComparedRun(entry=entry, settings=read_settings(entry.info.path)) for entry in entries[-MAX_COMPARED:]
+        OpenedRun(entry=entry, settings=read_settings(entry.info.path)) for entry in entries[-MAX_COMPARED:]
     ]
     differing = find_differing(runs)
-    groups: dict[tuple[str, ...], list[ComparedRun]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[OpenedRun]] = defaultdict(list)
     for run in runs:
         digest = run.entry.digest
         telling = [key for key in differing if tells_apart(key, is_training=digest.is_training)]
@@ -82,7 +82,7 @@ def tells_apart(key: str, *, is_training: bool) -> bool:
     return key != _SEED and not key.startswith(ignored)
 
 
-def find_differing(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
+def find_differing(runs: Sequence[OpenedRun]) -> tuple[str, ...]:
     """Return the dotted keys of settings that are not the same in all runs whose settings can be read."""
     readable = [run.settings for run in runs if run.settings]
     keys = sorted({key for settings in readable for key in settings})
@@ -132,7 +132,7 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _describe_group(members: Sequence[ComparedRun], differing: Sequence[str]) -> dict[str, JsonValue]:
+def _describe_group(members: Sequence[OpenedRun], differing: Sequence[str]) -> dict[str, JsonValue]:
     first = members[0].entry
     last = [y for run in members if (y := _last(run.entry.digest)) is not None]
     tests = [value for run in members for value in list(run.entry.digest.test_metrics.values())[:1]]

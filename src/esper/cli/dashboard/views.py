@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from esper.cli.dashboard.comparison import compare_runs
+from esper.cli.dashboard.comparison import view_comparison
 from esper.cli.dashboard.growth import build_growth
 from esper.cli.dashboard.index import Entry, RunIndex, describe_entry
 from esper.cli.dashboard.lists import ListQuery, describe_store, find_decision, list_decisions, list_events
@@ -88,7 +88,7 @@ class Views:
         """Return a comparison of runs; of all that can be read where none is named."""
         entries = self.index.entries()
         chosen = [entry for entry in entries.values() if not run_ids or entry.id in run_ids]
-        return compare_runs([entry for entry in chosen if not entry.problem])
+        return view_comparison([entry for entry in chosen if not entry.problem])
 
     def news(self, entry: Entry, last_n: int) -> dict[str, JsonValue]:
         """Return what happened in a run behind a place: the last few events, and how many are not among them.
