@@ -49,7 +49,7 @@ check: $(DEV_STAMP) ## format, lint, types, import contracts, architecture tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(TEST) -m 'not gpu' --no-cov tests/architecture
+	$(TEST) -m 'not gpu and not slow' --no-cov tests/architecture
 
 style: $(DEV_STAMP) ## fix what a tool can fix
 	$(BIN)/ruff check --fix .

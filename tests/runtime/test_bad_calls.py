@@ -14,7 +14,9 @@ from torch import nn
 
 import esper
 from esper.leyline import EsperError
+from esper.nissa import RunLog
 from esper.runtime.growable import Growable
+from nissa.sample_run import numbered, run_events
 from runtime.own_models import grow_net, item_losses, train_batches, validation_batches
 from tolaria.loop_toys import TRAIN, Net
 
@@ -88,6 +90,13 @@ def in_flight() -> Growable:
 
 def declare(build: Callable[[object], object], name: str = "own", needs: str = "flat") -> object:
     return esper.blueprint(name, needs=needs)(build)  # type: ignore[arg-type]
+
+
+def opened() -> esper.RunReport:
+    records = tuple(numbered(run_events()))
+    return esper.RunReport(
+        path=Path("run"), log=RunLog(headers=(), records=records), info=None, coalitions=None
+    )
 
 
 CALLS: tuple[tuple[str, Callable[[], object], str], ...] = (
@@ -185,6 +194,9 @@ CALLS: tuple[tuple[str, Callable[[], object], str], ...] = (
     ("blueprint: layout", lambda: declare(lambda spec: None, needs="3d"), "needs='3d': did you mean '2d'"),
     ("blueprint: nothing", lambda: declare(lambda spec: None), "returns NoneType .*expected an nn.Module"),
     ("blueprint: contract", lambda: declare(lambda spec: nn.Identity()), "delta is not 0 at birth"),
+    ("open_run: folder", lambda: esper.open_run("runs/none"), "runs/none holds no events"),
+    ("open_run: a number", lambda: esper.open_run(3), "path is a int: expected a run directory"),  # type: ignore[arg-type]
+    ("runreport: figure", lambda: opened().plot("timline"), "no figure 'timline'; it has timeline"),
     ("blueprint: name", lambda: declare(lambda spec: nn.Identity(), name=""), "neither may be empty"),
 )
 

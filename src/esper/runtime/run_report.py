@@ -65,6 +65,7 @@ def open_run(path: Path | str) -> RunReport:
         path: The run's directory.
 
     Raises:
+        ConfigError: If `path` is no path.
         RunDirectoryError: If it holds no events, or is damaged.
         DataError: If an event file or `coalitions.json` cannot be read.
 
@@ -81,6 +82,8 @@ def open_run(path: Path | str) -> RunReport:
         ('GERMINATE', 40)
         >>> figure = run.plot()  # a matplotlib figure; the last line of a notebook cell shows it
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path is a {type(path).__name__}: expected a run directory, e.g. 'runs/digits'")
     folder = Path(path)
     log = read_run(folder)
     return RunReport(
