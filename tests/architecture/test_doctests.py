@@ -93,7 +93,7 @@ def test_every_public_function_has_an_example_but_these() -> None:
     without = {name for name, function in FUNCTIONS.items() if not has_example(function)}
     assert without - WITHOUT == set(), "write an example (>>>) into the docstring"
     assert WITHOUT - without == set(), "they have one now: take them off the list"
-    assert len(FUNCTIONS) - len(WITHOUT) >= 155
+    assert len(FUNCTIONS) - len(WITHOUT) >= 200
 
 
 @pytest.mark.slow
