@@ -34,51 +34,6 @@ WITHOUT = frozenset(
         "tolaria.capture_loop",
         "tolaria.find_blamed",
         "tolaria.restore_loop",
-        # Reports, comparisons and what decisions saw.
-        "nissa.build_comparison",
-        "nissa.build_picture",
-        "nissa.build_run_document",
-        "nissa.build_trackers",
-        "nissa.build_training_document",
-        "nissa.check_trackers",
-        "nissa.collect_picture",
-        "nissa.compare_runs",
-        "nissa.compare_tasks",
-        "nissa.compute_run_row",
-        "nissa.compute_scalars",
-        "nissa.compute_spread",
-        "nissa.compute_view",
-        "nissa.decision_to_plain",
-        "nissa.decode_event",
-        "nissa.draw_images",
-        "nissa.find_differences",
-        "nissa.find_front",
-        "nissa.is_batch_measured",
-        "nissa.join_decisions",
-        "nissa.narrate",
-        "nissa.pick_decisions",
-        "nissa.read_coalitions",
-        "nissa.render_fragment",
-        "nissa.render_html",
-        "nissa.render_markdown",
-        "nissa.tally_flags",
-        "nissa.to_plain_tree",
-        "nissa.total_flops",
-        "nissa.wall_clock",
-        "nissa.watch_to_plain",
-        "nissa.word_decision",
-        "nissa.word_reward",
-        "nissa.write_coalitions",
-        "nissa.write_document",
-        "simic.build_lone_reward",
-        "tamiyo.add_evidence",
-        "tamiyo.count_options",
-        "tamiyo.describe_features",
-        "tamiyo.describe_legal",
-        "tamiyo.list_used_heads",
-        "tamiyo.name_heads",
-        "tamiyo.round_number",
-        "tolaria.measure_coalitions",
     }
 )
 """Public functions without an example. It may only shrink; a function that is new has one."""
@@ -138,7 +93,7 @@ def test_every_public_function_has_an_example_but_these() -> None:
     without = {name for name, function in FUNCTIONS.items() if not has_example(function)}
     assert without - WITHOUT == set(), "write an example (>>>) into the docstring"
     assert WITHOUT - without == set(), "they have one now: take them off the list"
-    assert len(FUNCTIONS) - len(WITHOUT) >= 155
+    assert len(FUNCTIONS) - len(WITHOUT) >= 200
 
 
 @pytest.mark.slow

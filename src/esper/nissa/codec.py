@@ -60,6 +60,10 @@ def to_plain_tree(value: object) -> PlainTree:
 
     Raises:
         TypeError: If something else is inside; names its path and type.
+
+    Example:
+        >>> to_plain_tree({"loss": [0.5, math.inf]})
+        PlainTree(value={'loss': [0.5, None]}, nonfinite=(('loss', 1, 'inf'),))
     """
     lost: list[tuple[str | int, ...]] = []
     return PlainTree(value=_to_plain(value, (), lost), nonfinite=tuple(lost))
@@ -153,6 +157,10 @@ def decode_event(kind: str, body: object, nonfinite: object = ()) -> Event:
     Raises:
         DataError: If a field is missing, unknown or of the wrong type.
         UnknownNameError: If the kind does not exist.
+
+    Example:
+        >>> decode_event("Notice", {"epoch": 3, "text": "hello"})
+        Notice(epoch=3, instance=0, text='hello', is_about_process=False)
     """
     schema = _SCHEMAS.get(kind)
     if schema is None:

@@ -145,6 +145,10 @@ def is_batch_measured(batch: int, num_batches: int, wanted: int) -> bool:
         batch: Of the epoch, from 0.
         num_batches: Of the epoch.
         wanted: How many to look at.
+
+    Example:
+        >>> [batch for batch in range(10) if is_batch_measured(batch, 10, 2)]
+        [4, 9]
     """
     wanted = min(wanted, num_batches)
     return (batch + 1) * wanted // num_batches > batch * wanted // num_batches

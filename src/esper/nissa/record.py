@@ -37,5 +37,10 @@ class Record:
 
 
 def wall_clock() -> float:
-    """Return seconds since 1970-01-01 UTC."""
+    """Return seconds since 1970-01-01 UTC.
+
+    Example:
+        >>> wall_clock() >= log.records[0].wall_time
+        True
+    """
     return datetime.now(UTC).timestamp()

@@ -30,6 +30,12 @@ def check_trackers(names: Sequence[str]) -> None:
 
     Raises:
         ConfigError: With what to install.
+
+    Example:
+        >>> check_trackers(["no_such_tracker"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        esper.leyline.errors.ConfigError: telemetry.trackers: no_such_tracker is not installed: ...
     """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -49,6 +55,11 @@ def build_trackers(names: Sequence[str], *, folder: Path, run_id: str) -> tuple[
 
     Raises:
         ConfigError: As `check_trackers` does.
+
+    Example:
+        >>> (tracker,) = build_trackers(["tensorboard"], folder=run_dir, run_id="one")
+        >>> type(tracker).__name__
+        'TensorBoardBackend'
     """
     check_trackers(names)
     return tuple(TRACKERS[name](folder, run_id) for name in names)

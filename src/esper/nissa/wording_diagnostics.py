@@ -54,7 +54,13 @@ def narrate_flag(event: RedFlagRaised) -> str:
 
 
 def narrate(event: Event) -> str | None:
-    """Return what a measurement came to in a sentence; None for other events."""
+    """Return what a measurement came to in a sentence; None for other events.
+
+    Example:
+        >>> event = SharpnessMeasured(epoch=1, sharpness=2, loss=0.5, sigma=0.1, num_draws=4, num_items=64)
+        >>> narrate(event)
+        'Sharpness is 2.000 per unit of noise (4 draws of deviation 0.1 on 64 items, loss 0.500).'
+    """
     match event:
         case GradientsMeasured():
             return _narrate_gradients(event)

@@ -50,6 +50,11 @@ def build_lone_reward(config: RewardConfig, *, discount: float) -> RewardState:
 
     Raises:
         ConfigError: If gamma is out of range, or a step of a training could pay more than its bound.
+
+    Example:
+        >>> names = build_lone_reward(RewardConfig(), discount=0.99).rubric.names
+        >>> "metric_change" in names, "metric_lead" in names
+        (True, False)
     """
     level = MetricLevel()
     substitutes: dict[str, RewardTerm] = {

@@ -51,6 +51,11 @@ def describe_features(inputs: PolicyInputs, row: int, slot_ids: Iterable[str]) -
 
     Returns:
         "feature" -> number and "slot/feature" -> number, 4 significant digits, in the order of the tables.
+
+    Example:
+        >>> shown = describe_features(build_inputs([observation]), 0, observation.space.slot_ids)
+        >>> shown["epochs_left"], shown["hidden1/depth"], shown["hidden2/depth"]
+        (1.0, 0.5, 1.0)
     """
     shown = {
         name: round_number(value)
@@ -79,6 +84,11 @@ def describe_legal(
         row: Which of the E hosts.
         action: What was chosen.
         space: Of that host.
+
+    Example:
+        >>> action = build_policy("cycle", seed=0).decide(observation).action
+        >>> describe_legal(build_inputs([observation]), 0, action, observation.space)["blueprint"]
+        (False, True, True, True, True)
     """
     shown: dict[str, tuple[bool, ...]] = {}
     sizes = count_options(space)
@@ -97,17 +107,36 @@ def describe_legal(
 
 
 def list_used_heads(action: Action) -> tuple[str, ...]:
-    """Return the heads that an action's operation uses, in the order of the columns of a joint action."""
+    """Return the heads that an action's operation uses, in the order of the columns of a joint action.
+
+    Example:
+        >>> from esper.leyline import WAIT
+        >>> list_used_heads(WAIT)
+        ('op',)
+        >>> list_used_heads(build_policy("cycle", seed=0).decide(observation).action)[:3]
+        ('op', 'slot', 'blueprint')
+    """
     return tuple(head for head, ops in HEAD_OPS.items() if action.op in ops)
 
 
 def count_options(space: ActionSpace) -> dict[str, int]:
-    """Return head -> number of a host's own options, every head in the order of the columns."""
+    """Return head -> number of a host's own options, every head in the order of the columns.
+
+    Example:
+        >>> count_options(observation.space)
+        {'op': 6, 'slot': 2, 'blueprint': 5, 'blend': 3, 'curve': 3, 'tempo': 4, 'alpha_target': 3}
+    """
     return dict(zip(HEAD_OPS, space.sizes, strict=True))
 
 
 def name_heads(space: ActionSpace) -> dict[str, tuple[str, ...]]:
-    """Return head -> names of its options, every head of a host's actions in their order."""
+    """Return head -> names of its options, every head of a host's actions in their order.
+
+    Example:
+        >>> names = name_heads(observation.space)
+        >>> names["slot"], names["tempo"]
+        (('hidden1', 'hidden2'), ('1', '3', '5', '8'))
+    """
     layout = build_growth_layout(space)
     return {
         OP_HEAD: layout.op_names,
@@ -124,6 +153,12 @@ def add_evidence(decision: Decision, observation: Observation, *, is_observation
         decision: Of any policy.
         observation: What it decided from.
         is_observation_kept: Whether its features are kept; if not, those that a policy noted are dropped.
+
+    Example:
+        >>> decision = build_policy("cycle", seed=0).decide(observation)
+        >>> evidence = add_evidence(decision, observation, is_observation_kept=False).evidence
+        >>> evidence.masks["slot"], evidence.observation
+        ((True, True), {})
     """
     evidence = Evidence() if decision.evidence is None else decision.evidence
     features: Mapping[str, float] = evidence.observation if is_observation_kept else {}
@@ -137,7 +172,12 @@ def add_evidence(decision: Decision, observation: Observation, *, is_observation
 
 
 def round_number(value: float) -> float:
-    """Return a number with 4 significant digits."""
+    """Return a number with 4 significant digits.
+
+    Example:
+        >>> round_number(0.123456), round_number(123456.0)
+        (0.1235, 123500.0)
+    """
     return float(f"{value:.4g}")
 
 

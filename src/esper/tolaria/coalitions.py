@@ -94,6 +94,13 @@ def measure_coalitions(
 
     Raises:
         ConfigError: If a number is too small.
+
+    Example:
+        A fresh host has no fossils: the empty subset is the only one.
+
+        >>> coalitions = measure_coalitions(host_run().bench, num_items=32)
+        >>> len(coalitions.shares), [value.slots for value in coalitions.values], coalitions.num_items
+        (0, [()], 32)
     """
     if num_orders < 2 or (num_items is not None and num_items < 2):
         raise ConfigError(f"coalitions of {num_items} items and {num_orders} orders: each must be >= 2")

@@ -96,6 +96,15 @@ def write_coalitions(run_dir: Path, table: CoalitionTable) -> Path:
 
     Raises:
         OSError: If the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> told = {"metric_name": "loss", "checkpoint": "last", "epoch": 8, "num_orders": None, "seed": 0}
+        >>> counts = {"num_items": 64, "num_calibration_items": 0, "flops": {}}
+        >>> table = CoalitionTable(**told, **counts, shares=(), values=())
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_coalitions(folder, table).name, read_coalitions(folder) == table
+        ('coalitions.json', True)
     """
     path = run_dir / COALITIONS_NAME
     text = json.dumps(table.to_json(), indent=2, allow_nan=False, ensure_ascii=True)
@@ -108,6 +117,12 @@ def read_coalitions(run_dir: Path) -> CoalitionTable | None:
 
     Raises:
         DataError: If it is damaged, or of another version.
+
+    Example:
+        Of a run whose coalitions were never measured:
+
+        >>> read_coalitions(run_dir) is None
+        True
     """
     path = run_dir / COALITIONS_NAME
     try:

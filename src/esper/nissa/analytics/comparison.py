@@ -136,6 +136,12 @@ def compare_runs(entries: Sequence[RunEntry]) -> RunComparison:
 
     Args:
         entries: In the order in which they are to be shown.
+
+    Example:
+        >>> entries = [RunEntry(name=name, settings={"seed": 0}, records=log.records) for name in "ab"]
+        >>> comparison = compare_runs(entries)
+        >>> [(run.name, run.status) for run in comparison.runs], comparison.num_epochs
+        ([('a', 'horizon'), ('b', 'horizon')], 8)
     """
     runs = tuple(_sum_up(entry) for entry in entries)
     ends = [span.end_epoch for run in runs for spans in run.strips.values() for span in spans]
@@ -153,6 +159,10 @@ def find_differences(settings: Sequence[Mapping[str, JsonValue]]) -> tuple[Setti
 
     Args:
         settings: One mapping per run.
+
+    Example:
+        >>> find_differences([{"seed": 0, "policy": "cycle"}, {"seed": 1, "policy": "cycle"}])
+        (SettingDifference(key='seed', values=(0, 1)),)
     """
     keys = sorted({key for each in settings for key in each})
     rows = [SettingDifference(key=key, values=tuple(each.get(key) for each in settings)) for key in keys]
@@ -160,7 +170,13 @@ def find_differences(settings: Sequence[Mapping[str, JsonValue]]) -> tuple[Setti
 
 
 def compute_spread(values: Sequence[float]) -> Spread | None:
-    """Return mean, sample standard deviation, and ends of the finite ones; None where there is none."""
+    """Return mean, sample standard deviation, and ends of the finite ones; None where there is none.
+
+    Example:
+        >>> spread = compute_spread([0.8, 0.9, 1.0, math.nan])
+        >>> round(spread.mean, 3), round(spread.deviation, 3), spread.num_runs
+        (0.9, 0.1, 3)
+    """
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return None

@@ -21,6 +21,11 @@ def build_comparison(comparisons: Sequence[TaskComparison]) -> Document:
 
     Args:
         comparisons: As `compare_tasks` returns them.
+
+    Example:
+        >>> rows = [compute_run_row(name, log.records) for name in ("one", "two")]
+        >>> build_comparison(compare_tasks(rows)).title
+        '2 growth runs: synthetic'
     """
     num_runs = sum(len(comparison.rows) for comparison in comparisons)
     tasks = ", ".join(comparison.task or "unnamed task" for comparison in comparisons)

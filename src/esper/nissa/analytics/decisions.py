@@ -85,6 +85,11 @@ def join_decisions(records: Iterable[Record]) -> tuple[JoinedDecision, ...]:
 
     Args:
         records: Of one run, what a resume went back before left out.
+
+    Example:
+        >>> first = join_decisions(log.records)[0]
+        >>> first.decision.op, first.reward.epoch, [option.name for option in first.options["slot"]]
+        ('GERMINATE', 1, ['hidden1', 'hidden2'])
     """
     rows: list[JoinedDecision] = []
     last: dict[tuple[int, int | None], int] = {}
@@ -117,7 +122,13 @@ def pick_decisions(
     epoch: int | None = None,
     round_number: int | None = None,
 ) -> tuple[JoinedDecision, ...]:
-    """Return the rows that have these numbers; None = any."""
+    """Return the rows that have these numbers; None = any.
+
+    Example:
+        >>> (row,) = pick_decisions(join_decisions(log.records), epoch=0)
+        >>> row.decision.op, row.decision.slot
+        ('GERMINATE', 'hidden1')
+    """
     return tuple(
         row
         for row in rows
@@ -128,7 +139,13 @@ def pick_decisions(
 
 
 def decision_to_plain(row: JoinedDecision) -> dict[str, JsonValue]:
-    """Return a row as plain data with stable keys."""
+    """Return a row as plain data with stable keys.
+
+    Example:
+        >>> plain = decision_to_plain(join_decisions(log.records)[0])
+        >>> plain["op"], plain["slot"], plain["blueprint"], plain["refusal"]
+        ('GERMINATE', 'hidden1', 'norm', None)
+    """
     decision, reward, measured = row.decision, row.reward, row.measured
     return {
         "epoch": decision.epoch,

@@ -113,6 +113,10 @@ def render_markdown(document: Document, files: Mapping[str, str]) -> str:
     Args:
         document: What to say.
         files: Name of a figure -> its file, relative to the text; a figure without a file is left out.
+
+    Example:
+        >>> render_markdown(Document(title="Two runs", head=(), sections=()), {}).splitlines()
+        ['# Two runs']
     """
     parts = [f"# {escape_markdown(document.title)}\n", *_markdown_blocks(document.head, files)]
     for section in document.sections:
@@ -132,6 +136,11 @@ def render_html(document: Document, images: Mapping[str, Image], *, made_by: str
         document: What to say.
         images: Name of a figure -> the drawn figure; one that is not there is left out.
         made_by: Last line, e.g. program and version.
+
+    Example:
+        >>> page = render_html(Document(title="A < B", head=(), sections=()), {}, made_by="me")
+        >>> "<h1>A &lt; B</h1>" in page, "<footer>me</footer>" in page
+        (True, True)
     """
     title = html.escape(clean_text(document.title))
     links = "\n".join(
@@ -169,6 +178,10 @@ def render_fragment(document: Document, images: Mapping[str, Image]) -> str:
     Args:
         document: What to say.
         images: Name of a figure -> the drawn figure; one that is not there is left out.
+
+    Example:
+        >>> render_fragment(Document(title="A < B", head=(), sections=()), {})
+        '<h3>A &lt; B</h3>'
     """
     first = [block for block in document.head if not isinstance(block, FigureBlock)]
     title = html.escape(clean_text(document.title))

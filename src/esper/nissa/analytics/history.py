@@ -179,7 +179,12 @@ def compute_curves(events: Iterable[Event]) -> MetricCurves:
 
 
 def total_flops(flops: Mapping[str, int]) -> int:
-    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled."""
+    """Return the bill over all kinds but `NOT_COUNTED`: training, measuring, and seeds that were culled.
+
+    Example:
+        >>> total_flops({"host_train": 100, "seed_train": 20, NOT_COUNTED: 7})
+        120
+    """
     return sum(amount for kind, amount in flops.items() if kind != NOT_COUNTED)
 
 

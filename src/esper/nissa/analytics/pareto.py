@@ -39,6 +39,12 @@ def find_front(points: Iterable[ParetoPoint], *, is_higher_better: bool = True) 
     Args:
         points: In any order.
         is_higher_better: Whether a greater metric is the better one.
+
+    Example:
+        >>> sizes = {"small": (0.90, 100), "large": (0.94, 900), "poor": (0.89, 500)}
+        >>> points = [ParetoPoint(name=name, metric=m, cost=c) for name, (m, c) in sizes.items()]
+        >>> [point.name for point in find_front(points)]
+        ['small', 'large']
     """
     sign = 1.0 if is_higher_better else -1.0
     finite = [point for point in points if math.isfinite(point.metric) and math.isfinite(point.cost)]

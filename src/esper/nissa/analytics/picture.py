@@ -72,7 +72,14 @@ def draw_picture(data: PictureData) -> bytes:
 
 
 def build_picture(data: PictureData) -> Figure:
-    """Return the picture as a figure."""
+    """Return the picture as a figure.
+
+    Example:
+        >>> data = collect_picture(effective_events(log.records), compute_summary(log.records))
+        >>> figure = build_picture(data)
+        >>> len(figure.axes), float(figure.axes[0].get_xlim()[1])
+        (3, 8.0)
+    """
     strip_height = 0.55 + min(14.0, 0.42 * max(1, len(data.strips)))
     figure = new_figure(10.0, 5.6 + strip_height)
     grid = figure.add_gridspec(3, 1, height_ratios=(2.7, 2.1, strip_height))

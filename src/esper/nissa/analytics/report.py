@@ -83,6 +83,12 @@ def write_document(
 
     Raises:
         RunDirectoryError: If the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> document = Document(title="Two runs", head=(), sections=())
+        >>> [path.name for path in write_document(document, Path(tempfile.mkdtemp()))]
+        ['report.html', 'report.md']
     """
     images = draw_images(document, figures)
     files: list[tuple[Path, bytes]] = []
@@ -103,5 +109,10 @@ def write_document(
 
 
 def draw_images(document: Document, figures: FigureFormat = "svg") -> dict[str, Image]:
-    """Return every figure of a document, drawn, by name."""
+    """Return every figure of a document, drawn, by name.
+
+    Example:
+        >>> draw_images(build_run_document(log), "png")["timeline"].media_type
+        'image/png'
+    """
     return {figure.name: save_figure(figure.draw(), figures) for figure in document.figures}

@@ -54,6 +54,11 @@ def build_run_document(log: RunLog, coalitions: CoalitionTable | None = None, in
         log: As a reader returns it.
         coalitions: What subsets of its fossils are worth; None = not measured.
         instance: Which host run of a fleet.
+
+    Example:
+        >>> document = build_run_document(log)
+        >>> document.title, [section.title for section in document.sections][:3]
+        ('Growth run: synthetic', ['Slots', 'Blueprints', 'Compute by kind'])
     """
     events = effective_events(log.records, instance)
     summary = compute_summary(log.records, instance)
@@ -89,6 +94,11 @@ def collect_picture(events: Sequence[Event], summary: RunSummary) -> PictureData
     Args:
         events: As `effective_events` returns them.
         summary: Of the same run.
+
+    Example:
+        >>> picture = collect_picture(effective_events(log.records), compute_summary(log.records))
+        >>> picture.title, picture.num_epochs
+        ('synthetic, policy cycle, seed 0', 8)
     """
     curves = compute_curves(events)
     last_told = max((event.epoch for event in events), default=0)

@@ -94,6 +94,11 @@ def compute_run_row(name: str, records: Sequence[Record]) -> RunRow:
     Args:
         name: What to call it.
         records: As a reader returns them.
+
+    Example:
+        >>> row = compute_run_row("one", log.records)
+        >>> row.policy, row.total_params, row.num_fossils
+        ('cycle', 645, 1)
     """
     summary = compute_summary(records)
     curves = compute_curves(effective_events(records))
@@ -114,7 +119,14 @@ def compute_run_row(name: str, records: Sequence[Record]) -> RunRow:
 
 
 def compare_tasks(rows: Iterable[RunRow]) -> tuple[TaskComparison, ...]:
-    """Return the runs of every task side by side, in the order in which the tasks were named."""
+    """Return the runs of every task side by side, in the order in which the tasks were named.
+
+    Example:
+        >>> rows = [compute_run_row(name, log.records) for name in ("one", "two")]
+        >>> (comparison,) = compare_tasks(rows)
+        >>> comparison.task, comparison.split, comparison.policies[0].metric.num_runs
+        ('synthetic', 'test', 2)
+    """
     tasks: dict[tuple[str, str], list[RunRow]] = {}
     for row in rows:
         tasks.setdefault((row.task, row.metric_name), []).append(row)

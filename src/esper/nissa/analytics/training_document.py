@@ -28,6 +28,10 @@ def build_training_document(log: RunLog) -> Document:
 
     Args:
         log: As a reader returns it.
+
+    Example:
+        >>> build_training_document(RunLog(headers=(), records=())).title
+        'Training of a policy: unnamed task'
     """
     summary = compute_training_summary(log.records)
     events = [record.event for record in log.records]

@@ -171,6 +171,11 @@ def compute_view(
         warned: Those of them that are red flags.
         last_time: When the last event came.
         num_bad_lines: Lines that could not be read.
+
+    Example:
+        >>> view = compute_view(log.records)
+        >>> view.status, view.num_done, view.num_planned
+        ('horizon', 8, 8)
     """
     start, finish = _ends(records)
     if isinstance(start, PolicyTrainingStarted):
@@ -199,6 +204,12 @@ def tally_flags(warned: Iterable[tuple[Record, Line]]) -> tuple[RedFlag, ...]:
 
     Args:
         warned: Events with what they say, oldest first.
+
+    Example:
+        >>> found = [AnomalyFound(epoch=e, name="kl", value=e, threshold=1, advice="") for e in (3, 5)]
+        >>> warned = [(replace(log.records[0], event=event), Line(text="kl")) for event in found]
+        >>> [(flag.text, flag.first_epoch, flag.last_epoch, flag.num_times) for flag in tally_flags(warned)]
+        [('kl', 3, 5, 2)]
     """
     found: dict[tuple[str, str], RedFlag] = {}
     for record, line in warned:
@@ -216,7 +227,13 @@ def tally_flags(warned: Iterable[tuple[Record, Line]]) -> tuple[RedFlag, ...]:
 
 
 def watch_to_plain(view: WatchView) -> dict[str, JsonValue]:
-    """Return a look as JSON data; curves of a training are its rounds, numbers not finite become null."""
+    """Return a look as JSON data; curves of a training are its rounds, numbers not finite become null.
+
+    Example:
+        >>> plain = watch_to_plain(compute_view(log.records))
+        >>> plain["status"], plain["num_done"]
+        ('horizon', 8)
+    """
     facts = asdict(replace(view, training=None))
     if view.training is not None:
         facts["training"] = {

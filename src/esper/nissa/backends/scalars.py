@@ -57,6 +57,12 @@ def compute_scalars(event: Event) -> Scalars | None:
     """Return the numbers of an event; None where it has none.
 
     Those of other hosts than the first begin with "host<instance>/".
+
+    Example:
+        >>> events = effective_events(log.records)
+        >>> scalars = compute_scalars(next(event for event in events if event.kind == "EpochCompleted"))
+        >>> scalars.axis, scalars.step, sorted(scalars.values)[-2:]
+        ('epoch', 1, ['validation/accuracy', 'validation/loss'])
     """
     if isinstance(event, PolicyUpdated):
         values = {
