@@ -79,7 +79,7 @@ coverage: $(DEV_STAMP)
 	for room in $(COVERED); do $(BIN)/coverage report --skip-covered --include="src/esper/$$room/*" --fail-under=90 || exit 1; done
 
 docs: $(DEV_STAMP) ## build the documentation into site/, warnings are errors
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 	$(BIN)/python scripts/site_requests.py site
 
 generate: $(DEV_STAMP) ## rewrite what is generated from code: README tree, config, lifecycle and reward pages, pictures, frozen flags

@@ -54,16 +54,7 @@ def test_missing_or_doubled_markers_are_refused(text: str) -> None:
 @pytest.mark.slow
 def test_the_site_builds_without_warnings_documents_every_export_and_loads_nothing(tmp_path: Path) -> None:
     answer = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mkdocs",
-            "build",
-            "--quiet",
-            "--strict",
-            "--site-dir",
-            str(tmp_path / "site"),
-        ],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=REPO,
         capture_output=True,
         text=True,
@@ -72,6 +63,9 @@ def test_the_site_builds_without_warnings_documents_every_export_and_loads_nothi
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert find_requests(tmp_path / "site") == []
     assert find_undocumented(SRC, tmp_path / "site") == []
+    page = (tmp_path / "site/api/leyline/index.html").read_text(encoding="utf-8")
+    assert "&gt;&gt;&gt;" in page
+    assert "<blockquote>" not in page, "an example of a docstring was read as a quotation"
 
 
 def find_undocumented(root: Path, site: Path) -> list[str]:
@@ -115,7 +109,7 @@ def test_requests_to_other_machines_are_found(tmp_path: Path) -> None:
 def test_every_page_is_in_the_navigation_and_every_decision_is_numbered() -> None:
     navigation = (REPO / "mkdocs.yml").read_text(encoding="utf-8")
     names = [page.relative_to(DOCS).as_posix() for page in sorted(DOCS.rglob("*.md"))]
-    assert [name for name in names if name not in navigation] == []
+    assert [name for name in names if navigation.count(f": {name}\n") != 1] == []
     numbers = [int(page.name[:4]) for page in sorted((DOCS / "decisions").glob("0*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
 

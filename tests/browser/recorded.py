@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from esper.leyline import DecisionMade, Event, RunFinished, RunStarted, SeedCulled, SeedGerminated
+from esper.leyline import (
+    ClassesMeasured,
+    DecisionMade,
+    Event,
+    GradientsMeasured,
+    RedFlagRaised,
+    RunFinished,
+    RunStarted,
+    SeedCulled,
+    SeedGerminated,
+    SharpnessMeasured,
+    WeightsMeasured,
+)
 from esper.nissa import EventHub, RunDirectoryBackend
 from esper.runtime.run_folder import RunFolder, RunOrigin
 from nissa.sample_run import HOST_PARAMS, SLOTS, decided, finished_epoch, measured, moved, run_events
@@ -87,6 +99,11 @@ def write_sample_run(path: Path) -> Path:
     return write_run(path, run_events())
 
 
+def write_diagnosed_run(path: Path) -> Path:
+    """Write a made-up run in which classes are measured, one is taken for the other, and a flag is raised."""
+    return write_run(path, diagnosed_events())
+
+
 def write_many_events(path: Path) -> Path:
     """Write a made-up run of 100,000 events."""
     return write_run(path, many_events())
@@ -95,6 +112,21 @@ def write_many_events(path: Path) -> Path:
 def write_hostile_run(path: Path) -> Path:
     """Write a made-up run whose every name wants to be more than text."""
     return write_run(path, hostile_events(), task=HOSTILE[0], policy=HOSTILE[1])
+
+
+def diagnosed_events() -> Iterator[Event]:
+    """One epoch with everything that diagnostics tell."""
+    layers = {f"layer{index:02}": 1.0 + index for index in range(30)}
+    yield started(1)
+    yield finished_epoch(1)
+    yield GradientsMeasured(epoch=1, profile="research", num_batches=4, health=0.8, layers=layers)
+    yield WeightsMeasured(epoch=1, norms=layers, drift=layers, since_epoch=dict.fromkeys(layers, 0))
+    yield ClassesMeasured(
+        epoch=1, num_items=(8, 0), accuracy=(0.75, None), loss=(0.5, None), confusion=((6, 2), (0, 0))
+    )
+    yield SharpnessMeasured(epoch=1, sharpness=2.0, loss=0.5, sigma=0.01, num_draws=3, num_items=8)
+    yield RedFlagRaised(epoch=1, name="sharp_loss", value=2.0, threshold=1.0, advice=HOSTILE[0])
+    yield RunFinished(epoch=1, reason="horizon")
 
 
 def many_events() -> Iterator[Event]:

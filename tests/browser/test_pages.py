@@ -9,10 +9,13 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.looking import expect_drawn, open_run_page
-from browser.recorded import NUM_ENVS
+from browser.recorded import HOSTILE, NUM_ENVS, write_diagnosed_run
+from browser.serving import serving
 from nissa.sample_run import SLOTS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Page
 
     from browser.serving import Dashboard
@@ -51,6 +54,30 @@ def test_a_host_run_shows_curves_and_the_life_of_every_slot(home: Page) -> None:
     expect(home.locator(f"[data-testid=slot-strip][data-slot={SLOTS[1]}]")).to_contain_text("fossilized")
     expect(home.get_by_test_id("seed-table")).to_contain_text("conv_light")
     expect(home.get_by_test_id("num-missed")).to_have_text("0")
+
+
+def test_what_diagnostics_told_is_drawn_and_confusion_is_a_table(
+    page: Page, watch: Watch, tmp_path: Path
+) -> None:
+    write_diagnosed_run(tmp_path / "diagnosed")
+    with serving(tmp_path) as dashboard:
+        watch.hosts.add(dashboard.host)
+        page.goto(dashboard.url)
+        open_run_page(page, "diagnosed")
+        for group in ("Gradients: layers", "Weights: drift", "Classes: accuracy", "Sharpness"):
+            expect_drawn(page.locator(f"[data-testid=detail-chart][data-group='{group}']"))
+        expect(page.locator("[data-group='Gradients: layers']")).to_contain_text("and 6 more")
+        rows = page.get_by_test_id("confusion-table").locator("tbody tr")
+        assert [row.locator("td").all_inner_texts() for row in rows.all()] == [
+            ["6", "2", "75.0 %"],
+            ["0", "0", "\u2013"],
+        ]
+        right, wrong = (rows.first.locator(f"td.{kind}") for kind in ("right", "wrong"))
+        colours = {cell.evaluate("cell => getComputedStyle(cell).backgroundColor") for cell in (right, wrong)}
+        assert len(colours - {"rgba(0, 0, 0, 0)"}) == 2
+        expect(page.get_by_test_id("confusion")).to_contain_text("0 taken for 1 (2)")
+        expect(page.get_by_test_id("flag-list")).to_contain_text(HOSTILE[0])
+        expect(page.get_by_test_id("flag-list")).to_contain_text("sharp loss")
 
 
 def test_a_training_of_64_environments_opens_on_its_rounds(home: Page) -> None:

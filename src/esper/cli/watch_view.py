@@ -275,7 +275,8 @@ def _flags(view: WatchView) -> list[ScreenLine]:
             if flag.num_times > 1
             else ""
         )
-        lines.append((Piece("! ", "red"), Piece(f"{flag.kind}: {flag.text}{times}", "yellow")))
+        told = flag.text if flag.text.startswith("red flag: ") else f"{flag.kind}: {flag.text}"
+        lines.append((Piece("! ", "red"), Piece(f"{told.removeprefix('red flag: ')}{times}", "yellow")))
     return lines
 
 

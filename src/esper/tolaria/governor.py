@@ -50,8 +50,8 @@ class GovernorConfig:
     patience: int = 3
     """Anomalous intervals in a row before the verdict, >= 1: the start of a blend may cost one or two."""
     max_loss_ratio: float = 5.0
-    """Multiple of the best loss that, together with being worse than a uniform guess, is a verdict at once,
-    > 1: such a host has lost what it had."""
+    """Multiple of the best loss that, together with being worse than a uniform guess, is a verdict at once:
+    such a host has lost what it had; > 1."""
     max_skipped_fraction: float = 0.5
     """Share of an interval's batches that may be skipped for non-finite numbers, in [0, 1]; finding an fp16
     loss scale takes a few."""

@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.cli.dashboard.growth import MAX_DRAWN_POINTS, MAX_GROUP_SERIES, build_growth, thin
+from esper.cli.dashboard.growth import (
+    MAX_DRAWN_CLASSES,
+    MAX_DRAWN_POINTS,
+    MAX_GROUP_SERIES,
+    MAX_MISTAKES,
+    build_growth,
+    thin,
+)
 from esper.cli.dashboard.store import Held
-from esper.leyline import Event, JsonValue, RunStarted
+from esper.leyline import ClassesMeasured, Event, JsonValue, RunStarted, SharpnessMeasured
 from nissa.sample_run import EPOCHS, SLOTS, finished_epoch, numbered, run_events
 
 
@@ -120,3 +127,41 @@ def test_a_group_of_very_many_curves_is_cut_and_counted() -> None:
     ]
     assert len(table(group["series"])) == MAX_GROUP_SERIES
     assert group["num_left_out"] == 200 - MAX_GROUP_SERIES
+
+
+def confused(epoch: int, counts: tuple[tuple[int, ...], ...]) -> ClassesMeasured:
+    items = tuple(map(sum, counts))
+    none = tuple(None for _ in counts)
+    return ClassesMeasured(epoch=epoch, num_items=items, accuracy=none, loss=none, confusion=counts)
+
+
+def test_the_latest_confusion_is_told_with_its_most_frequent_mistakes() -> None:
+    events = [confused(1, ((9, 0, 0),) * 3), confused(2, ((5, 1, 0), (4, 2, 4), (0, 0, 7))), confused(3, ())]
+    assert build_growth(held(list(events)), 0)["confusion"] == {
+        "epoch": 2,
+        "num_classes": 3,
+        "counts": [[5, 1, 0], [4, 2, 4], [0, 0, 7]],
+        "mistakes": [
+            {"true": 1, "guess": 0, "count": 4},
+            {"true": 1, "guess": 2, "count": 4},
+            {"true": 0, "guess": 1, "count": 1},
+        ],
+    }
+    assert build_growth(held([finished_epoch(1)]), 0)["confusion"] is None
+
+
+def test_of_very_many_classes_only_the_worst_mistakes_are_told() -> None:
+    num_classes = MAX_DRAWN_CLASSES + 1
+    told = table(build_growth(held([confused(1, ((1,) * num_classes,) * num_classes)]), 0)["confusion"])
+    assert told["counts"] is None
+    assert told["num_classes"] == num_classes
+    assert len(rows(told["mistakes"])) == MAX_MISTAKES
+
+
+def test_groups_stand_in_the_order_of_their_subjects_however_late_a_field_first_tells() -> None:
+    sharp = SharpnessMeasured(epoch=1, sharpness=1.0, loss=0.5, sigma=0.01, num_draws=3, num_items=8)
+    first = GradientsMeasured(epoch=1, health=1.0, layers={})
+    later = GradientsMeasured(epoch=2, health=1.0, layers={"conv1": 1.0})
+    groups = rows(build_growth(held([first, sharp, later]), 0)["measured"])
+    titles = [table(group)["title"] for group in groups]
+    assert titles == ["Gradients: health", "Gradients: layers", "Sharpness", "Sharpness: loss"]

@@ -11,7 +11,15 @@ from dataclasses import asdict
 
 from esper.cli.dashboard.plain import event_fields, finite, finite_all, list_row
 from esper.cli.dashboard.store import Held, events_of
-from esper.leyline import EpochCompleted, Event, JsonValue, RunFinished, RunStarted, SlotMeasured
+from esper.leyline import (
+    ClassesMeasured,
+    EpochCompleted,
+    Event,
+    JsonValue,
+    RunFinished,
+    RunStarted,
+    SlotMeasured,
+)
 from esper.nissa import compute_curves, compute_fates, compute_strips, effective_events
 
 MAX_DRAWN_POINTS = 1_200
@@ -22,8 +30,14 @@ MAX_GROUP_SERIES = 24
 """Curves in one chart; further ones are counted."""
 _MARKED = frozenset({"RolledBack", "UpdateSkipped", "CheckpointFailed", "BackendFailed", "EventsDropped"})
 _RED_FLAG = "RedFlagRaised"
-_DIAGNOSTICS = frozenset({"GradientsMeasured", "WeightsMeasured", "ClassesMeasured", "SharpnessMeasured"})
-_NOT_DRAWN = frozenset({"epoch", "instance", "num_batches", "num_items", "num_draws", "sigma", "since_epoch"})
+_DIAGNOSTICS = ("GradientsMeasured", "WeightsMeasured", "ClassesMeasured", "SharpnessMeasured")
+"""In the order in which they are drawn."""
+_NOT_DRAWN = frozenset(
+    {"epoch", "instance", "num_batches", "num_items", "num_draws", "sigma", "since_epoch", "confusion"}
+)
+MAX_DRAWN_CLASSES = 32
+"""Of a table of classes; of more only the worst mistakes are told."""
+MAX_MISTAKES = 10
 _MAX_DIAGNOSTICS = 4_000
 _SLOT_NUMBERS = ("alpha", "contribution", "contribution_error", "shadow_gain", "credit", "gradient_ratio")
 _EPOCH_NUMBERS = ("learning_rate", "host_gradient_norm", "num_skipped_batches", "seconds")
@@ -69,6 +83,7 @@ def build_growth(held: Sequence[Held], instance: int) -> dict[str, JsonValue]:
         "seeds": [_to_json(asdict(fate)) for fate in compute_fates(events)[-MAX_SEEDS:]],
         "markers": [list_row(each.n, each.record) for each in held if _is_marked(each)][-MAX_MARKERS:],
         "measured": _measured(events),
+        "confusion": _confusion(events),
         "red_flags": [event_fields(event) for event in events if event.kind == _RED_FLAG][-MAX_MARKERS:],
         "finished": None if end is None else event_fields(end),
     }
@@ -114,14 +129,44 @@ def _measured(events: Sequence[Event]) -> list[JsonValue]:
 
     Fields are taken as they are found: an event that is told in more detail is drawn in more detail.
     """
-    points: dict[str, dict[str, dict[int, JsonValue]]] = defaultdict(lambda: defaultdict(dict))
+    points: dict[tuple[str, str], dict[str, dict[int, JsonValue]]] = defaultdict(lambda: defaultdict(dict))
+    places: dict[tuple[str, str], tuple[int, int]] = {}
     for event in [event for event in events if event.kind in _DIAGNOSTICS][-_MAX_DIAGNOSTICS:]:
-        subject = event.kind.removesuffix("Measured")
-        for name, value in event_fields(event).items():
+        for place, (name, value) in enumerate(event_fields(event).items()):
             if name not in _NOT_DRAWN:
+                places[event.kind, name] = (_DIAGNOSTICS.index(event.kind), place)
                 for label, number in _numbers(name, value):
-                    points[f"{subject}: {name.replace('_', ' ')}"][label][event.epoch] = number
-    return [_describe_group(title, by_label) for title, by_label in points.items() if by_label]
+                    points[event.kind, name][label][event.epoch] = number
+    found = sorted(points, key=places.__getitem__)
+    return [_describe_group(_title(*group), points[group]) for group in found]
+
+
+def _title(kind: str, name: str) -> str:
+    subject, field = kind.removesuffix("Measured"), name.replace("_", " ")
+    return subject if field == subject.lower() else f"{subject}: {field}"
+
+
+def _confusion(events: Sequence[Event]) -> JsonValue:
+    """Return which class was taken for which when that was told last, and the most frequent mistakes."""
+    told = [event for event in events if isinstance(event, ClassesMeasured) and event.confusion]
+    if not told:
+        return None
+    counts = told[-1].confusion
+    mistakes = [
+        (count, true, guess)
+        for true, row in enumerate(counts)
+        for guess, count in enumerate(row)
+        if guess != true and count
+    ]
+    mistakes.sort(key=lambda each: (-each[0], each[1:]))
+    return {
+        "epoch": told[-1].epoch,
+        "num_classes": len(counts),
+        "counts": [list(row) for row in counts] if len(counts) <= MAX_DRAWN_CLASSES else None,
+        "mistakes": [
+            {"true": true, "guess": guess, "count": count} for count, true, guess in mistakes[:MAX_MISTAKES]
+        ],
+    }
 
 
 def _describe_group(title: str, by_label: Mapping[str, Mapping[int, JsonValue]]) -> dict[str, JsonValue]:

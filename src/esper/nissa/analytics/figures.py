@@ -119,7 +119,7 @@ def build_contributions(fates: Sequence[SeedFate], coalitions: CoalitionTable | 
         [f"{shorten(f.seed_id, 24)}  {shorten(f.blueprint, 20)}" for f in measured], parse_math=False
     )
     axes.set_ylim(max(len(measured), 1) - 0.4, -0.6)
-    axes.set_xlabel("metric with the seed minus without it, \u00b1 standard error", color=INK)
+    axes.set_xlabel("what the seed brings, \u00b1 standard error", color=INK)
     add_grid(axes)
     dress(axes)
     if measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from esper.leyline import Event, RedFlagRaised, RolledBack
@@ -172,7 +173,7 @@ def build_red_flags(events: Sequence[Event]) -> Section | None:
     if not flags:
         return None
     shown = flags[-MAX_RED_FLAGS:]
-    rows = [(str(flag.epoch), str(narrate(flag)), flag.advice) for flag in shown]
+    rows = [(str(flag.epoch), str(narrate(replace(flag, advice=""))), flag.advice) for flag in shown]
     blocks: list[Block] = [build_table(("epoch", "red flag", "what helps"), rows)]
     if len(flags) > len(shown):
         blocks.append(TextBlock(text=f"{len(flags) - len(shown)} earlier ones are in the event file."))

@@ -94,7 +94,10 @@ def build_slots(fates: Sequence[SeedFate], strips: Mapping[str, Sequence[StageSp
         )
     head = ("slot", "blueprint", "stage", f"contribution {_PLUS_MINUS} s.e.", "parameters", "FLOPs per item",
             "seeds tried")  # fmt: skip
-    note = "Contribution: metric with the seed minus metric without it, in the units that the gates used."
+    note = (
+        "Contribution: what the seed brings to the quantity that the gates judge; of a loss, that without it "
+        "minus that with it."
+    )
     return _section("Slots", build_table(head, rows), TextBlock(text=note))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from esper.nissa.analytics.document import Block, Document, FigureBlock, Section, TextBlock, build_table
@@ -73,11 +74,15 @@ def _head(summary: TrainingSummary) -> tuple[Block, ...]:
     return (TextBlock(text=text), build_table(("quantity", "value"), rows), *figures)
 
 
+def _say_span(rounds: Sequence[int]) -> str:
+    return f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]}-{rounds[-1]}"
+
+
 def _ends_section(curves: TrainingCurves) -> Section:
     if not curves.rounds:
         return Section(title="Beginning and end", blocks=(TextBlock(text="No round has ended yet."),))
     parts = split_ends(len(curves.rounds))
-    spans = [f"rounds {curves.rounds[part][0]}-{curves.rounds[part][-1]}" for part in parts]
+    spans = [_say_span(curves.rounds[part]) for part in parts]
     rows = [
         (name.replace("_", " "), *(_show(average_known(values[part])) for part in parts))
         for name, values in curves.metrics.items()

@@ -76,7 +76,7 @@ def build_rubric(config: RewardConfig, *, discount: float, extra: Iterable[Weigh
 
     Raises:
         ConfigError: If a step could pay more than `config.bound`, a name occurs twice, or gamma is out of
-        range.
+            range.
 
     Example:
         >>> type(build_rubric(RewardConfig(), discount=0.99)).__name__

@@ -18,7 +18,7 @@ export const RIGHT_PAD = 14;
 const GROUP = "x";
 
 export class Chart {
-  // spec: { x, max, series: [{ label, values, colour, dash, width, upper, lower, points }], format, height, empty, shared }
+  // spec: { x, max, series: [{ label, values, colour, dash, width, upper, lower, points }], format, height, empty, shared, more }
   constructor(title, test, extra) {
     this.legend = el("div", { class: "legend" });
     this.plot = el("div", { class: "plot" });
@@ -42,7 +42,7 @@ export class Chart {
       return;
     }
     const shape = JSON.stringify([
-      spec.series.map((each) => [each.label, each.colour, Boolean(each.upper)]), spec.height, spec.shared, gutter(),
+      spec.series.map((each) => [each.label, each.colour, Boolean(each.upper)]), spec.height, spec.shared, spec.more, gutter(),
     ]);
     if (this.u === null || this.shape !== shape) this.build(shape);
     else this.u.setData(dataOf(spec));
@@ -93,7 +93,7 @@ export class Chart {
       return { value, node: el("span", { class: "legend-item" }, swatch, el("bdi", {}, each.label), value) };
     });
     this.values = items.map((item) => item.value);
-    fill(this.legend, items.map((item) => item.node));
+    fill(this.legend, items.map((item) => item.node), spec.more ? el("span", { class: "muted" }, `and ${spec.more} more that are not drawn`) : null);
   }
 
   showValues(index) {

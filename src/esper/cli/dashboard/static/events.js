@@ -60,6 +60,8 @@ export function eventText(row) {
   if (row.kind === "GateEvaluated") return `${fields.slot}: ${fields.gate} ${fields.is_passed ? "passed" : `not passed: ${formatAny(fields.failed || [])}`}`;
   if (row.kind === "SeedGerminated") return `${fields.slot}: ${fields.blueprint} as ${fields.seed_id}, ${formatNumber(fields.num_params)} parameters`;
   if (row.kind === "SlotMeasured") return `${fields.slot}: ${fields.stage}, alpha ${formatNumber(fields.alpha)}${fields.contribution === undefined ? "" : `, contribution ${formatNumber(fields.contribution)}`}`;
+  if (row.kind === "GradientsMeasured") return `health ${formatNumber(fields.health)}, ${fields.num_batches} batches, profile ${fields.profile}`;
+  if (row.kind === "RedFlagRaised") return `${fields.name.replaceAll("_", " ")}${fields.where ? ` in ${fields.where}` : ""} ${formatNumber(fields.value)} (limit ${formatNumber(fields.threshold)}): ${fields.advice || ""}`;
   if (row.kind === "RunFinished") return `${fields.reason}${fields.test_metrics ? `, test ${formatAny(fields.test_metrics)}` : ""}`;
   if (row.kind === "PolicyUpdated") return `${formatNumber(fields.num_env_steps)} environment steps`;
   return Object.entries(fields).map(([key, value]) => `${key} ${formatAny(value)}`).join(" \u00b7 ");

@@ -44,7 +44,7 @@ export function formatClock(seconds) {
 }
 
 export function formatAny(value) {
-  if (Array.isArray(value)) return value.map(formatAny).join(", ");
+  if (Array.isArray(value)) return value.map(formatAny).join(value.some(Array.isArray) ? " / " : ", ");
   if (value !== null && typeof value === "object") {
     return Object.entries(value).map(([key, item]) => `${key} ${formatAny(item)}`).join(", ");
   }

@@ -1,6 +1,7 @@
 // One host run: curves, and below them on the same axis what grew in every slot.
 import { get } from "./api.js";
 import { Chart, SLOT_COLOURS } from "./charts.js";
+import { Details } from "./details.js";
 import { card, el, emptyNote, fill, name, table } from "./dom.js";
 import { formatAny, formatCount, formatMetric, formatNumber, formatSigned, formatTick, isFraction, NOT_RECORDED } from "./format.js";
 import { stageBadge, Strips } from "./strips.js";
@@ -15,17 +16,15 @@ export class GrowthTab {
     this.alpha = new Chart("Alpha", "alpha-chart");
     this.gradients = new Chart("Gradient norm of the host");
     this.ratios = new Chart("Gradients of seeds relative to the host");
-    this.detail = new Map();
-    this.details = el("div", { class: "stack" });
+    this.details = new Details();
     this.flags = el("div", {});
     this.seeds = el("div", {});
     this.facts = el("dl", { class: "facts" });
     this.marks = el("div", {});
     this.charts = [this.metric, this.loss, this.contribution, this.alpha, this.gradients, this.ratios];
     this.node = el("div", { class: "stack" }, this.facts, this.metric.node, this.loss.node, this.strips.node,
-      this.contribution.node, this.alpha.node,
-      el("div", { class: "stack", test: "gradient-panel" }, this.gradients.node, this.ratios.node, this.flags, this.details),
-      card("Seeds", {}, this.seeds), this.marks);
+      this.contribution.node, this.alpha.node, card("Seeds", {}, this.seeds), this.marks, this.flags,
+      el("div", { class: "stack", test: "gradient-panel" }, this.gradients.node, this.ratios.node), this.details.node);
   }
 
   async refresh() {
@@ -65,20 +64,12 @@ export class GrowthTab {
 
   drawGradients(data, shared) {
     this.gradients.update({ ...shared, height: 150, series: [{ label: "host", values: data.series.host_gradient_norm, colour: "--c2" }] });
-    if (!data.measured.length) fill(this.details, card("Gradients, weights and classes in detail", {}, emptyNote(NOT_RECORDED)));
-    else if (!this.detail.size) fill(this.details);
-    for (const group of data.measured) {
-      if (!this.detail.has(group.title)) {
-        this.detail.set(group.title, new Chart(group.title, "detail-chart", { "data-group": group.title }));
-        this.details.append(this.detail.get(group.title).node);
-      }
-      this.detail.get(group.title).update({ x: group.x, max: shared.max, shared: true, height: 160, series: Object.entries(group.series).map(([label, values], index) =>
-        ({ label, values, colour: SLOT_COLOURS[index % SLOT_COLOURS.length], spanGaps: true })) });
-    }
+    this.details.update(data, shared.max);
     const flags = data.red_flags;
-    fill(this.flags, flags.length ? card("Red flags", {}, el("ul", { class: "plain" }, flags.map((flag) =>
-      el("li", {}, el("b", {}, `epoch ${flag.epoch} `), name(flag.name), flag.where ? [" in ", name(flag.where)] : "",
-        ` ${formatNumber(flag.value)} (limit ${formatNumber(flag.threshold)}) `, el("span", { class: "muted" }, name(flag.advice || "")))))) : null);
+    fill(this.flags, flags.length ? card("Red flags", { test: "flag-list" }, el("ul", { class: "plain" }, flags.map((flag) =>
+      el("li", {}, el("b", {}, `epoch ${flag.epoch} `), name(flag.name.replaceAll("_", " ")), flag.where ? [" in ", name(flag.where)] : "",
+        ` ${formatNumber(flag.value)} (limit ${formatNumber(flag.threshold)}) `, el("span", { class: "muted" }, name(flag.advice || ""),
+          flag.raised_to ? ["; telemetry is ", name(flag.raised_to), ` for ${flag.raised_epochs} epochs`] : ""))))) : null);
   }
 
   drawSeeds(data) {
@@ -119,12 +110,14 @@ export class GrowthTab {
   }
 
   repaint() {
-    for (const chart of [...this.charts, ...this.detail.values()]) chart.repaint();
+    for (const chart of this.charts) chart.repaint();
+    this.details.repaint();
     if (this.data) this.strips.update(this.data.strips, this.data.horizon);
   }
 
   close() {
-    for (const chart of [...this.charts, ...this.detail.values()]) chart.close();
+    for (const chart of this.charts) chart.close();
+    this.details.close();
   }
 }
 
