@@ -19,6 +19,7 @@ from esper.nissa import (
     compute_summary,
     effective_events,
     find_differences,
+    tells_apart,
 )
 from nissa.sample_run import EPOCHS, numbered, run_events
 from nissa.sample_training import training_events
@@ -43,6 +44,16 @@ def _host(
         events.append(event)
     settings = {**SETTINGS, "seed": seed, **(others or {})}
     return RunEntry(name=name, settings=settings, records=numbered(events if is_whole else events[:-1]))
+
+
+def test_settings_of_trainings_do_not_part_hosts_nor_settings_without_effect_anything() -> None:
+    for key in ("seed", "telemetry.profile", "checkpoint.every_epochs", "git_commit"):
+        assert not tells_apart(key, is_training=True)
+        assert not tells_apart(key, is_training=False)
+    for key in ("training.num_updates", "fleet.kind"):
+        assert tells_apart(key, is_training=True)
+        assert not tells_apart(key, is_training=False)
+    assert tells_apart("host.epochs", is_training=False)
 
 
 def test_only_settings_that_differ_are_named_also_where_one_file_lacks_them() -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline import AnomalyFound, EpochCompleted, Event, RolledBack, RunStarted
+from esper.leyline import (
+    AnomalyFound,
+    EpochCompleted,
+    Event,
+    RewardGranted,
+    RolledBack,
+    RunStarted,
+    SharpnessMeasured,
+)
 from esper.nissa import (
     JsonlBackend,
     Record,
@@ -51,6 +59,21 @@ def test_a_finished_run_shows_what_the_whole_log_says(tmp_path: Path) -> None:
     assert tuple(host.strips) == SLOTS
     assert (host.num_fossilized, host.num_culled, host.seeds, view.eta_seconds) == (1, 2, (), None)
     assert view.events[-1].text.startswith("run finished")
+
+
+def test_what_is_held_does_not_grow_with_rewards_and_measurements(tmp_path: Path) -> None:
+    def num_held(name: str, more: Iterable[Event]) -> int:
+        folder = tmp_path / name
+        folder.mkdir()
+        watch = RunWatch(_written(folder, [*run_events(), *more]))
+        watch.read_new()
+        return watch.num_held
+
+    rewards = [RewardGranted(epoch=EPOCHS, total=0.1, parts={}, return_so_far=0.1)] * 300
+    sharp = [
+        SharpnessMeasured(epoch=EPOCHS, sharpness=1.0, loss=1.0, sigma=0.01, num_draws=3, num_items=9)
+    ] * 300
+    assert num_held("more", [*rewards, *sharp]) == num_held("plain", [])
 
 
 def test_reading_in_steps_comes_to_the_same_as_reading_at_once(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from esper.nissa.analytics.comparison import (
     compare_runs,
     compute_spread,
     find_differences,
+    tells_apart,
 )
 from esper.nissa.analytics.comparison_document import build_comparison
 from esper.nissa.analytics.decisions import (
@@ -298,6 +299,7 @@ __all__ = [
     "summary_to_plain",
     "tail",
     "tally_flags",
+    "tells_apart",
     "to_plain_tree",
     "total_flops",
     "training_to_plain",

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import final
 
 from esper.leyline import (
+    DIAGNOSTIC_KINDS,
     CheckpointSaved,
     DecisionMade,
     Event,
     EventClass,
     GateEvaluated,
     PolicyTrainingStarted,
+    RewardGranted,
     RunStarted,
 )
 from esper.nissa.analytics.watching import WatchView, compute_view
@@ -31,6 +33,10 @@ NUM_EVENTS = 200
 """Events that are remembered as lines, the newest."""
 NUM_WARNINGS = 1000
 """Warnings that are remembered, the newest: a sign of trouble may come with every round."""
+_NOT_VIEWED = DIAGNOSTIC_KINDS | {
+    each.__name__ for each in (GateEvaluated, CheckpointSaved, DecisionMade, RewardGranted)
+}
+"""Events that are no part of a view, and many: they are told as they come, and not held."""
 
 
 @final
@@ -56,6 +62,11 @@ class RunWatch:
         self._warned: deque[tuple[Record, Line]] = deque(maxlen=NUM_WARNINGS)
         self._num_bad_lines = 0
         self._last_time: float | None = None
+
+    @property
+    def num_held(self) -> int:
+        """Records in memory: what grows with epochs and rounds, not with decisions and measurements."""
+        return len(self._records)
 
     def read_new(self) -> bool:
         """Read what was added since the last call; return whether there was anything.
@@ -85,7 +96,7 @@ class RunWatch:
         line = self._narrator.tell(record)
         event = record.event
         self._last_time = max(record.wall_time, self._last_time or record.wall_time)
-        if not isinstance(event, GateEvaluated | CheckpointSaved):  # no part of a view, and many
+        if event.kind not in _NOT_VIEWED:
             self._records.append(record)
         if line is None or event.event_class is EventClass.SAMPLE:
             return

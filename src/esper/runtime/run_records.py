@@ -7,6 +7,7 @@ format version is refused. Imports no torch: `esper runs ls` must be instant.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -166,8 +167,19 @@ def read_run_settings(path: Path) -> dict[str, JsonValue]:
         RunDirectoryError: If one of the files is missing or damaged.
     """
     meta = read_meta(path)
+    facts = {key: meta[key] for key in ("versions", "git_commit") if meta.get(key) is not None}
+    return read_config_settings(path) | dict(_flatten(facts, ""))
+
+
+def read_config_settings(path: Path) -> dict[str, JsonValue]:
+    """Return config.toml of a run as dotted keys; no link is followed, and no pipe waited for.
+
+    Raises:
+        RunDirectoryError: If it is missing or damaged.
+    """
     try:
-        with (path / CONFIG_NAME).open("rb") as file:
+        opened = os.open(path / CONFIG_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
             data = file.read(_MAX_JSON_BYTES + 1)
         if len(data) > _MAX_JSON_BYTES:
             raise RunDirectoryError(f"{path / CONFIG_NAME} is damaged: over {_MAX_JSON_BYTES} bytes")
@@ -176,8 +188,7 @@ def read_run_settings(path: Path) -> dict[str, JsonValue]:
         raise RunDirectoryError(f"{path / CONFIG_NAME} cannot be read: {_reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path / CONFIG_NAME} is damaged: it is not TOML") from error
-    facts = {key: meta[key] for key in ("versions", "git_commit") if meta.get(key) is not None}
-    return dict(_flatten({**config, **facts}, ""))
+    return dict(_flatten(config, ""))
 
 
 def _flatten(table: Mapping[str, JsonValue], prefix: str) -> Iterator[tuple[str, JsonValue]]:

@@ -103,7 +103,8 @@ def measure_coalitions(
         (0, [()], 32)
     """
     if num_orders < 2 or (num_items is not None and num_items < 2):
-        raise ConfigError(f"coalitions of {num_items} items and {num_orders} orders: each must be >= 2")
+        wrong = f"orders={num_orders}" if num_orders < 2 else f"items={num_items}"
+        raise ConfigError(f"coalitions: {wrong}: must be >= 2, e.g. 64")
     slots = tuple(s.slot_id for s in bench.model.each_slot() if s.state.stage is SeedStage.FOSSILIZED)
     given = bench.gate_items if num_items is None else bench.validation
     meter = _Meter(bench, slots, (given[0][:num_items], given[1][:num_items]))

@@ -5,9 +5,7 @@ Pure functions over digests and configuration files.
 
 from __future__ import annotations
 
-import os
 import statistics
-import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +15,15 @@ from typing import final
 from esper.cli.dashboard.digest import RunDigest
 from esper.cli.dashboard.index import Entry
 from esper.cli.dashboard.plain import finite, to_plain
-from esper.leyline import JsonValue
-from esper.runtime.run_records import CONFIG_NAME
+from esper.leyline import JsonValue, RunDirectoryError
+from esper.nissa import compute_spread, find_differences, tells_apart
+from esper.runtime.run_records import read_config_settings
 
 MAX_COMPARED = 24
 """Runs at the same time; the newest ones of those that were asked for."""
-MAX_CONFIG_BYTES = 2**20
 MAX_DRAWN_POINTS = 400
-_SEED = "seed"
 _NOT_SET = "not set"
 _NAMED_BESIDE = ("policy", "task.name")
-_WITHOUT_EFFECT = ("telemetry.", "checkpoint.")
-"""Settings that change nothing in what a run comes to."""
-_OF_TRAINING = ("training.", "envs.", "fleet.")
-"""Settings that only matter where a policy is trained."""
 
 
 @final
@@ -52,7 +45,7 @@ def view_comparison(entries: Sequence[Entry]) -> dict[str, JsonValue]:
     runs = [
         OpenedRun(entry=entry, settings=read_settings(entry.info.path)) for entry in entries[-MAX_COMPARED:]
     ]
-    differing = find_differing(runs)
+    differing = [row.key for row in find_differences([run.settings for run in runs if run.settings])]
     groups: dict[tuple[str, ...], list[OpenedRun]] = defaultdict(list)
     for run in runs:
         digest = run.entry.digest
@@ -63,7 +56,7 @@ def view_comparison(entries: Sequence[Entry]) -> dict[str, JsonValue]:
         "num_left_out": len(entries) - len(runs),
         "groups": [_describe_group(members, differing) for members in groups.values()],
         "settings": {
-            "keys": list(differing),
+            "keys": differing,
             "rows": [
                 {
                     "run": run.entry.name,
@@ -76,41 +69,12 @@ def view_comparison(entries: Sequence[Entry]) -> dict[str, JsonValue]:
     }
 
 
-def tells_apart(key: str, *, is_training: bool) -> bool:
-    """Whether runs that differ in a setting belong to different groups."""
-    ignored = _WITHOUT_EFFECT if is_training else (*_WITHOUT_EFFECT, *_OF_TRAINING)
-    return key != _SEED and not key.startswith(ignored)
-
-
-def find_differing(runs: Sequence[OpenedRun]) -> tuple[str, ...]:
-    """Return the dotted keys of settings that are not the same in all runs whose settings can be read."""
-    readable = [run.settings for run in runs if run.settings]
-    keys = sorted({key for settings in readable for key in settings})
-    return tuple(key for key in keys if len({repr(settings.get(key, _NOT_SET)) for settings in readable}) > 1)
-
-
 def read_settings(path: Path) -> dict[str, JsonValue]:
-    """Return the settings of a run by dotted key; empty where they cannot be read. No link is followed."""
+    """Return the settings of a run by dotted key; empty where they cannot be read, which the page says."""
     try:
-        with os.fdopen(
-            os.open(path / CONFIG_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"
-        ) as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-        parsed = tomllib.loads(data.decode("utf-8")) if len(data) <= MAX_CONFIG_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+        return {key: to_plain(value) for key, value in read_config_settings(path).items()}
+    except RunDirectoryError:
         return {}
-    return flatten(parsed)
-
-
-def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, JsonValue]:
-    """Return the leaves of nested tables by dotted key."""
-    leaves: dict[str, JsonValue] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = to_plain(value)
-    return leaves
 
 
 def compute_band(curves: Sequence[Mapping[int, float]]) -> dict[str, JsonValue]:
@@ -124,12 +88,8 @@ def compute_band(curves: Sequence[Mapping[int, float]]) -> dict[str, JsonValue]:
     return {
         "x": list(shared),
         "mean": [finite(statistics.fmean(column)) for column in columns],
-        "spread": [finite(_spread(column)) for column in columns],
+        "spread": [finite(_deviation(column)) for column in columns],
     }
-
-
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _describe_group(members: Sequence[OpenedRun], differing: Sequence[str]) -> dict[str, JsonValue]:
@@ -149,13 +109,18 @@ def _describe_group(members: Sequence[OpenedRun], differing: Sequence[str]) -> d
         "seeds": [run.entry.info.seed for run in members],
         "num_runs": len(members),
         "last_mean": statistics.fmean(last) if last else None,
-        "last_spread": _spread(last) if last else None,
+        "last_spread": _deviation(last) if last else None,
         "test_mean": statistics.fmean(tests) if tests else None,
-        "test_spread": _spread(tests) if tests else None,
+        "test_spread": _deviation(tests) if tests else None,
         "num_params": [run.entry.digest.num_params for run in members],
         "band": compute_band([run.entry.digest.points for run in members if run.entry.digest.points]),
         "runs": [_describe_run(run.entry) for run in members],
     }
+
+
+def _deviation(values: Sequence[float]) -> float:
+    spread = compute_spread(values)
+    return 0.0 if spread is None or spread.deviation is None else spread.deviation
 
 
 def _last(digest: RunDigest) -> float | None:

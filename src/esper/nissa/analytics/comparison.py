@@ -27,8 +27,10 @@ SEED_KEY = "seed"
 """The setting by which the runs of one group differ."""
 WENT_WELL = "horizon"
 """Status of a run that went all its way; only such ones count in the spread of a group."""
-_WITHOUT_EFFECT = ("telemetry.", "git_commit")
+_WITHOUT_EFFECT = ("telemetry.", "checkpoint.", "git_commit")
 """Beginnings of keys that say nothing about what a run computes."""
+_OF_TRAINING = ("training.", "envs.", "fleet.")
+"""Beginnings of keys that only matter where a policy is trained."""
 
 
 @final
@@ -255,16 +257,24 @@ def _group(entries: Sequence[RunEntry], runs: Sequence[ComparedRun]) -> tuple[Se
     found: dict[str, list[ComparedRun]] = defaultdict(list)
     for entry, run in zip(entries, runs, strict=True):
         if entry.settings:  # where nothing is known of them, nothing says that runs are alike
-            found[f"{run.kind} {_without_seed(entry.settings)}"].append(run)
+            found[f"{run.kind} {_without_seed(entry.settings, run.kind)}"].append(run)
     return tuple(_sum_up_group(members) for members in found.values() if len(members) > 1)
 
 
-def _without_seed(settings: Mapping[str, JsonValue]) -> str:
-    kept = {
-        key: value
-        for key, value in settings.items()
-        if key != SEED_KEY and not key.startswith(_WITHOUT_EFFECT)
-    }
+def tells_apart(key: str, *, is_training: bool) -> bool:
+    """Whether runs that differ in a setting, by its dotted key, belong to different groups.
+
+    Example:
+        >>> tells_apart("host.epochs", is_training=False), tells_apart("seed", is_training=False)
+        (True, False)
+    """
+    ignored = _WITHOUT_EFFECT if is_training else (*_WITHOUT_EFFECT, *_OF_TRAINING)
+    return key != SEED_KEY and not key.startswith(ignored)
+
+
+def _without_seed(settings: Mapping[str, JsonValue], kind: str) -> str:
+    is_training = kind == "training"
+    kept = {key: value for key, value in settings.items() if tells_apart(key, is_training=is_training)}
     return repr(sorted((key, repr(value)) for key, value in kept.items()))
 
 
